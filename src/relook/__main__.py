@@ -1,0 +1,5 @@
+"""`python -m relook`."""
+
+from relook.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""CAM: the weights of the fully connected layer, for networks that end GAP → FC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from relook.attribution.protocol import AttributionMaps, Progress, activations_of, combine
+from relook.classifier import Classifier, FirstLook
+from relook.errors import ModelError
+
+
+@dataclass(frozen=True)
+class CAM:
+    """Class activation mapping (Zhou et al. 2016, "Learning Deep Features for Discriminative
+    Localization", eq. 2), with ReLU and min-max as in Score-CAM:
+
+        L^c = s(ReLU(sum_k w_k^c · up(A_k))),
+
+    where w_k^c joins channel k, after global average pooling, to class c. It needs no forward
+    beyond the first look.
+    """
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> AttributionMaps:
+        """Maps of `classes` for the image of `first`.
+
+        Raises:
+            ModelError: the network does not end with global average pooling of the target layer
+                and one fully connected layer.
+        """
+        activations = activations_of(first)
+        weights = _class_weights(classifier, first)[classes]
+        size = (first.pixels.shape[1], first.pixels.shape[2])
+        return AttributionMaps(combine(weights, activations, size), forwards=0)
+
+
+def _class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c k"]:
+    """The weights of the fully connected layer.
+
+    Which layer it is, and that nothing else stands between, is not guessed from names but
+    checked on this very image: the layer's answer to the pooled maps must be the network's.
+    """
+    pooled = activations_of(first).mean(dim=(1, 2))
+    # What a half-precision network computed is only so exact.
+    tolerance = 1e-4 if classifier.dtype in (torch.float32, torch.float64) else 5e-2
+    for module in reversed(list(classifier.network.modules())):
+        if (
+            not isinstance(module, nn.Linear | nn.Conv2d)
+            or module.weight.flatten(1).shape != (len(first.outputs), len(pooled))
+        ):  # fmt: skip
+            continue
+        weights = module.weight.detach().flatten(1).to(pooled.dtype)
+        answer = weights @ pooled
+        if module.bias is not None:
+            answer = answer + module.bias.detach().to(pooled.dtype)
+        error = (answer - first.outputs).abs().max() / first.outputs.abs().max().clamp_min(1e-6)
+        if float(error) < tolerance:
+            return weights
+    raise ModelError(
+        f"{classifier.name}: CAM needs a network that ends with global average pooling of the "
+        f"target layer ({classifier.target_layer}) and one fully connected layer; this one does "
+        "not, use Score-CAM (--attribution scorecam)"
+    )

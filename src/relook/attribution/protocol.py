@@ -1,0 +1,80 @@
+"""What every attribution method takes and gives, and the steps that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from relook.classifier import Classifier, FirstLook
+
+Progress = Callable[[int, int], None]
+"""Told (forwards done, forwards in all) as an attribution goes on."""
+
+
+@dataclass(frozen=True)
+class AttributionMaps:
+    """Where each class was seen.
+
+    Attributes:
+        maps: (k, H, W) in [0, 1], one a class; all 0 where nothing was found.
+        forwards: how many images went through the network for them, the first look not counted.
+    """
+
+    maps: Float[Tensor, "k h w"]
+    forwards: int
+
+
+class Attribution(Protocol):
+    """A method that says where the network saw each of several classes in one image."""
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> AttributionMaps:
+        """Attribution maps of `classes` for the image of `first`, which holds activations."""
+        ...
+
+
+def activations_of(first: FirstLook) -> Float[Tensor, "k u v"]:
+    """The target layer's maps, or a ValueError if the first look was taken without them."""
+    if first.activations is None:
+        raise ValueError(
+            "this first look has no activation maps: take it with activations=True"
+        )
+    return first.activations
+
+
+def upsample(
+    maps: Float[Tensor, "n u v"], size: tuple[int, int], align_corners: bool = False
+) -> Float[Tensor, "n h w"]:
+    """up: bilinear to (H, W)."""
+    return interpolate(
+        maps.unsqueeze(1), size, mode="bilinear", align_corners=align_corners
+    ).squeeze(1)
+
+
+def min_max(maps: Float[Tensor, "n h w"], eps: float = 0.0) -> Float[Tensor, "n h w"]:
+    """s: each map to [0, 1] by its own minimum and maximum; a flat map becomes all 0."""
+    low = maps.amin(dim=(1, 2), keepdim=True)
+    span = maps.amax(dim=(1, 2), keepdim=True) - low
+    return (maps - low) / torch.where(span + eps > 0, span + eps, torch.ones_like(span))
+
+
+def combine(
+    weights: Float[Tensor, "c k"], activations: Float[Tensor, "k u v"], size: tuple[int, int]
+) -> Float[Tensor, "c h w"]:
+    """L^c = s(ReLU(sum_k alpha_k^c · up(A_k))) for every class at once.
+
+    Upsampling is linear, so the sum is taken at the maps' own size and upsampled once.
+    """
+    summed = torch.einsum("ck,kuv->cuv", weights, activations)
+    return min_max(upsample(summed, size).relu())

@@ -1,0 +1,218 @@
+"""Score-CAM: a channel weighs what the network says of the image masked by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from relook.attribution.protocol import (
+    AttributionMaps,
+    Progress,
+    activations_of,
+    combine,
+    min_max,
+    upsample,
+)
+from relook.classifier import Classifier, FirstLook, check_finite
+from relook.errors import RelookError
+from relook.fills import check_fill, fill_image, hide
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """In what the published forms of Score-CAM differ.
+
+    Attributes:
+        score: a masked image's "probability" of the class, or the network's raw "output" for it.
+        softmax: whether the scores go through a softmax over the channels.
+        mask: maps are brought to [0, 1] after upsampling ("upsampled") or before ("activation").
+        align_corners: of the upsampling of the masks.
+        eps: added to the span that a map is divided by.
+        constant: a channel that is constant over the image is left out ("skip"), or counts as a
+            mask that hides everything ("hides-all").
+        sum: weighted sum, ReLU and min-max at the size of the image ("upsampled") or of the maps
+            ("activation"), the result then upsampled.
+        fill: what hidden pixels become, where the form fixes it.
+    """
+
+    score: Literal["probability", "output"] = "probability"
+    softmax: bool = False
+    mask: Literal["upsampled", "activation"] = "upsampled"
+    align_corners: bool = False
+    eps: float = 0.0
+    constant: Literal["skip", "hides-all"] = "skip"
+    sum: Literal["upsampled", "activation"] = "upsampled"
+    fill: str | None = None
+
+
+_RECIPES = {
+    "poster": _Recipe(),
+    "paper": _Recipe(score="output", softmax=True),
+    "torchcam": _Recipe(
+        score="output",
+        softmax=True,
+        mask="activation",
+        eps=1e-8,
+        constant="hides-all",
+        sum="activation",
+        fill="mean",
+    ),
+    "gradcam": _Recipe(
+        score="output",
+        softmax=True,
+        align_corners=True,
+        eps=1e-8,
+        constant="hides-all",
+        sum="activation",
+        fill="mean",
+    ),
+}
+
+VARIANTS: tuple[str, ...] = tuple(_RECIPES)
+
+
+@dataclass(frozen=True)
+class ScoreCAM:
+    """Score-CAM (Wang et al. 2020, "Score-CAM: Score-Weighted Visual Explanations for
+    Convolutional Neural Networks") for any number of classes from one set of masked forwards:
+
+        H_k = s(up(A_k)),  alpha_k^c = f(X ⊙ H_k)[c],  L^c = s(ReLU(sum_k alpha_k^c · up(A_k))).
+
+    A channel that is constant over the image masks nothing meaningful. It is skipped, costs no
+    forward and adds nothing. For maps ≥ 0 (after a ReLU) that is exact: a constant would be taken
+    off again by the min-max. For signed maps it is a decision, the one of the authors' code: a
+    constant could have moved the sum across the zero of the ReLU.
+
+    If every score of a class is 0, or nothing positive is left of the sum, its map is all 0.
+
+    Attributes:
+        variant: "poster": the formulas above, which are those of the authors' code. "paper":
+            the paper's Algorithm 1, with the raw output (logit) as score and a softmax over the
+            channels; its baseline f(X_b) is the same for all channels, so the softmax cancels it
+            and it costs no forward here. "torchcam" and "gradcam": what those libraries compute
+            (masks normalised before or upsampled with aligned corners, constant channels kept as
+            masks that hide everything, the sum at the size of the maps).
+        fill: what a hidden pixel becomes: "black", "mean" (the dataset mean) or "blur". None is
+            "black", but "mean" for "torchcam" and "gradcam", which allow no other: they multiply
+            the normalised image.
+        chunk: how many masked images are in memory at once; None is the classifier's choice,
+            32 at 224×224. It changes memory and speed, not the maps.
+    """
+
+    variant: str = "poster"
+    fill: str | None = None
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.variant not in _RECIPES:
+            raise RelookError(
+                f"variant {self.variant!r} is unknown; choose one of {', '.join(VARIANTS)}"
+            )
+        fixed = _RECIPES[self.variant].fill
+        if self.fill is not None:
+            check_fill(self.fill)
+            if fixed not in (None, self.fill):
+                raise RelookError(
+                    f"variant {self.variant!r} multiplies the normalised image, which is fill "
+                    f"{fixed!r}; drop fill {self.fill!r} or choose the variant 'poster'"
+                )
+        if self.chunk is not None and self.chunk < 1:
+            raise RelookError(f"chunk must be at least 1, not {self.chunk}")
+
+    @property
+    def hidden_as(self) -> str:
+        """The fill that is used."""
+        return self.fill or _RECIPES[self.variant].fill or "black"
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> AttributionMaps:
+        """Maps of `classes` for the image of `first`.
+
+        Raises:
+            NotFiniteError: the network answered NaN for a masked image.
+        """
+        recipe = _RECIPES[self.variant]
+        activations = activations_of(first)
+        size = (first.pixels.shape[1], first.pixels.shape[2])
+        live = live_channels(activations)
+        masked = activations[live]
+        if not len(masked):
+            return AttributionMaps(first.pixels.new_zeros(len(classes), *size), forwards=0)
+        scores = self._scores(classifier, first, masked, classes, progress)
+        forwards = len(masked)
+        if recipe.constant == "hides-all":
+            weights, extra = self._with_constant(classifier, first, scores, live, classes)
+            forwards += extra
+        else:
+            weights, activations = scores, masked
+        if recipe.softmax:
+            weights = weights.softmax(dim=1)
+        weights = weights.to(activations.dtype)
+        if recipe.sum == "upsampled":
+            return AttributionMaps(combine(weights, activations, size), forwards)
+        summed = torch.einsum("ck,kuv->cuv", weights, activations).relu()
+        return AttributionMaps(upsample(min_max(summed, recipe.eps), size), forwards)
+
+    def _scores(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        activations: Float[Tensor, "k u v"],
+        classes: Int[Tensor, " c"],
+        progress: Progress | None,
+    ) -> Float[Tensor, "c k"]:
+        """alpha before any softmax: one masked forward a channel, all classes from each."""
+        recipe = _RECIPES[self.variant]
+        ask = classifier.probabilities if recipe.score == "probability" else classifier.outputs
+        hidden = fill_image(self.hidden_as, first.pixels, classifier.mean)
+        height, width = first.pixels.shape[1:]
+        scores: list[Tensor] = []
+        done = 0
+        for chunk in activations.split(self.chunk or classifier.chunk_size(height, width)):
+            if recipe.mask == "upsampled":
+                masks = upsample(chunk, (height, width), recipe.align_corners)
+                masks = min_max(masks, recipe.eps)
+            else:
+                masks = upsample(min_max(chunk, recipe.eps), (height, width), recipe.align_corners)
+            answers = ask(hide(first.pixels, masks.to(first.pixels.dtype), hidden))
+            scores.append(answers[:, classes])
+            done += len(chunk)
+            if progress:
+                progress(done, len(activations))
+        result = torch.cat(scores)
+        check_finite(result, classifier.dtype)
+        return result.T
+
+    def _with_constant(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        scores: Float[Tensor, "c m"],
+        live: Bool[Tensor, " k"],
+        classes: Int[Tensor, " c"],
+    ) -> tuple[Float[Tensor, "c k"], int]:
+        """Scores of all channels: the constant ones share that of an image hidden whole."""
+        if bool(live.all()):
+            return scores, 0
+        nothing = first.pixels.new_zeros(1, *first.pixels.shape[1:])
+        hidden = fill_image(self.hidden_as, first.pixels, classifier.mean)
+        blank = classifier.outputs(hide(first.pixels, nothing, hidden))[0, classes]
+        check_finite(blank.unsqueeze(0), classifier.dtype)
+        every = blank.unsqueeze(1).repeat(1, len(live))
+        every[:, live] = scores
+        return every, 1
+
+
+def live_channels(activations: Float[Tensor, "k u v"]) -> Bool[Tensor, " k"]:
+    """Which channels are not constant over the image."""
+    return activations.amax(dim=(1, 2)) > activations.amin(dim=(1, 2))

@@ -1,0 +1,346 @@
+"""A frozen network with all that belongs to it: pixels in, class probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from relook.errors import ModelError, NotFiniteError, RelookError
+from relook.geometry import Box, Geometry
+from relook.layers import check_layer, evaluating, find_target_layer, probe, recording
+
+Outputs = Literal["logits", "probabilities"]
+
+_PROBABILITY_TOLERANCE = 1e-3
+_CHUNK_PIXELS = 32 * 224 * 224
+"""How many pixels go through the network at once: bounds the memory of one forward."""
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What the network said of one image, and what its target layer held meanwhile.
+
+    Attributes:
+        pixels: (3, H, W) in [0, 1].
+        probabilities: (C,), class probabilities Y = f(X).
+        outputs: (C,), the network's raw outputs.
+        activations: (K, h, w), the target layer's maps A_k; None where nobody asked for them.
+    """
+
+    pixels: Float[Tensor, "3 h w"]
+    probabilities: Float[Tensor, " c"]
+    outputs: Float[Tensor, " c"]
+    activations: Float[Tensor, "k u v"] | None
+
+
+class Classifier(nn.Module):
+    """f: a network, its preprocessing and its softmax.
+
+    Outside of it pixels are in [0, 1]; it owns resize, crop, normalisation, dtype, device and
+    softmax. The network runs in eval mode whatever its mode, and gets its mode back.
+
+    Attributes:
+        network: the wrapped module.
+        name: what results call it.
+        labels: one name a class.
+        mean, std: of the normalisation, one value a colour channel, in units of pixels in [0, 1].
+        geometry: resize and crop.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: int | tuple[int, int],
+        labels: Sequence[str] | None = None,
+        outputs: Outputs = "logits",
+        target_layer: str | None = None,
+        crop_pct: float | None = None,
+        interpolation: str = "bilinear",
+        geometry: Geometry | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Wrap any module that maps normalised (N, 3, H, W) to (N, classes).
+
+        Args:
+            module: the network; it stays on its device and keeps its dtype.
+            mean: per colour channel, subtracted from pixels in [0, 1].
+            std: per colour channel, divides them.
+            input_size: side, or (height, width).
+            labels: one a class, in the order of the outputs; the class indices by default.
+            outputs: "logits" (softmax is applied) or "probabilities" (it is not).
+            target_layer: a module's name as in `named_modules()`; found by one probing forward
+                by default.
+            crop_pct: None resizes the whole image to `input_size`; a share in (0, 1] resizes the
+                shorter side to `input_size / crop_pct` and crops the centre.
+            interpolation: of the resize: "bilinear", "bicubic", "lanczos" or "nearest".
+            geometry: the same in full, in place of `crop_pct` and `interpolation`.
+            name: of the model, for results and messages; the module's class by default.
+
+        Raises:
+            ModelError: the network fails on an input of this size, returns something that is
+                not (N, classes), or something else than `outputs` says; the layer is unknown
+                or has no maps; the labels do not match the classes.
+        """
+        super().__init__()
+        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        if outputs not in ("logits", "probabilities"):
+            raise ModelError(f'outputs must be "logits" or "probabilities", not {outputs!r}')
+        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+            raise ModelError(
+                f"mean {tuple(mean)} and std {tuple(std)} need three values each, std above 0: "
+                "relook corrects classifiers of RGB images"
+            )
+        self.network = module
+        self.name = name or type(module).__name__
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+        self.geometry = geometry or (
+            Geometry.whole(size, interpolation)
+            if crop_pct is None
+            else Geometry.centre(size, crop_pct, interpolation)
+        )
+        self._outputs: Outputs = outputs
+        self._target_layer: str | None = None
+        classes, layer = self._probe(target_layer)
+        self._target_layer = layer
+        self.labels = tuple(labels) if labels is not None else tuple(map(str, range(classes)))
+        if len(self.labels) != classes:
+            raise ModelError(
+                f"{self.name} has {classes} classes, but {len(self.labels)} labels were given"
+            )
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input."""
+        return self.geometry.crop
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        tensor = self._a_tensor()
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which floating-point type the network computes."""
+        tensor = self._a_tensor()
+        return torch.float32 if tensor is None else tensor.dtype
+
+    @property
+    def target_layer(self) -> str:
+        """The name of the layer whose maps explain the decision; assign another to change it.
+
+        Raises:
+            ModelError: none was found; on assignment: the network has no such layer, or the
+                layer gives no maps larger than 1×1.
+        """
+        if self._target_layer is None:
+            raise ModelError(
+                f"{self.name}: found no layer with maps larger than 1×1 before pooling (does it "
+                "work on tokens?); name one with target_layer= or --layer, or use a look that "
+                "needs no maps, such as flip"
+            )
+        return self._target_layer
+
+    @target_layer.setter
+    def target_layer(self, layer: str) -> None:
+        self._target_layer = self._probe(layer)[1]
+
+    def pixels(
+        self,
+        image: Image.Image,
+        box: Box | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "3 h w"]:
+        """Pixels in [0, 1] of an RGB image: the centre crop, or any box, at the input size."""
+        return self.geometry.pixels(image, box, size)
+
+    def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        """Class probabilities: f.
+
+        Args:
+            pixels: in [0, 1], on any device.
+
+        Returns:
+            One row an image that sums to 1, in float32 (float64 for a float64 network).
+
+        Raises:
+            RelookError: the pixels are not in [0, 1].
+            NotFiniteError: the network answered NaN.
+        """
+        check_pixels(pixels)
+        probabilities = torch.cat([self.probabilities(chunk) for chunk in self.chunks(pixels)])
+        check_finite(probabilities, self.dtype)
+        return probabilities
+
+    def first_looks(
+        self, pixels: Float[Tensor, "n 3 h w"], activations: bool = True
+    ) -> list[FirstLook]:
+        """f(X) for each image, with the maps of the target layer from the same forward.
+
+        Args:
+            pixels: in [0, 1], on any device.
+            activations: whether the maps are wanted.
+
+        Raises:
+            RelookError: the pixels are not in [0, 1].
+            NotFiniteError: the network answered NaN.
+            ModelError: maps are wanted and there is no target layer.
+        """
+        check_pixels(pixels)
+        looks: list[FirstLook] = []
+        for chunk in self.chunks(pixels.to(self.device)):
+            maps: list[Tensor] = []
+            if activations:
+                with recording(self.network, self.target_layer) as maps:
+                    outputs = self.outputs(chunk)
+                if not maps:
+                    raise ModelError(
+                        f"{self.name}: layer {self.target_layer!r} gives no maps larger than 1×1 "
+                        f"for pixels of {chunk.shape[2]}×{chunk.shape[3]}"
+                    )
+            else:
+                outputs = self.outputs(chunk)
+            probabilities = self._to_probabilities(outputs)
+            check_finite(probabilities, self.dtype)
+            kept = [_at_least_float32(image) for image in maps[0]] if maps else [None] * len(chunk)
+            for row in zip(chunk, probabilities, outputs, kept, strict=True):
+                looks.append(FirstLook(*row))
+        return looks
+
+    @torch.no_grad()
+    def outputs(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        """The network's raw outputs, logits or probabilities. One batch; nothing is checked."""
+        with evaluating(self.network):
+            outputs: Tensor = self.network(self._normalised(pixels))
+        return _at_least_float32(outputs)
+
+    def probabilities(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        """f without the checks of `forward`, for loops that check once at their end. One batch."""
+        return self._to_probabilities(self.outputs(pixels))
+
+    def chunk_size(self, height: int, width: int) -> int:
+        """How many images of this size go through the network at once: 32 at 224×224."""
+        return max(1, _CHUNK_PIXELS // (height * width))
+
+    def chunks(self, pixels: Float[Tensor, "n 3 h w"]) -> Iterator[Float[Tensor, "m 3 h w"]]:
+        """The images in pieces of at most `chunk_size`."""
+        yield from pixels.split(self.chunk_size(*pixels.shape[-2:]))
+
+    def cost(self, height: int, width: int) -> float:
+        """What one forward of this size costs, in forwards at the network's own input size."""
+        return height * width / (self.input_size[0] * self.input_size[1])
+
+    def _a_tensor(self) -> Tensor | None:
+        for tensors in (self.network.parameters(), self.network.buffers()):
+            for tensor in tensors:
+                if tensor.is_floating_point():
+                    return tensor
+        return None
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        pixels = _at_least_float32(pixels.to(self.device))
+        if self.dtype == torch.float64:
+            pixels = pixels.double()
+        mean, std = (pixels.new_tensor(value).reshape(3, 1, 1) for value in (self.mean, self.std))
+        # Convolutions are about twice as fast with the colour channels last, on CPUs too.
+        return ((pixels - mean) / std).to(self.dtype, memory_format=torch.channels_last)
+
+    def _to_probabilities(self, outputs: Tensor) -> Tensor:
+        return outputs if self._outputs == "probabilities" else outputs.softmax(dim=-1)
+
+    def _probe(self, layer: str | None) -> tuple[int, str | None]:
+        """Number of classes and target layer, from one forward of noise at the input size."""
+        height, width = self.input_size
+        noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        try:
+            seen = probe(self.network, self._normalised(noise))
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise ModelError(
+                f"{self.name}: the network fails on an input of 1×3×{height}×{width} ({reason}); "
+                "check input_size, and that it takes RGB images"
+            ) from error
+        classes = self._check_outputs(seen.outputs)
+        if layer is None:
+            return classes, find_target_layer(seen.calls, classes)
+        check_layer(self.network, seen.calls, layer, classes)
+        return classes, layer
+
+    def _check_outputs(self, outputs: object) -> int:
+        """The number of classes, if the outputs can be what they are said to be."""
+        if not isinstance(outputs, Tensor):
+            raise ModelError(
+                f"{self.name}: the network returns a {type(outputs).__name__}, not a tensor; wrap "
+                "it in a module whose forward returns (N, classes) alone"
+            )
+        if outputs.ndim != 2 or len(outputs) != 1 or not outputs.is_floating_point():
+            raise ModelError(
+                f"{self.name}: for one image the network returns {outputs.dtype} of shape "
+                f"{tuple(outputs.shape)}, not (1, classes) floats; wrap it so that it does"
+            )
+        if outputs.shape[1] < 2:
+            raise ModelError(
+                f"{self.name}: the network has one output; relook needs one a class (for a "
+                "two-class network z with a sigmoid: logits (0, z))"
+            )
+        outputs = _at_least_float32(outputs)
+        check_finite(outputs, self.dtype)
+        total, lowest = float(outputs.sum()), float(outputs.min())
+        distribution = lowest >= 0 and abs(total - 1) < _PROBABILITY_TOLERANCE
+        if self._outputs == "probabilities" and not distribution:
+            raise ModelError(
+                f"{self.name}: the outputs are no probabilities (lowest {lowest:.3g}, sum "
+                f'{total:.3g}); if they are logits, pass outputs="logits"'
+            )
+        if self._outputs == "logits" and distribution:
+            raise ModelError(
+                f"{self.name}: the outputs are no logits, they are probabilities already "
+                '(none below 0, sum 1); pass outputs="probabilities"'
+            )
+        return outputs.shape[1]
+
+
+def check_pixels(pixels: Tensor) -> None:
+    """Raise RelookError unless this is a batch of RGB pixels in [0, 1]."""
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        raise RelookError(
+            f"pixels must be floats of shape (N, 3, H, W), not {pixels.dtype} of shape "
+            f"{tuple(pixels.shape)}"
+        )
+    if pixels.numel() == 0:
+        return
+    low, high = (float(value) for value in pixels.aminmax())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise RelookError(
+            f"pixels must be in [0, 1], not {low:.3g} to {high:.3g}: pass them before mean/std "
+            "normalisation, which the classifier does itself"
+        )
+
+
+def check_finite(values: Tensor, dtype: torch.dtype) -> None:
+    """Raise NotFiniteError if anything is NaN or infinite."""
+    finite = values.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        remedy = (
+            "check the weights"
+            if dtype in (torch.float32, torch.float64)
+            else f"{str(dtype).removeprefix('torch.')} may be too narrow for it: try float32"
+        )
+        bad = int((~finite).sum())
+        raise NotFiniteError(
+            f"the network answered NaN or infinity for {bad} of {len(finite)} inputs; {remedy}"
+        )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,322 @@
+"""The correction: R, Y' and the classifier that takes a second look.
+
+    Y  = f(X)                      the first look
+    M_i                            its views: for the poster's look, one mask image a class
+    R  = sum_i f(M_i) · Y[c_i]     every view's answer with its weight
+    Y' = Y + R                     the new answer; offered to users as Y' / sum(Y')
+
+(D. Maeng and J.-G. Baek, "CNN-based Class Probability Correction using Mask-image".)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook, check_finite, check_pixels
+from relook.errors import ImageError, NotFiniteError, RelookError
+from relook.geometry import Box
+from relook.images import ImageSource, image_name, open_image
+from relook.looks import Look, SecondLook, Views, make_look
+
+AMBIGUOUS = 0.5
+"""An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
+
+
+def gap(probabilities: Float[Tensor, "*n c"], j: int = 5) -> Float[Tensor, "*n"]:
+    """Y[c_1] − Y[c_j]: how sure the classifier is. With fewer than j classes, of the last."""
+    top = probabilities.topk(min(j, probabilities.shape[-1]), dim=-1).values
+    return top[..., 0] - top[..., -1]
+
+
+def correction_term(
+    weights: Float[Tensor, "n c"], answers: Float[Tensor, "n c"]
+) -> Float[Tensor, " c"]:
+    """R = sum_i w_i ⊙ f(M_i); the poster's weights are Y[c_i] for all classes."""
+    return (weights * answers).sum(dim=0)
+
+
+def corrected_probabilities(
+    y: Float[Tensor, " c"], r: Float[Tensor, " c"]
+) -> Float[Tensor, " c"]:
+    """Y' = Y + R, divided by its sum: the same order, and probabilities again."""
+    corrected = y + r
+    return corrected / corrected.sum()
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One image's second look, with everything seen on the way. Tensors are on the CPU.
+
+    Attributes:
+        image: the image's name.
+        model: the classifier's name.
+        labels: one name a class.
+        pixels: (3, H, W) in [0, 1], what the network saw.
+        original_size: (width, height) of the image.
+        box: the part of the image that the pixels show, in its own pixels.
+        before: (C,), Y; sums to 1.
+        after: (C,), Y' / sum(Y'); equal to `before` where no second look was taken.
+        classes: (k,), the top-k classes, most probable first.
+        corrected: whether a second look was taken; the gate may have held it back.
+        maps: (k, H, W) in [0, 1], attribution maps with values ≤ 0.1 set to 0; (0, H, W) where
+            the look made none.
+        mask_images: (k, 3, H, W) in [0, 1]; (0, 3, H, W) where the look made none.
+        mask_probabilities: (k, C), f of the mask images; a row of zeros where the map was flat
+            and the network was not asked; (0, C) where the look made none.
+        forwards: images that went through the network: 1 + `attribution_forwards` + views.
+        attribution_forwards: those spent on the attribution maps.
+        cost: the same in units of one forward at the network's own input size.
+        seconds: wall-clock time, reading the image included.
+    """
+
+    image: str
+    model: str
+    labels: tuple[str, ...]
+    pixels: Float[Tensor, "3 h w"]
+    original_size: tuple[int, int]
+    box: Box
+    before: Float[Tensor, " c"]
+    after: Float[Tensor, " c"]
+    classes: Int[Tensor, " k"]
+    corrected: bool
+    maps: Float[Tensor, "m h w"]
+    mask_images: Float[Tensor, "m 3 h w"]
+    mask_probabilities: Float[Tensor, "m c"]
+    forwards: int
+    attribution_forwards: int
+    cost: float
+    seconds: float
+
+    @property
+    def k(self) -> int:
+        """How many classes the second look is about."""
+        return len(self.classes)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the most probable class is another one now."""
+        return bool(self.before.argmax() != self.after.argmax())
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `relook predict --json`."""
+        return {
+            "image": self.image,
+            "model": self.model,
+            "k": self.k,
+            "corrected": self.corrected,
+            "before": self._top(self.before),
+            "after": self._top(self.after),
+            "forwards": self.forwards,
+            "cost": self.cost,
+            "seconds": self.seconds,
+        }
+
+    def _top(self, probabilities: Tensor) -> list[dict[str, Any]]:
+        values, classes = probabilities.topk(min(5, len(probabilities)))
+        return [
+            {"class": c, "label": self.labels[c], "probability": p}
+            for c, p in zip(classes.tolist(), values.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the corrector found out about one image."""
+
+    first: FirstLook
+    classes: Tensor
+    second: SecondLook | None
+    view_answers: tuple[Tensor, ...]
+    after: Tensor
+    forwards: int
+    cost: float
+
+
+class Corrector(nn.Module):
+    """A classifier that takes a second look: in place of the classifier, same input, same output.
+
+    Attributes:
+        classifier: the frozen classifier.
+        k: how many of the most probable classes the second look is about.
+        gate: only images with gap(1,5) below it get a second look; None: all.
+        look: the way to look again.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        k: int | None = None,
+        gate: float | None = None,
+        look: str | Look = "poster",
+    ) -> None:
+        """Wrap a classifier.
+
+        Args:
+            classifier: what `relook.load` or `relook.Classifier` gave.
+            k: 1 to the number of classes; None is 5, or all of fewer classes.
+            gate: a gap in [0, 1]; an image that the classifier is surer of stays as it is, at
+                the cost of one forward. None looks again at every image.
+            look: a name ("poster", "flip") or an object, such as
+                `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
+
+        Raises:
+            RelookError: k or gate is out of range, or there is no such look.
+            ModelError: the look needs a target layer and the classifier has none.
+        """
+        super().__init__()
+        count = len(classifier.labels)
+        if k is not None and not 1 <= k <= count:
+            raise RelookError(
+                f"k must be 1 to {count}, the number of classes of {classifier.name}, not {k}"
+            )
+        if gate is not None and not 0 <= gate <= 1:
+            raise RelookError(f"gate must be a gap from 0 to 1, or none; not {gate}")
+        self.classifier = classifier
+        self.k = min(5, count) if k is None else k
+        self.gate = gate
+        self.look: Look = make_look(look) if isinstance(look, str) else look
+        if self.look.needs_activations:
+            _ = classifier.target_layer  # raises if there is none: now, not at the first image
+
+    @torch.no_grad()
+    def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        """Corrected probabilities, one row an image that sums to 1, on the classifier's device.
+
+        Each image has its own top-k classes; its answer does not depend on the rest of the batch.
+
+        Args:
+            pixels: in [0, 1].
+
+        Raises:
+            RelookError: the pixels are not in [0, 1].
+            NotFiniteError: the network answered NaN.
+        """
+        check_pixels(pixels)
+        if not len(pixels):
+            return self.classifier(pixels)
+        return torch.stack([answer.after for answer in self._answers(pixels)])
+
+    @torch.no_grad()
+    def correct(self, image: ImageSource, progress: Progress | None = None) -> Correction:
+        """Correct one image and keep everything seen on the way.
+
+        Args:
+            image: a path, PIL image or array (see `relook.images.open_image`).
+            progress: told (forwards done, forwards in all) while the attribution goes on.
+
+        Raises:
+            ImageError: the image cannot be read.
+            NotFiniteError: the network answered NaN for it.
+        """
+        start = time.perf_counter()
+        name = image_name(image)
+        opened = open_image(image)
+        try:
+            pixels = self.classifier.pixels(opened)
+        except (MemoryError, ValueError) as error:
+            raise ImageError(f"{name}: cannot be cut to the network's input ({error})") from error
+        try:
+            answer = next(self._answers(pixels.unsqueeze(0), progress))
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{name}: {error}") from error
+        second = answer.second or _no_second_look(pixels)
+        return Correction(
+            image=name,
+            model=self.classifier.name,
+            labels=self.classifier.labels,
+            pixels=pixels,
+            original_size=opened.size,
+            box=self.classifier.geometry.crop_box(*opened.size),
+            before=answer.first.probabilities.cpu(),
+            after=answer.after.cpu(),
+            classes=answer.classes.cpu(),
+            corrected=answer.second is not None,
+            maps=second.maps.cpu(),
+            mask_images=second.mask_images.cpu(),
+            mask_probabilities=_mask_probabilities(answer, len(second.mask_images)).cpu(),
+            forwards=answer.forwards,
+            attribution_forwards=second.forwards,
+            cost=answer.cost,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _answers(self, pixels: Tensor, progress: Progress | None = None) -> Iterator[_Answer]:
+        """First look, second look and sum for each image; the views of many asked together."""
+        for chunk in self.classifier.chunks(pixels):
+            firsts = self.classifier.first_looks(chunk, self.look.needs_activations)
+            tops = [first.probabilities.topk(self.k).indices for first in firsts]
+            seconds = [
+                self.look(self.classifier, first, top, progress) if self._is_unsure(first) else None
+                for first, top in zip(firsts, tops, strict=True)
+            ]
+            answers = iter(
+                self._ask([views for second in seconds if second for views in second.views])
+            )
+            for first, top, second in zip(firsts, tops, seconds, strict=True):
+                yield self._sum(first, top, second, answers)
+
+    def _is_unsure(self, first: FirstLook) -> bool:
+        return self.gate is None or bool(gap(first.probabilities) < self.gate)
+
+    def _ask(self, batches: Sequence[Views]) -> list[Tensor]:
+        """f of every view, in order; views of one size go through the network together."""
+        answers: dict[int, Tensor] = {}
+        sizes = {views.pixels.shape[-2:] for views in batches}
+        for size in sizes:
+            members = [i for i, views in enumerate(batches) if views.pixels.shape[-2:] == size]
+            views = torch.cat([batches[i].pixels for i in members])
+            asked = torch.cat(
+                [self.classifier.probabilities(chunk) for chunk in self.classifier.chunks(views)]
+                if len(views)
+                else [batches[i].weights for i in members]
+            )
+            check_finite(asked, self.classifier.dtype)
+            counts = [len(batches[i].pixels) for i in members]
+            answers |= dict(zip(members, asked.split(counts), strict=True))
+        return [answers[i] for i in range(len(batches))]
+
+    def _sum(
+        self,
+        first: FirstLook,
+        classes: Tensor,
+        second: SecondLook | None,
+        answers: Iterator[Tensor],
+    ) -> _Answer:
+        y = first.probabilities
+        forwards, cost = 1, self.classifier.cost(*first.pixels.shape[1:])
+        if second is None:
+            return _Answer(first, classes, None, (), y, forwards, cost)
+        r = torch.zeros_like(y)
+        view_answers = []
+        forwards += second.forwards
+        cost += second.forwards * self.classifier.cost(*first.pixels.shape[1:])
+        for views in second.views:
+            view_answers.append(next(answers))
+            r = r + correction_term(views.weights, view_answers[-1])
+            forwards += len(views.pixels)
+            cost += len(views.pixels) * self.classifier.cost(*views.pixels.shape[-2:])
+        after = corrected_probabilities(y, r)
+        return _Answer(first, classes, second, tuple(view_answers), after, forwards, cost)
+
+
+def _no_second_look(pixels: Tensor) -> SecondLook:
+    size = pixels.shape[-2:]
+    return SecondLook((), pixels.new_zeros(0, *size), pixels.new_zeros(0, 3, *size))
+
+
+def _mask_probabilities(answer: _Answer, count: int) -> Tensor:
+    """f of each mask image, in the order of the classes; zeros where it was not asked."""
+    rows = answer.after.new_zeros(count, len(answer.after))
+    if answer.second is not None:
+        for views, asked in zip(answer.second.views, answer.view_answers, strict=True):
+            if views.of is not None:
+                rows[views.of] = asked
+    return rows

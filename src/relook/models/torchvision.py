@@ -1,0 +1,87 @@
+"""torchvision/<name>[.<weights>]: any classifier of torchvision, with its weights' transforms."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from torch import nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+
+from relook.classifier import Classifier
+from relook.errors import ModelError
+from relook.geometry import Geometry
+from relook.models.checkpoint import load_into
+from relook.models.imagenet import imagenet_labels
+
+
+def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
+    """The classifier with torchvision's weights, random ones, or those of `checkpoint`.
+
+    The weights named, torchvision's default ones where none are, settle the preprocessing in
+    all three cases.
+    """
+    base, _, suffix = name.partition(".")
+    weights = _weights(base, suffix)
+    if checkpoint is not None:
+        network = load_into(lambda classes: _create(base, classes), checkpoint)
+    elif pretrained:
+        try:
+            network = get_model(base, weights=weights)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"the weights of 'torchvision/{name}' cannot be had ({reason}); pass your own "
+                "with checkpoint= or --checkpoint, or pretrained=False for random ones"
+            ) from error
+    else:
+        network = _create(base)
+    return _classifier_of(network, weights)
+
+
+def _create(base: str, classes: int | None = None) -> nn.Module:
+    options = {} if classes is None else {"num_classes": classes}
+    if base in ("googlenet", "inception_v3"):
+        options["init_weights"] = True  # what they warn about where it is not said
+    network: nn.Module = get_model(base, weights=None, **options)
+    return network
+
+
+def _weights(base: str, suffix: str) -> WeightsEnum:
+    classifiers = list_models(module=_classification())
+    if base not in classifiers:
+        close = difflib.get_close_matches(base, classifiers, n=3, cutoff=0.6)
+        hint = f"; closest: {', '.join(f'torchvision/{c}' for c in close)}" if close else ""
+        raise ModelError(f"model 'torchvision/{base}' is not a classifier of torchvision{hint}")
+    known = get_model_weights(base)
+    try:
+        weights: WeightsEnum = known[suffix or "DEFAULT"]
+    except KeyError:
+        raise ModelError(
+            f"torchvision/{base} has no weights {suffix!r}; it has: "
+            + ", ".join(known.__members__)
+        ) from None
+    return weights
+
+
+def _classification():  # type: ignore[no-untyped-def]
+    import torchvision.models
+
+    return torchvision.models
+
+
+def _classifier_of(network: nn.Module, weights: WeightsEnum) -> Classifier:
+    transforms = weights.transforms()
+    crop = (transforms.crop_size[0], transforms.crop_size[-1])
+    resize = (transforms.resize_size[0], transforms.resize_size[-1])
+    geometry = Geometry(crop, resize, "shorter-side", transforms.interpolation.value)
+    classifier = Classifier(
+        network,
+        mean=transforms.mean,
+        std=transforms.std,
+        input_size=crop,
+        geometry=geometry,
+    )
+    if len(classifier.labels) == 1000:
+        classifier.labels = imagenet_labels()
+    return classifier

@@ -1,0 +1,6 @@
+"""One renderer for all that relook shows: pictures, and pages made of them."""
+
+from relook.report.page import render_page
+from relook.report.picture import save_picture
+
+__all__ = ["render_page", "save_picture"]

@@ -1,0 +1,28 @@
+"""Self-contained HTML pages: one file, nothing fetched, light and dark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from relook.report.tiles import data_uri
+
+
+def render_page(template: str, file: Path, **context: Any) -> None:
+    """Write `file` from a template of relook/report/templates."""
+    environment = Environment(
+        loader=PackageLoader("relook.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["uri"] = data_uri
+    environment.filters["percent"] = _percent
+    file.write_text(environment.get_template(template).render(**context), encoding="utf-8")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,147 @@
+"""One correction in the words and figures that pictures and pages show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from relook.correction import Correction, gap
+from relook.report.tiles import crop_tile, map_tile, photo_tile
+
+LARGEST = 10
+"""How many classes are shown at most, whatever k is."""
+
+
+@dataclass(frozen=True)
+class ClassStory:
+    """One class before and after.
+
+    Attributes:
+        label: its name.
+        before, after: its probability.
+    """
+
+    label: str
+    before: float
+    after: float
+
+    @property
+    def change(self) -> float:
+        """In percentage points."""
+        return 100 * (self.after - self.before)
+
+
+@dataclass(frozen=True)
+class MaskStory:
+    """One class's attribution map and mask image, and what the network said of the latter.
+
+    Attributes:
+        label: the class the mask image was made for.
+        weight: Y of that class, which its answer is weighted by.
+        map_tile: the map over the photo.
+        mask_tile: the mask image.
+        answer: the most probable class of the mask image; None where the map was flat and the
+            network was not asked.
+        answer_probability: its probability.
+    """
+
+    label: str
+    weight: float
+    before: float
+    after: float
+    map_tile: Image.Image
+    mask_tile: Image.Image
+    answer: str | None
+    answer_probability: float
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened to one image.
+
+    Attributes:
+        title: the image's name without its folders.
+        correction: the numbers behind it.
+        gap: gap(1,5) of the first answer.
+        photo: the whole image, what the network does not see darkened.
+        classes: the top-k classes and any other that is most probable now, at most ten.
+        masks: one a class; empty where the look makes no mask images.
+        left_out: how many of the top-k classes are not shown.
+    """
+
+    title: str
+    correction: Correction
+    gap: float
+    photo: Image.Image
+    classes: tuple[ClassStory, ...]
+    masks: tuple[MaskStory, ...]
+    left_out: int
+
+    @property
+    def top_before(self) -> str:
+        """The first answer."""
+        return self.correction.labels[int(self.correction.before.argmax())]
+
+    @property
+    def top_after(self) -> str:
+        """The answer after the second look."""
+        return self.correction.labels[int(self.correction.after.argmax())]
+
+    @property
+    def forwards(self) -> str:
+        """The forwards, and what they were spent on."""
+        return forwards_in_words(self.correction)
+
+
+def forwards_in_words(correction: Correction) -> str:
+    """For instance "459 forwards = 1 + 453 for the maps + 5 views"."""
+    total, maps = correction.forwards, correction.attribution_forwards
+    if total == 1:
+        return "1 forward"
+    views = total - 1 - maps
+    parts = ["1", f"{maps:,} for the maps" if maps else "", _count(views, "view")]
+    return f"{total:,} forwards = " + " + ".join(part for part in parts if part)
+
+
+def tell(correction: Correction, image: Image.Image) -> Story:
+    """The story of one correction; `image` is the original that it was made of."""
+    before, after = correction.before, correction.after
+    shown = correction.classes[:LARGEST].tolist()
+    listed = list(shown)
+    for new in after.topk(min(5, len(after))).indices.tolist():
+        if new not in listed and float(after[new]) > float(after[shown].min()):
+            listed.append(new)
+    listed = sorted(listed, key=lambda c: -float(after[c]))[:LARGEST]
+    masks = []
+    for i, c in enumerate(shown[: len(correction.maps)]):
+        answers = correction.mask_probabilities[i]
+        asked = bool(answers.any())
+        masks.append(
+            MaskStory(
+                label=correction.labels[c],
+                weight=float(before[c]),
+                before=float(before[c]),
+                after=float(after[c]),
+                map_tile=map_tile(correction.pixels, correction.maps[i]),
+                mask_tile=photo_tile(correction.mask_images[i]),
+                answer=correction.labels[int(answers.argmax())] if asked else None,
+                answer_probability=float(answers.max()),
+            )
+        )
+    return Story(
+        title=Path(correction.image).name,
+        correction=correction,
+        gap=float(gap(before)),
+        photo=crop_tile(image, correction.box),
+        classes=tuple(
+            ClassStory(correction.labels[c], float(before[c]), float(after[c])) for c in listed
+        ),
+        masks=tuple(masks),
+        left_out=max(0, correction.k - LARGEST),
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
