@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from relook.errors import ImageError
 
-ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
+ImageSource = str | os.PathLike[str] | Image.Image | NDArray[np.generic]
 
 WHITE = (255, 255, 255)
 
@@ -106,7 +106,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return canvas
 
 
-def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+def _from_array(array: NDArray[np.generic]) -> Image.Image:
     name = f"array of shape {array.shape}"
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -121,7 +121,7 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
-def _to_uint8(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _to_uint8(array: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
     """Scale to 0..255: floats in [0, 1] by 255, integers of up to 16 bits by 1/257.
 
     Pillow hands 16-bit greyscale out as 32-bit integers too, so the values decide, not the dtype.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,7 @@ class AttributionMaps:
     forwards: int
 
 
+@runtime_checkable
 class Attribution(Protocol):
     """A method that says where the network saw each of several classes in one image."""
 

@@ -36,6 +36,7 @@ class _Recipe:
             mask that hides everything ("hides-all").
         sum: weighted sum, ReLU and min-max at the size of the image ("upsampled") or of the maps
             ("activation"), the result then upsampled.
+        again: the upsampled result goes through min-max once more.
         fill: what hidden pixels become, where the form fixes it.
     """
 
@@ -46,6 +47,7 @@ class _Recipe:
     eps: float = 0.0
     constant: Literal["skip", "hides-all"] = "skip"
     sum: Literal["upsampled", "activation"] = "upsampled"
+    again: bool = False
     fill: str | None = None
 
 
@@ -68,6 +70,7 @@ _RECIPES = {
         eps=1e-8,
         constant="hides-all",
         sum="activation",
+        again=True,
         fill="mean",
     ),
 }
@@ -161,7 +164,8 @@ class ScoreCAM:
         if recipe.sum == "upsampled":
             return AttributionMaps(combine(weights, activations, size), forwards)
         summed = torch.einsum("ck,kuv->cuv", weights, activations).relu()
-        return AttributionMaps(upsample(min_max(summed, recipe.eps), size), forwards)
+        maps = upsample(min_max(summed, recipe.eps), size)
+        return AttributionMaps(min_max(maps, recipe.eps) if recipe.again else maps, forwards)
 
     def _scores(
         self,

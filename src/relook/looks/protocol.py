@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -46,6 +46,7 @@ class SecondLook:
     forwards: int = 0
 
 
+@runtime_checkable
 class Look(Protocol):
     """A way to look again.
 

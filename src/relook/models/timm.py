@@ -55,7 +55,7 @@ def classifier_of(network: nn.Module) -> Classifier:
         raise ModelError(
             f"the network takes {channels} input channels; relook corrects classifiers of RGB"
         )
-    geometry = _geometry(config, (height, width))
+    geometry = geometry_of(config, (height, width))
     count = int(network.num_classes)  # type: ignore[arg-type]
     return Classifier(
         network,
@@ -67,7 +67,7 @@ def classifier_of(network: nn.Module) -> Classifier:
     )
 
 
-def _geometry(config: dict[str, Any], size: tuple[int, int]) -> Geometry:
+def geometry_of(config: dict[str, Any], size: tuple[int, int]) -> Geometry:
     """timm's evaluation transform, in its own whole-pixel arithmetic."""
     mode = config["crop_mode"] or "center"
     if mode == "center":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
+import torchvision.models
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
@@ -48,7 +50,7 @@ def _create(base: str, classes: int | None = None) -> nn.Module:
 
 
 def _weights(base: str, suffix: str) -> WeightsEnum:
-    classifiers = list_models(module=_classification())
+    classifiers = list_models(module=torchvision.models)
     if base not in classifiers:
         close = difflib.get_close_matches(base, classifiers, n=3, cutoff=0.6)
         hint = f"; closest: {', '.join(f'torchvision/{c}' for c in close)}" if close else ""
@@ -64,22 +66,21 @@ def _weights(base: str, suffix: str) -> WeightsEnum:
     return weights
 
 
-def _classification():  # type: ignore[no-untyped-def]
-    import torchvision.models
-
-    return torchvision.models
+def geometry_of(transforms: Any) -> Geometry:
+    """Resize and crop of torchvision's classification transforms, in its whole pixels."""
+    crop = (transforms.crop_size[0], transforms.crop_size[-1])
+    resize = (transforms.resize_size[0], transforms.resize_size[-1])
+    return Geometry(crop, resize, "shorter-side", transforms.interpolation.value)
 
 
 def _classifier_of(network: nn.Module, weights: WeightsEnum) -> Classifier:
     transforms = weights.transforms()
-    crop = (transforms.crop_size[0], transforms.crop_size[-1])
-    resize = (transforms.resize_size[0], transforms.resize_size[-1])
-    geometry = Geometry(crop, resize, "shorter-side", transforms.interpolation.value)
+    geometry = geometry_of(transforms)
     classifier = Classifier(
         network,
         mean=transforms.mean,
         std=transforms.std,
-        input_size=crop,
+        input_size=geometry.crop,
         geometry=geometry,
     )
     if len(classifier.labels) == 1000:

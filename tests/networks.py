@@ -1,0 +1,102 @@
+"""Networks to test with, and what needs no network at all: ways to watch one."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class HalvesNet(nn.Module):
+    """Two channels, red and green, averaged over 2×2 patches; a third that is always 0.
+
+    Of a 4×4 image with red left and green right (each full), by hand: Y = (3/4, 1/4), and what is
+    left of it under a map that falls from 1 to 0 over the columns has the answer (9/10, 1/10),
+    under one that rises (1/2, 1/2).
+    """
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 2, stride=2, bias=False)
+        self.act = nn.ReLU(inplace=inplace)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(3, 2)
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            self.conv.weight[0, 0] = self.conv.weight[1, 1] = 0.25
+            self.fc.weight.zero_()
+            self.fc.weight[0, 0] = self.fc.weight[1, 1] = 8 / 3 * math.log(3)
+            self.fc.bias.copy_(torch.tensor([math.log(3), 0.0]))
+
+    def forward(self, x):
+        return self.fc(self.pool(self.act(self.conv(x))).flatten(1))
+
+
+class SmallCNN(nn.Module):
+    """conv, activation, pooling, fully connected: with switches for what can go wrong."""
+
+    def __init__(self, channels=6, classes=4, activation=None, batch_norm=False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, channels, 3, stride=4, padding=1)
+        self.norm = nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
+        self.act = activation or nn.ReLU()
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.conv2(self.conv1(x).relu())))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def random_cnn(dtype=torch.float64, seed=0, **options) -> SmallCNN:
+    torch.manual_seed(seed)
+    network = SmallCNN(**options).to(dtype)
+    with torch.no_grad():
+        network.fc.weight.mul_(8)  # answers that differ clearly
+    return network
+
+
+@contextmanager
+def counting_forwards(network: nn.Module):
+    """How many images really go through the network: a list with one number."""
+    count = [0]
+
+    def add(_module, inputs):
+        count[0] += len(inputs[0])
+
+    handle = network.register_forward_pre_hook(add)
+    try:
+        yield count
+    finally:
+        handle.remove()
+
+
+def make_halves():
+    """For `module:function`: a Classifier."""
+    import relook
+
+    return relook.Classifier(
+        HalvesNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4, labels=["red", "green"]
+    )
+
+
+def make_module():
+    """For `module:function`: not a Classifier."""
+    return HalvesNet()
+
+
+class NaNNet(HalvesNet):
+    """NaN for any image with a bright blue pixel."""
+
+    def forward(self, x):
+        blue = (x[:, 2] > 0.999).flatten(1).any(dim=1)
+        return super().forward(x).masked_fill(blue.unsqueeze(1), float("nan"))
+
+
+def make_nan():
+    """For `module:function`: NaN for blue images."""
+    import relook
+
+    return relook.Classifier(NaNNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4)

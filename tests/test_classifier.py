@@ -1,0 +1,306 @@
+"""The classifier: what it takes, what it gives, what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import relook
+from networks import HalvesNet, SmallCNN, random_cnn
+from relook.layers import find_target_layer, probe
+
+OWN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def test_pixels_in_probabilities_out(halves, halves_pixels):
+    torch.testing.assert_close(halves(halves_pixels[None]), torch.tensor([[0.75, 0.25]]))
+
+
+def test_it_normalises(noise):
+    network = random_cnn()
+    classifier = relook.Classifier(
+        network, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), input_size=16
+    )
+    inputs = (noise - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1).double()) / torch.tensor(
+        [0.5, 0.6, 0.7]
+    ).view(3, 1, 1).double()
+    expected = network.eval()(inputs).softmax(1)
+    torch.testing.assert_close(classifier(noise), expected, rtol=0, atol=1e-7)
+
+
+def test_outputs_that_are_probabilities_get_no_softmax(halves_pixels):
+    network = nn.Sequential(HalvesNet(), nn.Softmax(dim=1))
+    classifier = relook.Classifier(network, **OWN, input_size=4, outputs="probabilities")
+    torch.testing.assert_close(classifier(halves_pixels[None]), torch.tensor([[0.75, 0.25]]))
+
+
+class Returns(nn.Module):
+    """A network that returns what it is told."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return self.value(x) if callable(self.value) else self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "outputs", "message"),
+    [
+        (torch.tensor([[0.2, 0.8]]), "logits", 'pass outputs="probabilities"'),
+        (torch.tensor([[0.2, 1.8]]), "probabilities", 'pass outputs="logits"'),
+        (torch.tensor([[-0.5, 1.5]]), "probabilities", "no probabilities"),
+        (torch.tensor([0.2, 1.8]), "logits", r"shape \(2,\), not \(1, classes\)"),
+        (torch.zeros(1, 2, 3, 3), "logits", r"not \(1, classes\)"),
+        (torch.tensor([[1, 2]]), "logits", "torch.int64"),
+        (torch.tensor([[0.3]]), "logits", "one output; relook needs one a class"),
+        ((torch.tensor([[0.2, 1.8]]),), "logits", "returns a tuple, not a tensor"),
+        ({"logits": torch.tensor([[0.2, 1.8]])}, "logits", "returns a dict, not a tensor"),
+    ],
+)
+def test_outputs_that_are_plainly_something_else(value, outputs, message):
+    with pytest.raises(relook.ModelError, match=message):
+        relook.Classifier(Returns(value), **OWN, input_size=4, outputs=outputs)
+
+
+def test_nan_outputs():
+    with pytest.raises(relook.NotFiniteError, match="NaN or infinity for 1 of 1 inputs; check"):
+        relook.Classifier(Returns(torch.tensor([[float("nan"), 1.0]])), **OWN, input_size=4)
+
+
+def test_half_precision_nan_says_what_to_do():
+    network = HalvesNet().half()
+    with torch.no_grad():
+        network.fc.bias[0] = float("inf")
+    with pytest.raises(relook.NotFiniteError, match="float16 may be too narrow .* try float32"):
+        relook.Classifier(network, **OWN, input_size=4)
+
+
+def test_an_input_size_that_the_network_fails_on():
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(relook.ModelError, match="fails on an input of 1×3×9×9 .* check input_size"):
+        relook.Classifier(network, **OWN, input_size=9)
+
+
+def test_other_numbers_of_channels_are_refused():
+    with pytest.raises(relook.ModelError, match="classifiers of RGB images"):
+        relook.Classifier(HalvesNet(), mean=(0,), std=(1,), input_size=4)
+    with pytest.raises(relook.ModelError, match="std above 0"):
+        relook.Classifier(HalvesNet(), mean=(0, 0, 0), std=(1, 0, 1), input_size=4)
+
+
+def test_labels():
+    with pytest.raises(relook.ModelError, match="has 2 classes, but 3 labels were given"):
+        relook.Classifier(HalvesNet(), **OWN, input_size=4, labels=["a", "b", "c"])
+    assert relook.Classifier(HalvesNet(), **OWN, input_size=4).labels == ("0", "1")
+
+
+def test_it_runs_in_eval_mode_and_gives_the_mode_back(noise):
+    network = random_cnn(batch_norm=True).train()
+    classifier = relook.Classifier(network, **OWN, input_size=16)
+    answers = classifier(noise)
+    assert network.training
+    assert network.norm.training
+    torch.testing.assert_close(answers, network.eval()(noise).softmax(1))
+
+
+def test_first_looks_keep_the_maps_of_the_same_forward(cnn, noise):
+    looks = cnn.first_looks(noise)
+    assert len(looks) == 3
+    for look, pixels in zip(looks, noise, strict=True):
+        assert torch.equal(look.pixels, pixels)
+        torch.testing.assert_close(look.probabilities, look.outputs.softmax(0))
+        pooled = look.activations.mean(dim=(1, 2))
+        torch.testing.assert_close(cnn.network.fc(pooled).detach(), look.outputs)
+
+
+def test_the_dtype_is_the_networks(noise):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        classifier = relook.Classifier(random_cnn(dtype), **OWN, input_size=16)
+        answers = classifier(noise.float())
+        assert (classifier.dtype, answers.dtype) == (dtype, torch.float32)
+        torch.testing.assert_close(answers.sum(1), torch.ones(3))
+
+
+def test_a_network_without_parameters_is_a_float32_one():
+    network = Returns(lambda x: x.mean(dim=(2, 3)) - 0.5)
+    classifier = relook.Classifier(network, **OWN, input_size=4)
+    assert (classifier.dtype, classifier.device.type) == (torch.float32, "cpu")
+
+
+def test_more_images_than_a_chunk(cnn, noise, monkeypatch):
+    whole = cnn(noise)
+    monkeypatch.setattr(cnn, "chunk_size", lambda height, width: 2)
+    torch.testing.assert_close(cnn(noise), whole)
+
+
+def test_chunks_hold_as_many_pixels_whatever_the_size(cnn):
+    assert cnn.chunk_size(224, 224) == 32
+    assert cnn.chunk_size(448, 448) == 8
+    assert cnn.chunk_size(5000, 5000) == 1
+
+
+def layer_of(network, size, classes=1000):
+    torch.manual_seed(0)
+    seen = probe(network, torch.rand(1, 3, size, size))
+    return find_target_layer(seen.calls, classes)
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "layer"),
+    [
+        ("torchvision", "vgg11_bn", "features.27"),  # the ReLU, before the max pooling
+        ("torchvision", "alexnet", "features.11"),
+        ("torchvision", "squeezenet1_1", "features"),  # not the class maps of classifier.1
+        ("torchvision", "densenet121", "features"),
+        ("torchvision", "resnet18", "layer4"),
+        ("torchvision", "mobilenet_v2", "features"),
+        ("torchvision", "mobilenet_v3_small", "features"),
+        ("torchvision", "googlenet", "inception5b"),
+        ("torchvision", "shufflenet_v2_x0_5", "conv5"),
+        ("torchvision", "mnasnet0_5", "layers"),
+        ("timm", "tf_efficientnet_lite0", "bn2"),
+        ("timm", "densenet121", "features"),
+        ("timm", "mobilenetv3_small_050", "blocks"),
+        ("timm", "resnet10t", "layer4"),
+        ("timm", "vit_tiny_patch16_224", None),
+    ],
+)
+def test_target_layers(library, name, layer):
+    if library == "timm":
+        import timm
+
+        network = timm.create_model(name)
+    else:
+        from torchvision.models import get_model
+
+        options = {"init_weights": False} if name == "googlenet" else {}
+        network = get_model(name, weights=None, **options)
+    assert layer_of(network, 224 if "vit" in name or "vgg" in name else 128) == layer
+
+
+def test_vgg16_gives_its_last_activation_not_its_pooling():
+    from torchvision.models.vgg import cfgs, make_layers
+
+    class VGG16(nn.Module):  # without the 120 million weights of the classifier
+        def __init__(self):
+            super().__init__()
+            self.features = make_layers(cfgs["D"])
+            self.avgpool = nn.AdaptiveAvgPool2d(7)
+            self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(512 * 49, 10))
+
+        def forward(self, x):
+            return self.classifier(self.avgpool(self.features(x)))
+
+    assert layer_of(VGG16(), 64, classes=10) == "features.29"
+
+
+def test_functional_pooling_at_the_end_of_a_block_is_passed_over():
+    class Block(SmallCNN):
+        def __init__(self):
+            super().__init__()
+            self.block = Pooled(self.conv2)
+
+        def forward(self, x):
+            return self.fc(self.block(self.conv1(x)).mean(dim=(2, 3)))
+
+    class Pooled(nn.Module):
+        def __init__(self, conv):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x):
+            return nn.functional.max_pool2d(self.conv(x).relu(), 2)
+
+    network = Block()
+    assert layer_of(network, 16, classes=4) == "conv2"  # which is block.conv too
+
+
+def test_a_shared_activation_is_recorded_at_its_last_call_with_maps(noise):
+    class Shared(SmallCNN):
+        def forward(self, x):
+            x = self.act(self.conv2(self.act(self.conv1(x))))
+            return self.act(self.fc(x.mean(dim=(2, 3))))
+
+    torch.manual_seed(0)
+    classifier = relook.Classifier(Shared().double(), **OWN, input_size=16)
+    assert classifier.target_layer == "act"
+    [first] = classifier.first_looks(noise[:1])
+    assert first.activations.shape == (6, 4, 4)
+
+
+def test_class_maps_are_recognised_by_their_layer_not_by_their_number(noise):
+    """Six classes and six channels: the convolution that makes class maps is still told apart."""
+
+    class ClassMaps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+            self.classifier = nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+        def forward(self, x):
+            return self.classifier(self.features(x)).flatten(1)
+
+    assert layer_of(ClassMaps(), 16, classes=6) == "features"
+
+
+def test_a_layer_can_be_named(cnn, noise):
+    cnn.target_layer = "conv1"
+    assert cnn.target_layer == "conv1"
+    assert cnn.first_looks(noise[:1])[0].activations.shape == (8, 16, 16)
+
+
+def test_a_wrong_layer_gets_the_closest_names(cnn):
+    with pytest.raises(
+        relook.ModelError, match=r"layer 'conv3' is not in the network; closest: 'conv"
+    ):
+        cnn.target_layer = "conv3"
+    assert cnn.target_layer == "act"  # as before
+
+
+def test_a_layer_without_maps_is_refused(halves):
+    with pytest.raises(relook.ModelError, match=r"'pool' gives 3×1×1, .* for instance 'act'"):
+        halves.target_layer = "pool"
+    with pytest.raises(relook.ModelError, match=r"'fc' gives 2, .* for instance 'act'"):
+        halves.target_layer = "fc"
+
+
+def test_a_layer_that_is_never_called_is_refused():
+    network = HalvesNet()
+    network.spare = nn.Conv2d(3, 3, 1)
+    with pytest.raises(relook.ModelError, match="'spare' is never called"):
+        relook.Classifier(network, **OWN, input_size=4, target_layer="spare")
+
+
+def test_without_a_layer_looks_that_need_none_still_work():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    classifier = relook.Classifier(network, **OWN, input_size=4)
+    with pytest.raises(relook.ModelError, match="found no layer with maps larger than 1×1"):
+        relook.Corrector(classifier)
+    assert relook.Corrector(classifier, look="flip")(torch.rand(2, 3, 4, 4)).shape == (2, 3)
+
+
+def test_probing_leaves_no_trace():
+    network = random_cnn(batch_norm=True).train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    relook.Classifier(network, **OWN, input_size=16)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert network.training
+    assert all(p.grad is None for p in network.parameters())
+    assert all(not m._forward_hooks for m in network.modules())
+
+
+def test_a_densenets_in_place_relu_does_not_corrupt_the_maps():
+    """Its last ReLU is a function that overwrites the target layer's output."""
+    from torchvision.models import DenseNet
+
+    torch.manual_seed(0)
+    network = DenseNet(growth_rate=4, block_config=(2, 2), num_init_features=8, num_classes=5)
+    with torch.no_grad():
+        network.features.norm5.bias.fill_(-0.5)
+    classifier = relook.Classifier(network, **OWN, input_size=64)
+    assert classifier.target_layer == "features"
+    [first] = classifier.first_looks(torch.rand(1, 3, 64, 64))
+    assert float(first.activations.min()) < 0

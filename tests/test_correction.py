@@ -1,0 +1,331 @@
+"""The poster's equations with literal numbers, the gate, batches, and edge cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import relook
+from networks import HalvesNet, NaNNet, SmallCNN, counting_forwards, random_cnn
+from relook.classifier import check_pixels
+from relook.correction import corrected_probabilities, correction_term, gap
+from relook.looks import Flip, Mask, SecondLook, Views
+
+
+def as_image(pixels):
+    return (pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+
+
+def test_equations_with_literal_numbers():
+    y = torch.tensor([0.5, 0.25, 0.25])
+    weights = torch.tensor([[0.5, 0.5, 0.5], [0.25, 0.25, 0.25]])
+    answers = torch.tensor([[0.2, 0.4, 0.4], [0.0, 1.0, 0.0]])
+    r = correction_term(weights, answers)
+    torch.testing.assert_close(r, torch.tensor([0.1, 0.45, 0.2]))
+    # Y' = (0.6, 0.7, 0.45), which sums to 1 + 0.5 + 0.25.
+    expected = torch.tensor([0.6, 0.7, 0.45]) / 1.75
+    torch.testing.assert_close(corrected_probabilities(y, r), expected)
+
+
+def test_gap():
+    y = torch.tensor([0.05, 0.4, 0.3, 0.1, 0.08, 0.07])
+    assert float(gap(y, 2)) == pytest.approx(0.1)
+    assert float(gap(y, 5)) == pytest.approx(0.33)
+    assert float(gap(y[:3] / 0.75, 5)) == pytest.approx(0.35 / 0.75)  # of the last, where fewer
+
+
+def test_the_posters_correction_by_hand(halves, halves_pixels):
+    """Y = (3/4, 1/4); f(M_1) = (9/10, 1/10), f(M_2) = (1/2, 1/2), so Y' = (1.55, 0.45)."""
+    with counting_forwards(halves.network) as count:
+        correction = relook.Corrector(halves).correct(as_image(halves_pixels))
+    torch.testing.assert_close(correction.before, torch.tensor([0.75, 0.25]))
+    torch.testing.assert_close(correction.after, torch.tensor([0.775, 0.225]))
+    assert correction.classes.tolist() == [0, 1]
+    falling = torch.tensor([1, 0.75, 0.25, 0]).expand(4, 4)
+    torch.testing.assert_close(correction.maps, torch.stack([falling, falling.flip(1)]))
+    torch.testing.assert_close(correction.mask_images[0], halves_pixels * falling)
+    torch.testing.assert_close(
+        correction.mask_probabilities, torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+    )
+    assert (correction.forwards, correction.cost) == (5, 5.0)  # 1 + 2 live channels + 2
+    assert count == [5]
+    assert correction.corrected
+    assert not correction.changed
+
+
+def test_map_values_up_to_the_threshold_become_zero(halves, halves_pixels):
+    look = Mask(threshold=0.3)
+    correction = relook.Corrector(halves, look=look).correct(as_image(halves_pixels))
+    torch.testing.assert_close(correction.maps[0], torch.tensor([1, 0.75, 0, 0]).expand(4, 4))
+
+
+@pytest.mark.parametrize("fill", ["black", "mean"])
+def test_hidden_pixels_become_the_fill(halves_pixels, fill):
+    classifier = relook.Classifier(
+        HalvesNet(), mean=(0.5, 0.25, 1), std=(1, 1, 1), input_size=4
+    )
+    look = Mask(relook.ScoreCAM(fill=fill))
+    correction = relook.Corrector(classifier, look=look).correct(as_image(halves_pixels))
+    hidden = torch.tensor({"black": (0, 0, 0), "mean": (0.5, 0.25, 1)}[fill])
+    where = correction.maps[0] == 0
+    assert where.any()
+    for colour in range(3):
+        assert (correction.mask_images[0, colour][where] == hidden[colour]).all()
+
+
+def test_blur_keeps_the_colours_and_loses_the_detail(lite0, chelsea):
+    from relook.fills import fill_image
+
+    pixels = lite0.pixels(relook.images.open_image(chelsea))
+    blurred = fill_image("blur", pixels, lite0.mean)
+    torch.testing.assert_close(blurred.mean((1, 2)), pixels.mean((1, 2)), rtol=0.05, atol=0.02)
+    assert float(blurred.diff(dim=2).abs().mean()) < 0.25 * float(pixels.diff(dim=2).abs().mean())
+
+
+def test_flip_is_the_sum_of_both_answers(cnn, noise):
+    corrector = relook.Corrector(cnn, look="flip")
+    with counting_forwards(cnn.network) as count:
+        after = corrector(noise)
+    torch.testing.assert_close(after, (cnn(noise) + cnn(noise.flip(-1))) / 2)
+    assert count == [6 + 0]
+
+
+def test_flip_needs_no_maps(halves, halves_pixels):
+    correction = relook.Corrector(halves, look=Flip()).correct(as_image(halves_pixels))
+    assert correction.maps.shape == (0, 4, 4)
+    assert correction.mask_images.shape == (0, 3, 4, 4)
+    assert correction.mask_probabilities.shape == (0, 2)
+    assert (correction.forwards, correction.cost) == (2, 2.0)
+    torch.testing.assert_close(correction.after, torch.tensor([0.75, 0.25]))
+
+
+def test_a_look_of_ones_own_with_two_sizes_and_votes_for_one_class(cnn, noise):
+    """A view may have another size and weigh for some classes only; cost counts its area."""
+
+    class HalfSizeAndOwnVote:
+        needs_activations = False
+
+        def __call__(self, classifier, first, classes, progress=None):
+            one_vote = torch.zeros(1, 4, dtype=torch.float64)
+            one_vote[0, 2] = 3
+            every_vote = torch.ones(1, 4, dtype=torch.float64)
+            small = first.pixels[None, :, ::2, ::2]
+            views = (Views(small, one_vote), Views(first.pixels[None] * 0.5, every_vote))
+            nothing = first.pixels.new_zeros(0, 16, 16)
+            return SecondLook(views, nothing, nothing.new_zeros(0, 3, 16, 16))
+
+    after = relook.Corrector(cnn, look=HalfSizeAndOwnVote())(noise)
+    r = cnn(noise * 0.5)
+    r[:, 2] += 3 * cnn(noise[:, :, ::2, ::2])[:, 2]
+    expected = cnn(noise) + r
+    torch.testing.assert_close(after, expected / expected.sum(1, keepdim=True))
+    correction = relook.Corrector(cnn, look=HalfSizeAndOwnVote()).correct(as_image(noise[0]))
+    assert (correction.forwards, correction.cost) == (3, 2.25)
+
+
+@pytest.mark.parametrize("look", ["poster", "flip"])
+def test_batch_composition_changes_nothing(cnn, noise, look):
+    corrector = relook.Corrector(cnn, k=2, look=look)
+    together = corrector(noise)
+    alone = torch.cat([corrector(image[None]) for image in noise])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+    torch.testing.assert_close(corrector(noise.flip(0)), alone.flip(0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(together.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_an_empty_batch(cnn, noise):
+    assert relook.Corrector(cnn)(noise[:0]).shape == (0, 4)
+
+
+def test_each_image_of_a_batch_has_its_own_classes(halves, halves_pixels):
+    mirrored = halves_pixels[[1, 0, 2]]
+    both = relook.Corrector(halves, k=1)(torch.stack([halves_pixels, mirrored * 0.9]))
+    one = relook.Corrector(halves, k=1).correct(as_image(halves_pixels))
+    torch.testing.assert_close(both[0], one.after)
+
+
+def test_the_gate_leaves_a_sure_image_at_one_forward(halves, halves_pixels):
+    """The gap is 0.5 exactly, and only below the gate is looked again."""
+    for gate, forwards in [(0.5, 1), (0.51, 5), (0.0, 1), (None, 5)]:
+        with counting_forwards(halves.network) as count:
+            correction = relook.Corrector(halves, gate=gate).correct(as_image(halves_pixels))
+        assert (correction.forwards, count) == (forwards, [forwards])
+        assert correction.corrected is (forwards == 5)
+        if forwards == 1:
+            assert torch.equal(correction.after, correction.before)
+            assert correction.maps.shape == (0, 4, 4)
+            assert correction.classes.tolist() == [0, 1]
+
+
+def test_gate_works_image_by_image(halves, halves_pixels):
+    grey = torch.full((3, 4, 4), 0.5)
+    sure = torch.zeros(3, 4, 4)
+    sure[0] = 1
+    with counting_forwards(halves.network) as count:
+        after = relook.Corrector(halves, gate=0.6)(torch.stack([sure, halves_pixels, grey]))
+    torch.testing.assert_close(after[0], halves(sure[None])[0])
+    torch.testing.assert_close(after[1], torch.tensor([0.775, 0.225]))
+    assert count == [3 + 4]  # grey is unsure too, but all its maps are flat: nothing to ask
+
+
+def test_k_of_one_and_of_all_classes(cnn, noise):
+    for k in (1, 4):
+        with counting_forwards(cnn.network) as count:
+            correction = relook.Corrector(cnn, k=k).correct(as_image(noise[0]))
+        assert correction.k == k
+        assert correction.maps.shape == (k, 16, 16)
+        assert correction.mask_probabilities.shape == (k, 4)
+        assert count == [1 + 6 + k]
+        assert float(correction.after.sum()) == pytest.approx(1)
+
+
+def test_k_defaults_to_five_or_all(cnn, halves):
+    assert relook.Corrector(cnn).k == 4
+    assert relook.Corrector(halves).k == 2
+
+
+@pytest.mark.parametrize("k", [0, -1, 3])
+def test_k_out_of_range(halves, k):
+    with pytest.raises(relook.RelookError, match="k must be 1 to 2, the number of classes"):
+        relook.Corrector(halves, k=k)
+
+
+@pytest.mark.parametrize("gate", [-0.1, 1.5, float("nan")])
+def test_gate_out_of_range(halves, gate):
+    with pytest.raises(relook.RelookError, match="gate must be a gap from 0 to 1"):
+        relook.Corrector(halves, gate=gate)
+
+
+def test_a_flat_map_contributes_no_term_and_no_forward(halves):
+    """All of a grey image's channels are constant: nothing was found anywhere."""
+    grey = np.full((4, 4, 3), 128, np.uint8)
+    with counting_forwards(halves.network) as count:
+        correction = relook.Corrector(halves).correct(grey)
+    assert count == [1]
+    assert correction.corrected
+    torch.testing.assert_close(correction.after, correction.before)
+    assert not correction.maps.any()
+    assert correction.mask_images.shape == (2, 3, 4, 4)
+    assert not correction.mask_probabilities.any()
+    assert correction.forwards == 1
+
+
+def test_one_flat_map_among_others(halves, halves_pixels):
+    class OnlyTheSecond:
+        def __call__(self, classifier, first, classes, progress=None):
+            maps = torch.zeros(len(classes), 4, 4)
+            maps[1, 0, 0] = 1
+            return relook.attribution.AttributionMaps(maps, 0)
+
+    corrector = relook.Corrector(halves, look=Mask(OnlyTheSecond()))
+    correction = corrector.correct(as_image(halves_pixels))
+    assert correction.forwards == 2
+    assert not correction.mask_probabilities[0].any()
+    expected = correction.before + 0.25 * correction.mask_probabilities[1]
+    torch.testing.assert_close(correction.after, expected / expected.sum())
+
+
+def test_maps_without_a_pixel_above_the_threshold_are_flat(halves, halves_pixels):
+    class Faint:
+        def __call__(self, classifier, first, classes, progress=None):
+            return relook.attribution.AttributionMaps(torch.full((len(classes), 4, 4), 0.1), 0)
+
+    correction = relook.Corrector(halves, look=Mask(Faint())).correct(as_image(halves_pixels))
+    assert correction.forwards == 1
+
+
+def test_state_is_as_before(noise):
+    network = random_cnn(batch_norm=True)
+    network.train()
+    network.norm.eval()
+    network.conv1.weight.requires_grad_(False)
+    classifier = relook.Classifier(network, mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    after = relook.Corrector(classifier)(noise)
+    check_untouched(network, before)
+    assert not after.requires_grad
+    assert torch.is_grad_enabled()
+
+
+def check_untouched(network, before):
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name  # running statistics among them
+    assert network.training
+    assert network.act.training
+    assert not network.norm.training
+    assert not network.conv1.weight.requires_grad
+    assert network.conv2.weight.requires_grad
+    assert all(p.grad is None for p in network.parameters())
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in network.modules())
+
+
+def test_state_is_as_before_after_an_exception(noise):
+    class Breaks(SmallCNN):
+        fuse = 3
+
+        def forward(self, x):
+            Breaks.fuse -= 1
+            if Breaks.fuse < 0:
+                raise RuntimeError("half-way")
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    network = Breaks(batch_norm=True).double().train()
+    network.norm.eval()
+    network.conv1.weight.requires_grad_(False)
+    classifier = relook.Classifier(network, mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    corrector = relook.Corrector(classifier, look=Mask(relook.ScoreCAM(chunk=2)))
+    with pytest.raises(RuntimeError, match="half-way"):
+        corrector(noise)
+    check_untouched(network, before)
+
+
+def test_nan_names_the_image(tmp_path):
+    classifier = relook.Classifier(NaNNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4)
+    file = tmp_path / "blue.png"
+    Image.new("RGB", (4, 4), (0, 0, 255)).save(file)
+    with pytest.raises(relook.NotFiniteError, match=r"blue\.png: the network answered NaN"):
+        relook.Corrector(classifier).correct(file)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (torch.zeros(1, 3, 4, 4).byte(), "must be floats"),
+        (torch.zeros(3, 4, 4), "shape"),
+        (torch.zeros(1, 1, 4, 4), "shape"),
+        (torch.full((1, 3, 4, 4), -2.0), "before mean/std normalisation"),
+        (torch.full((1, 3, 4, 4), 255.0), "before mean/std normalisation"),
+        (torch.full((1, 3, 4, 4), float("nan")), r"must be in \[0, 1\]"),
+    ],
+)
+def test_pixels_that_are_none(pixels, message):
+    with pytest.raises(relook.RelookError, match=message):
+        check_pixels(pixels)
+
+
+def test_unknown_look(halves):
+    with pytest.raises(relook.RelookError, match="look 'blink' is unknown; choose one of poster"):
+        relook.Corrector(halves, look="blink")
+
+
+def test_a_corrector_is_a_module(halves, halves_pixels):
+    corrector = relook.Corrector(halves)
+    assert isinstance(corrector, nn.Module)
+    assert "classifier.network.fc.weight" in corrector.state_dict()
+    assert corrector.double()(halves_pixels[None]).dtype == torch.float64
+
+
+def test_json_of_a_correction(halves, halves_pixels):
+    row = relook.Corrector(halves).correct(as_image(halves_pixels)).to_json()
+    assert set(row) == {
+        "image", "model", "k", "corrected", "before", "after", "forwards", "cost", "seconds"
+    }  # fmt: skip
+    assert row["before"] == [
+        {"class": 0, "label": "red", "probability": pytest.approx(0.75)},
+        {"class": 1, "label": "green", "probability": pytest.approx(0.25)},
+    ]
