@@ -1,5 +1,9 @@
 """Shapes and types of the whole package are checked at run time in the tests, and only there."""
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # weights are never fetched: ask, and be told no at once
+
 from jaxtyping import install_import_hook
 
 with install_import_hook("relook", "typechecker.check"):

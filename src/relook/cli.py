@@ -62,12 +62,13 @@ Variant = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         import relook
 
         typer.echo(f"relook {relook.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

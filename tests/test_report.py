@@ -1,0 +1,119 @@
+"""What pictures and pages say of a correction."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import relook
+from relook.demo import photos, write_demo
+from relook.report import save_picture
+from relook.report.story import forwards_in_words, tell
+from relook.report.tiles import crop_tile, map_tile, photo_tile
+
+
+@pytest.fixture
+def correction(halves, halves_pixels):
+    image = (halves_pixels.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    return relook.Corrector(halves).correct(image), Image.fromarray(image)
+
+
+def test_the_story_of_a_correction(correction):
+    story = tell(*correction)
+    assert [(c.label, c.before, c.after) for c in story.classes] == [
+        ("red", pytest.approx(0.75), pytest.approx(0.775)),
+        ("green", pytest.approx(0.25), pytest.approx(0.225)),
+    ]
+    assert story.classes[0].change == pytest.approx(2.5)
+    assert [m.label for m in story.masks] == ["red", "green"]
+    assert [m.answer for m in story.masks] == ["red", "red"]
+    assert story.masks[0].answer_probability == pytest.approx(0.9)
+    assert story.forwards == "5 forwards = 1 + 2 for the maps + 2 views"
+    assert story.gap == pytest.approx(0.5)
+
+
+def test_forwards_in_words(halves, halves_pixels, correction):
+    _, image = correction
+    flip = relook.Corrector(halves, look="flip").correct(image)
+    assert forwards_in_words(flip) == "2 forwards = 1 + 1 view"
+    gated = relook.Corrector(halves, gate=0.1).correct(image)
+    assert forwards_in_words(gated) == "1 forward"
+
+
+def test_a_flat_map_is_said(halves):
+    grey = Image.new("RGB", (4, 4), (128, 128, 128))
+    story = tell(relook.Corrector(halves).correct(grey), grey)
+    assert [mask.answer for mask in story.masks] == [None, None]
+
+
+def test_no_more_than_ten_classes_are_shown(lite0, chelsea):
+    image = relook.images.open_image(chelsea)
+    look = relook.looks.Mask(relook.CAM())
+    story = tell(relook.Corrector(lite0, k=30, look=look).correct(image), image)
+    assert (len(story.masks), len(story.classes), story.left_out) == (10, 10, 20)
+
+
+def test_map_tile_colours_only_where_something_was_seen():
+    pixels = torch.full((3, 2, 2), 0.5)
+    tile = np.asarray(map_tile(pixels, torch.tensor([[0.0, 1.0], [0.0, 0.5]])))
+    assert tile[0, 0].tolist() == [128, 128, 128]
+    assert tile[0, 1, 0] > 200  # bright where the map is 1
+    assert int(tile[1, 1].max()) - int(tile[1, 1].min()) > 30
+
+
+def test_photo_tile_is_exact(halves_pixels):
+    assert np.array_equal(
+        np.asarray(photo_tile(halves_pixels)) / 255, halves_pixels.permute(1, 2, 0).numpy()
+    )
+
+
+def test_crop_tile_darkens_what_the_network_does_not_see():
+    image = Image.new("RGB", (720, 360), (200, 200, 200))
+    tile = crop_tile(image, (180, 0, 540, 360))
+    assert tile.size == (720, 360)
+    assert tile.getpixel((10, 180)) == pytest.approx((80, 80, 80), abs=1)
+    assert tile.getpixel((360, 180)) == (200, 200, 200)
+    assert crop_tile(image, (0, 0, 720, 360)).getpixel((10, 180)) == (200, 200, 200)
+
+
+@pytest.mark.parametrize("look", ["poster", "flip"])
+def test_pictures_of_every_kind_of_look(tmp_path, halves, correction, look):
+    result = relook.Corrector(halves, look=look).correct(correction[1])
+    save_picture(tell(result, correction[1]), tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        height = picture.height
+    assert height > (700 if look == "poster" else 250)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The demo as `relook demo` writes it."""
+    file = tmp_path_factory.mktemp("demo") / "deep" / "index.html"
+    told = []
+    write_demo(file, lambda *news: told.append(news))
+    return file.read_text(encoding="utf-8"), told
+
+
+def test_the_demo_page_is_self_contained(page):
+    html, _ = page
+    links = re.findall(r"""(?:src|href)=["']([^"']{0,40})|url\(([^)]{0,40})""", html)
+    assert links
+    assert all(link.startswith("data:image/jpeg;base64,") for link, _ in links)
+    assert "<script" not in html
+    assert "prefers-color-scheme: dark" in html
+    assert len(html) < 2_000_000
+
+
+def test_the_demo_page_tells_what_happened(page):
+    html, told = page
+    text = " ".join(re.sub(r"<[^>]+>", " ", html).split())
+    assert "tiger cat → Egyptian cat" in text
+    assert "459 forwards = 1 + 453 for the maps + 5 views" in text
+    assert "espresso · left as it is" in text
+    assert "538 answers fixed and 464 broken" in text
+    assert {name for name, _, _ in told} == {photo.name for photo in photos()}
+    assert ("chelsea.png", 453, 453) in told
