@@ -11,7 +11,7 @@ with install_import_hook("relook", "typechecker.check"):
     import relook.correction
     import relook.demo
     import relook.models
-    import relook.report  # noqa: F401
+    import relook.report
 
 import pytest
 import torch

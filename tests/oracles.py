@@ -47,7 +47,7 @@ def paper(network, pixels, activations, c, mean, std, fill):
         scores.append(network(normalise(masked, mean, std)[None])[0, c] - baseline)
         ups.append(up)
     alpha = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
-    total = sum(w * up for w, up in zip(alpha, ups)).clamp_min(0)
+    total = sum(w * up for w, up in zip(alpha, ups, strict=True)).clamp_min(0)
     return (total - total.min()) / (total.max() - total.min())
 
 
@@ -64,9 +64,9 @@ def torchcam(network, pixels, activations, c, mean, std):
     total = torch.einsum("k,kuv->uv", alpha, activations).clamp_min(0)
     total = total - total.min()
     total = total / (total.max() + 1e-8)
-    return F.interpolate(
-        total[None, None], pixels.shape[1:], mode="bilinear", align_corners=False
-    )[0, 0]
+    return F.interpolate(total[None, None], pixels.shape[1:], mode="bilinear", align_corners=False)[
+        0, 0
+    ]
 
 
 def gradcam(network, pixels, activations, c, mean, std):

@@ -66,7 +66,9 @@ def test_two_layers_after_pooling_are_refused(noise):
         TwoLayers().double(), mean=(0, 0, 0), std=(1, 1, 1), input_size=16
     )
     [first] = classifier.first_looks(noise[:1])
-    with pytest.raises(relook.ModelError, match="CAM needs a network that ends with global average"):
+    with pytest.raises(
+        relook.ModelError, match="CAM needs a network that ends with global average"
+    ):
         relook.CAM()(classifier, first, torch.tensor([0]))
 
 

@@ -74,13 +74,15 @@ def test_half_precision_nan_says_what_to_do():
     network = HalvesNet().half()
     with torch.no_grad():
         network.fc.bias[0] = float("inf")
-    with pytest.raises(relook.NotFiniteError, match="float16 may be too narrow .* try float32"):
+    with pytest.raises(relook.NotFiniteError, match=r"float16 may be too narrow .* try float32"):
         relook.Classifier(network, **OWN, input_size=4)
 
 
 def test_an_input_size_that_the_network_fails_on():
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, 2))
-    with pytest.raises(relook.ModelError, match="fails on an input of 1×3×9×9 .* check input_size"):
+    with pytest.raises(
+        relook.ModelError, match=r"fails on an input of 1×3×9×9 .* check input_size"
+    ):
         relook.Classifier(network, **OWN, input_size=9)
 
 

@@ -196,7 +196,9 @@ def test_options_reach_the_look(photo):
 
 
 def test_pictures(tmp_path, chelsea):
-    result = relook("predict", chelsea, "--attribution", "cam", "--output", tmp_path / "deep" / "out")
+    result = relook(
+        "predict", chelsea, "--attribution", "cam", "--output", tmp_path / "deep" / "out"
+    )
     assert result.exit_code == 0
     with Image.open(tmp_path / "deep" / "out" / "chelsea.png") as picture:
         assert picture.format == "PNG"

@@ -64,9 +64,7 @@ def test_map_values_up_to_the_threshold_become_zero(halves, halves_pixels):
 
 @pytest.mark.parametrize("fill", ["black", "mean"])
 def test_hidden_pixels_become_the_fill(halves_pixels, fill):
-    classifier = relook.Classifier(
-        HalvesNet(), mean=(0.5, 0.25, 1), std=(1, 1, 1), input_size=4
-    )
+    classifier = relook.Classifier(HalvesNet(), mean=(0.5, 0.25, 1), std=(1, 1, 1), input_size=4)
     look = Mask(relook.ScoreCAM(fill=fill))
     correction = relook.Corrector(classifier, look=look).correct(as_image(halves_pixels))
     hidden = torch.tensor({"black": (0, 0, 0), "mean": (0.5, 0.25, 1)}[fill])

@@ -44,9 +44,7 @@ def network(request):
 
 
 def maps_and_activations(network, pixels, classes, method):
-    classifier = relook.Classifier(
-        network, mean=MEAN, std=STD, input_size=16, target_layer="act"
-    )
+    classifier = relook.Classifier(network, mean=MEAN, std=STD, input_size=16, target_layer="act")
     [first] = classifier.first_looks(pixels[None])
     return method(classifier, first, torch.tensor(classes)).maps, first.activations
 

@@ -91,7 +91,7 @@ class Classifier(nn.Module):
                 or has no maps; the labels do not match the classes.
         """
         super().__init__()
-        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        size = (input_size, input_size) if isinstance(input_size, int) else input_size
         if outputs not in ("logits", "probabilities"):
             raise ModelError(f'outputs must be "logits" or "probabilities", not {outputs!r}')
         if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
@@ -225,7 +225,7 @@ class Classifier(nn.Module):
         return _at_least_float32(outputs)
 
     def probabilities(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """f without the checks of `forward`, for loops that check once at their end. One batch."""
+        """F without the checks of `forward`, for loops that check once at their end. One batch."""
         return self._to_probabilities(self.outputs(pixels))
 
     def chunk_size(self, height: int, width: int) -> int:

@@ -43,9 +43,7 @@ def correction_term(
     return (weights * answers).sum(dim=0)
 
 
-def corrected_probabilities(
-    y: Float[Tensor, " c"], r: Float[Tensor, " c"]
-) -> Float[Tensor, " c"]:
+def corrected_probabilities(y: Float[Tensor, " c"], r: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
     """Y' = Y + R, divided by its sum: the same order, and probabilities again."""
     corrected = y + r
     return corrected / corrected.sum()
@@ -201,7 +199,7 @@ class Corrector(nn.Module):
         """
         check_pixels(pixels)
         if not len(pixels):
-            return self.classifier(pixels)
+            return pixels.new_zeros(0, len(self.classifier.labels))
         return torch.stack([answer.after for answer in self._answers(pixels)])
 
     @torch.no_grad()
@@ -267,7 +265,7 @@ class Corrector(nn.Module):
         return self.gate is None or bool(gap(first.probabilities) < self.gate)
 
     def _ask(self, batches: Sequence[Views]) -> list[Tensor]:
-        """f of every view, in order; views of one size go through the network together."""
+        """F of every view, in order; views of one size go through the network together."""
         answers: dict[int, Tensor] = {}
         sizes = {views.pixels.shape[-2:] for views in batches}
         for size in sizes:
@@ -313,7 +311,7 @@ def _no_second_look(pixels: Tensor) -> SecondLook:
 
 
 def _mask_probabilities(answer: _Answer, count: int) -> Tensor:
-    """f of each mask image, in the order of the classes; zeros where it was not asked."""
+    """F of each mask image, in the order of the classes; zeros where it was not asked."""
     rows = answer.after.new_zeros(count, len(answer.after))
     if answer.second is not None:
         for views, asked in zip(answer.second.views, answer.view_answers, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import relook
@@ -51,9 +52,7 @@ def write_demo(file: Path, progress: Callable[[str, int, int], None]) -> None:
     stories = []
     for photo in chosen:
         progress(photo.name, 0, 1)
-        correction = corrector.correct(
-            photo, lambda done, total, name=photo.name: progress(name, done, total)
-        )
+        correction = corrector.correct(photo, partial(progress, photo.name))
         progress(photo.name, 1, 1)
         stories.append(tell(correction, open_image(photo)))
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,12 @@ def check_fill(fill: str) -> None:
 
 def fill_image(
     fill: str, pixels: Float[Tensor, "3 h w"], mean: tuple[float, ...]
-) -> Float[Tensor, "3 #h #w"]:
+) -> Float[
+    Tensor,
+    (
+        3  # h #w
+    ),
+]:
     """What stands where nothing of `pixels` is kept, in [0, 1], of a shape that broadcasts.
 
     "black": pixel value 0. "mean": the dataset mean, which is what multiplying the
@@ -40,13 +45,19 @@ def fill_image(
         return pixels.new_tensor(mean).reshape(3, 1, 1)
     sigma = max(_BLUR_SIGMA * min(pixels.shape[-2:]), 0.5)
     radius = min(int(3 * sigma + 0.5), min(pixels.shape[-2:]) - 1)
-    return gaussian_blur(pixels, [2 * radius + 1, 2 * radius + 1], [sigma, sigma]).clamp(0, 1)
+    blurred: Tensor = gaussian_blur(pixels, [2 * radius + 1] * 2, [sigma, sigma])
+    return blurred.clamp(0, 1)
 
 
 def hide(
     pixels: Float[Tensor, "3 h w"],
     keep: Float[Tensor, "n h w"],
-    hidden: Float[Tensor, "3 #h #w"],
+    hidden: Float[
+        Tensor,
+        (
+            3  # h #w
+        ),
+    ],
 ) -> Float[Tensor, "n 3 h w"]:
     """M = X ⊙ L + fill ⊙ (1 − L): one image for each map of what to keep."""
     # Written as fill + L ⊙ (X − fill): one pass, and exactly X ⊙ L where the fill is black.

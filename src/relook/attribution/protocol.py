@@ -48,9 +48,7 @@ class Attribution(Protocol):
 def activations_of(first: FirstLook) -> Float[Tensor, "k u v"]:
     """The target layer's maps, or a ValueError if the first look was taken without them."""
     if first.activations is None:
-        raise ValueError(
-            "this first look has no activation maps: take it with activations=True"
-        )
+        raise ValueError("this first look has no activation maps: take it with activations=True")
     return first.activations
 
 

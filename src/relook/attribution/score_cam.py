@@ -175,7 +175,7 @@ class ScoreCAM:
         classes: Int[Tensor, " c"],
         progress: Progress | None,
     ) -> Float[Tensor, "c k"]:
-        """alpha before any softmax: one masked forward a channel, all classes from each."""
+        """Alpha before any softmax: one masked forward a channel, all classes from each."""
         recipe = _RECIPES[self.variant]
         ask = classifier.probabilities if recipe.score == "probability" else classifier.outputs
         hidden = fill_image(self.hidden_as, first.pixels, classifier.mean)

@@ -19,6 +19,7 @@ class Flip:
 
     @property
     def needs_activations(self) -> bool:
+        """A mirror image needs no map."""
         return False
 
     def __call__(

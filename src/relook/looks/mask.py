@@ -23,8 +23,8 @@ class Mask:
 
     Attributes:
         attribution: where a class was seen.
-        fill: what a hidden pixel becomes: "black", "mean" or "blur"; None is what the
-            attribution hides with, so that both hide alike.
+        fill: what a hidden pixel becomes: "black", "mean" or "blur"; None is what
+            Score-CAM hides with, so that both hide alike, and "black" for other attributions.
         threshold: map values ≤ threshold become 0.
     """
 
@@ -40,7 +40,15 @@ class Mask:
 
     @property
     def needs_activations(self) -> bool:
+        """Attribution is made of the target layer's maps."""
         return True
+
+    @property
+    def hidden_as(self) -> str:
+        """The fill that is used."""
+        if self.fill is None and isinstance(self.attribution, ScoreCAM):
+            return self.attribution.hidden_as
+        return self.fill or "black"
 
     def __call__(
         self,
@@ -52,8 +60,8 @@ class Mask:
         """One mask image a class, and a view of each that shows anything."""
         seen = self.attribution(classifier, first, classes, progress)
         maps = seen.maps.masked_fill(seen.maps <= self.threshold, 0).to(first.pixels.dtype)
-        fill = self.fill or getattr(self.attribution, "hidden_as", "black")
-        images = hide(first.pixels, maps, fill_image(fill, first.pixels, classifier.mean))
+        hidden = fill_image(self.hidden_as, first.pixels, classifier.mean)
+        images = hide(first.pixels, maps, hidden)
         found = maps.flatten(1).any(dim=1).nonzero().squeeze(1)
         weights = first.probabilities[classes[found]]
         views = Views(

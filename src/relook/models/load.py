@@ -20,9 +20,7 @@ _SOURCES: dict[str, Callable[[str, bool, Path | None], Classifier]] = {
     "torchvision": torchvision.load,
 }
 
-_DTYPES = {
-    name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")
-}
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 
 
 def load(
@@ -73,11 +71,11 @@ def _move(
 ) -> None:
     if isinstance(dtype, str) and dtype not in _DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
-    wanted = _DTYPES[dtype] if isinstance(dtype, str) else dtype
+    wanted: torch.dtype | None = _DTYPES[dtype] if isinstance(dtype, str) else dtype
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        classifier.network.to(device, wanted, memory_format=torch.channels_last)
+        classifier.network.to(device, wanted).to(memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"device {str(device)!r} cannot be used here ({reason})") from error

@@ -41,7 +41,7 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
 
 
 def create(name: str, classes: int | None = None, pretrained: bool = False) -> nn.Module:
-    """timm's network, with another number of classes where one is given."""
+    """Timm's network, with another number of classes where one is given."""
     options = {} if classes is None else {"num_classes": classes}
     network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     return network
@@ -68,7 +68,7 @@ def classifier_of(network: nn.Module) -> Classifier:
 
 
 def geometry_of(config: dict[str, Any], size: tuple[int, int]) -> Geometry:
-    """timm's evaluation transform, in its own whole-pixel arithmetic."""
+    """Timm's evaluation transform, in its own whole-pixel arithmetic."""
     mode = config["crop_mode"] or "center"
     if mode == "center":
         return Geometry.centre(size, config["crop_pct"], config["interpolation"])

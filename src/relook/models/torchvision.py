@@ -60,8 +60,7 @@ def _weights(base: str, suffix: str) -> WeightsEnum:
         weights: WeightsEnum = known[suffix or "DEFAULT"]
     except KeyError:
         raise ModelError(
-            f"torchvision/{base} has no weights {suffix!r}; it has: "
-            + ", ".join(known.__members__)
+            f"torchvision/{base} has no weights {suffix!r}; it has: " + ", ".join(known.__members__)
         ) from None
     return weights
 
