@@ -167,7 +167,8 @@ def layer_of(network, size, classes=1000):
         ("timm", "densenet121", "features"),
         ("timm", "mobilenetv3_small_050", "blocks"),
         ("timm", "resnet10t", "layer4"),
-        ("timm", "vit_tiny_patch16_224", None),
+        ("timm", "vit_tiny_patch16_224", None),  # tokens
+        ("timm", "swin_tiny_patch4_window7_224", None),  # channels last
     ],
 )
 def test_target_layers(library, name, layer):
@@ -180,7 +181,7 @@ def test_target_layers(library, name, layer):
 
         options = {"init_weights": False} if name == "googlenet" else {}
         network = get_model(name, weights=None, **options)
-    assert layer_of(network, 224 if "vit" in name or "vgg" in name else 128) == layer
+    assert layer_of(network, 224 if name[:3] in ("vit", "vgg", "swi") else 128) == layer
 
 
 def test_vgg16_gives_its_last_activation_not_its_pooling():

@@ -272,8 +272,8 @@ class Classifier(nn.Module):
             ) from error
         classes = self._check_outputs(seen.outputs)
         if layer is None:
-            return classes, find_target_layer(seen.calls, classes)
-        check_layer(self.network, seen.calls, layer, classes)
+            return classes, find_target_layer(seen.calls, classes, height / width)
+        check_layer(self.network, seen.calls, layer, classes, height / width)
         return classes, layer
 
     def _check_outputs(self, outputs: object) -> int:

@@ -112,12 +112,19 @@ def probe(network: nn.Module, inputs: Tensor) -> Probe:
     return Probe(outputs.detach() if isinstance(outputs, Tensor) else outputs, tuple(calls))
 
 
-def find_target_layer(calls: tuple[_Call, ...], classes: int) -> str | None:
+def find_target_layer(
+    calls: tuple[_Call, ...], classes: int, aspect: float = 1.0
+) -> str | None:
     """The last layer with maps larger than 1×1 before pooling, after its activation function.
 
     Of the modules that return the very same maps (a block and its last activation) the outermost
     is named. Maps with one channel a class, which a 1×1 convolution makes in place of a fully
     connected layer, are not activation maps but class maps, and are passed over.
+
+    Args:
+        calls: of a probing forward.
+        classes: how many the network tells apart.
+        aspect: height / width of the network's input.
 
     Returns:
         The layer's name, or None where there is none: nothing has maps, or the network turns
@@ -127,9 +134,9 @@ def find_target_layer(calls: tuple[_Call, ...], classes: int) -> str | None:
     last_call = {call.name: index for index, call in enumerate(calls) if has_space(call.output)}
     for index in reversed(range(before_classes)):
         call = calls[index]
+        if _is_tokens(call.output, aspect):
+            return None
         if not has_space(call.output):
-            if _is_tokens(call.output):
-                return None
             continue
         same = [i for i in range(before_classes) if calls[i].key == call.key]
         if calls[same[0]].pools:
@@ -149,14 +156,27 @@ def _before_class_maps(calls: tuple[_Call, ...], classes: int) -> int:
     return len(calls)
 
 
-def _is_tokens(output: Tensor) -> bool:
-    return output.ndim == 3 and output.shape[1] > 1 and output.shape[2] > 1
+def _is_tokens(output: Tensor, aspect: float) -> bool:
+    """Whether the features are no (channels, height, width) any more.
+
+    A sequence of tokens has three dimensions; maps with the channels last, read with the channels
+    first, have an aspect that no image of this input has.
+    """
+    if output.ndim == 3:
+        return output.shape[1] > 1 and output.shape[2] > 1
+    if output.ndim == 4:
+        height, width = output.shape[2:]
+        # Rounding in strided layers leaves ±1 on each side.
+        return (height + 1) < aspect * (width - 1) or (height - 1) > aspect * (width + 1)
+    return False
 
 
-def check_layer(network: nn.Module, calls: tuple[_Call, ...], layer: str, classes: int) -> None:
+def check_layer(
+    network: nn.Module, calls: tuple[_Call, ...], layer: str, classes: int, aspect: float = 1.0
+) -> None:
     """Raise ModelError, with what to pass instead, if `layer` gives no maps larger than 1×1."""
     names = [name for name, _ in network.named_modules() if name]
-    found = find_target_layer(calls, classes)
+    found = find_target_layer(calls, classes, aspect)
     instead = f"; pass another, for instance {found!r}" if found else "; pass another"
     if layer not in names:
         close = difflib.get_close_matches(layer, names, n=3, cutoff=0.4)
