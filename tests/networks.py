@@ -87,6 +87,15 @@ def make_module():
     return HalvesNet()
 
 
+def make_grey():
+    """For `module:function`: a random network whose dataset mean is a grey."""
+    import relook
+
+    return relook.Classifier(
+        random_cnn(torch.float32), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), input_size=16
+    )
+
+
 class NaNNet(HalvesNet):
     """NaN for any image with a bright blue pixel."""
 

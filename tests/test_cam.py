@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import relook
-from networks import SmallCNN, counting_forwards, random_cnn
+from networks import HalvesNet, SmallCNN, counting_forwards, random_cnn
 
 
 def test_literal_maps(halves, halves_pixels):
@@ -70,6 +70,16 @@ def test_two_layers_after_pooling_are_refused(noise):
         relook.ModelError, match="CAM needs a network that ends with global average"
     ):
         relook.CAM()(classifier, first, torch.tensor([0]))
+
+
+def test_a_softmax_at_the_end_of_the_network_is_recognised(halves_pixels):
+    network = nn.Sequential(HalvesNet(), nn.Softmax(dim=1))
+    classifier = relook.Classifier(
+        network, mean=(0, 0, 0), std=(1, 1, 1), input_size=4, outputs="probabilities"
+    )
+    [first] = classifier.first_looks(halves_pixels[None])
+    maps = relook.CAM()(classifier, first, torch.tensor([0])).maps
+    torch.testing.assert_close(maps[0], torch.tensor([1, 0.75, 0.25, 0]).expand(4, 4))
 
 
 def test_half_precision_is_recognised(noise):

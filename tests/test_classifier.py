@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -27,6 +29,14 @@ def test_it_normalises(noise):
     ).view(3, 1, 1).double()
     expected = network.eval()(inputs).softmax(1)
     torch.testing.assert_close(classifier(noise), expected, rtol=0, atol=1e-7)
+
+
+def test_a_float64_network_gets_float64_inputs(noise):
+    classifier = relook.Classifier(
+        random_cnn(), mean=(0.1, 0.2, 0.3), std=(0.7, 0.7, 0.7), input_size=16
+    )
+    answers = classifier(noise.float())
+    torch.testing.assert_close(answers, classifier(noise.float().double()), rtol=0, atol=1e-14)
 
 
 def test_outputs_that_are_probabilities_get_no_softmax(halves_pixels):
@@ -139,8 +149,8 @@ def test_more_images_than_a_chunk(cnn, noise, monkeypatch):
 
 
 def test_chunks_hold_as_many_pixels_whatever_the_size(cnn):
-    assert cnn.chunk_size(224, 224) == 32
-    assert cnn.chunk_size(448, 448) == 8
+    assert cnn.chunk_size(224, 224) == 16
+    assert cnn.chunk_size(448, 448) == 4
     assert cnn.chunk_size(5000, 5000) == 1
 
 
@@ -204,12 +214,12 @@ def test_functional_pooling_at_the_end_of_a_block_is_passed_over():
     class Block(SmallCNN):
         def __init__(self):
             super().__init__()
-            self.block = Pooled(self.conv2)
+            self.block = Shrinks(self.conv2)
 
         def forward(self, x):
             return self.fc(self.block(self.conv1(x)).mean(dim=(2, 3)))
 
-    class Pooled(nn.Module):
+    class Shrinks(nn.Module):
         def __init__(self, conv):
             super().__init__()
             self.conv = conv
@@ -232,6 +242,20 @@ def test_a_shared_activation_is_recorded_at_its_last_call_with_maps(noise):
     assert classifier.target_layer == "act"
     [first] = classifier.first_looks(noise[:1])
     assert first.activations.shape == (6, 4, 4)
+
+
+def test_a_shared_activation_that_is_called_on_class_maps_later_is_not_the_layer():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3)
+            self.act = nn.ReLU()
+            self.last = nn.Conv2d(6, 4, 1)
+
+        def forward(self, x):
+            return self.act(self.last(self.act(self.conv(x)))).mean(dim=(2, 3))
+
+    assert layer_of(Shared(), 16, classes=4) == "conv"
 
 
 def test_class_maps_are_recognised_by_their_layer_not_by_their_number(noise):
@@ -275,6 +299,107 @@ def test_a_layer_that_is_never_called_is_refused():
     network.spare = nn.Conv2d(3, 3, 1)
     with pytest.raises(relook.ModelError, match="'spare' is never called"):
         relook.Classifier(network, **OWN, input_size=4, target_layer="spare")
+
+
+def test_a_named_layer_with_channels_last_is_refused():
+    class ChannelsLast(SmallCNN):
+        def __init__(self):
+            super().__init__(channels=12)
+            self.norm = nn.LayerNorm(12)
+
+        def forward(self, x):
+            x = self.norm(self.conv2(self.conv1(x)).permute(0, 2, 3, 1))
+            return self.fc(x.mean(dim=(1, 2)))
+
+    with pytest.raises(relook.ModelError, match=r"'norm' gives 4×4×12, which are tokens or have"):
+        relook.Classifier(ChannelsLast(), **OWN, input_size=16, target_layer="norm")
+    classifier = relook.Classifier(ChannelsLast(), **OWN, input_size=16)
+    with pytest.raises(relook.ModelError, match=r"for instance 'conv1' .*, 'conv2' \(12×4×4\)"):
+        _ = classifier.target_layer
+
+
+def test_class_maps_with_normalisation_or_a_temperature_after_them():
+    class ClassMaps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+            self.head = nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+            self.temperature = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.head(self.features(x)).mean(dim=(2, 3)) / self.temperature
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = ClassMaps()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    assert layer_of(Wrapped(), 16, classes=4) == "inner.features"
+
+
+def test_a_block_is_not_a_pooling_for_its_name():
+    class PoolFormerBlock(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(6, 6, 1)
+
+        def forward(self, x):
+            return x + self.conv(x)
+
+    class Blocks(SmallCNN):
+        def __init__(self):
+            super().__init__()
+            self.block = PoolFormerBlock()
+
+        def forward(self, x):
+            return self.fc(self.block(self.conv2(self.conv1(x))).mean(dim=(2, 3)))
+
+    assert layer_of(Blocks(), 16, classes=4) == "block"
+
+
+def test_means_of_pixels_up_to_255_are_refused():
+    with pytest.raises(relook.ModelError, match="divide mean and std by 255"):
+        relook.Classifier(HalvesNet(), mean=(123, 116, 103), std=(58, 57, 57), input_size=4)
+
+
+def test_torchscript_is_refused():
+    scripted = torch.jit.trace(HalvesNet().eval(), torch.rand(1, 3, 4, 4))
+    with pytest.raises(relook.ModelError, match="TorchScript, which does not show"):
+        relook.Classifier(scripted, **OWN, input_size=4)
+
+
+def test_inference_mode(noise):
+    with torch.inference_mode():
+        made_inside = HalvesNet()
+    with pytest.raises(relook.ModelError, match="make it outside"):
+        relook.Classifier(made_inside, **OWN, input_size=4)
+    network = random_cnn()
+    with torch.inference_mode():
+        classifier = relook.Classifier(network, **OWN, input_size=16)
+        answers = relook.Corrector(classifier)(noise)
+    assert classifier.target_layer == "act"
+    torch.testing.assert_close(answers.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_probing_keeps_no_activations():
+    """Two gigabytes pass through this network; at no time are more than a few maps alive."""
+    alive: set[int] = set()
+    most = [0]
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            y = x * 1.0
+            alive.add(id(y))
+            weakref.finalize(y, alive.discard, id(y))
+            most[0] = max(most[0], len(alive))
+            return y
+
+    network = nn.Sequential(*[Watched() for _ in range(20)], HalvesNet())
+    relook.Classifier(network, **OWN, input_size=4)
+    assert most[0] <= 3
 
 
 def test_without_a_layer_looks_that_need_none_still_work():

@@ -109,7 +109,10 @@ def test_one_bad_file_among_many_loses_nothing(tmp_path, photo):
         "predict", photo, tmp_path / "empty.jpg", photo, *HALVES, "--output", tmp_path / "out"
     )
     assert result.exit_code == 1
-    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["photo-2.png", "photo.png"]
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
+        "photo-2.relook.png",
+        "photo.relook.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_bad_images_get_one_line(tmp_path, make, message):
         ([*HALVES, "--attribution", "cam", "--variant", "paper"], "CAM has none"),
         ([*HALVES, "--device", "gpu"], "device 'gpu' cannot be used here"),
         ([*HALVES, "--dtype", "int8"], "dtype 'int8' is unknown"),
-        ([*HALVES, "--output", __file__], "is a file; --output names a folder"),
+        ([*HALVES, "--output", __file__], "--output names a folder"),
         (["--nonsense"], "No such option"),
     ],
 )
@@ -195,15 +198,46 @@ def test_options_reach_the_look(photo):
     )
 
 
+@pytest.mark.parametrize("attribution", ["scorecam", "cam"])
+def test_fill_reaches_the_mask_images(photo, attribution):
+    args = ["predict", photo, "--model", "networks:make_grey", "--json"]
+    args += ["--attribution", attribution]
+    afters = [
+        json.loads(relook(*args, "--fill", fill).stdout)["after"][0]["probability"]
+        for fill in ("black", "mean", "blur")
+    ]
+    assert len({round(after, 5) for after in afters}) == 3
+
+
+def test_variant_reaches_score_cam(photo):
+    args = ["predict", photo, "--model", "networks:make_grey", "--json", "--variant"]
+    afters = [json.loads(relook(*args, v).stdout)["after"][0]["probability"] for v in VARIANTS]
+    assert len({round(after, 6) for after in afters}) > 2
+
+
 def test_pictures(tmp_path, chelsea):
     result = relook(
         "predict", chelsea, "--attribution", "cam", "--output", tmp_path / "deep" / "out"
     )
     assert result.exit_code == 0
-    with Image.open(tmp_path / "deep" / "out" / "chelsea.png") as picture:
+    with Image.open(tmp_path / "deep" / "out" / "chelsea.relook.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
         assert len(set(picture.convert("RGB").resize((60, 40)).get_flattened_data())) > 200
+
+
+def test_output_beside_the_images_leaves_them_alone(photo):
+    before = photo.read_bytes()
+    assert relook("predict", photo, *HALVES, "--output", photo.parent).exit_code == 0
+    assert photo.read_bytes() == before
+    assert photo.with_name("photo.relook.png").exists()
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (2, 5000), (20_000, 20)])
+def test_very_wide_and_very_tall_images(tmp_path, size):
+    Image.new("RGB", size, (255, 0, 0)).save(tmp_path / "strip.png")
+    result = relook("predict", tmp_path / "strip.png", *HALVES, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_help_names_every_choice():

@@ -83,6 +83,17 @@ def test_blur_keeps_the_colours_and_loses_the_detail(lite0, chelsea):
     assert float(blurred.diff(dim=2).abs().mean()) < 0.25 * float(pixels.diff(dim=2).abs().mean())
 
 
+def test_blur_is_a_gaussian_of_a_twentieth_of_the_side():
+    """Five pixels beyond a step edge, sigma 5.05: the normal distribution's 0.839."""
+    from relook.fills import fill_image
+
+    step = torch.zeros(3, 101, 101)
+    step[:, :, 50:] = 1
+    blurred = fill_image("blur", step, (0.0, 0.0, 0.0))
+    expected = torch.distributions.Normal(0.0, 5.05).cdf(torch.tensor([-4.5, 0.5, 5.5]))
+    torch.testing.assert_close(blurred[0, 50, [45, 50, 55]], expected, rtol=0, atol=0.01)
+
+
 def test_flip_is_the_sum_of_both_answers(cnn, noise):
     corrector = relook.Corrector(cnn, look="flip")
     with counting_forwards(cnn.network) as count:
@@ -139,10 +150,13 @@ def test_an_empty_batch(cnn, noise):
 
 
 def test_each_image_of_a_batch_has_its_own_classes(halves, halves_pixels):
-    mirrored = halves_pixels[[1, 0, 2]]
-    both = relook.Corrector(halves, k=1)(torch.stack([halves_pixels, mirrored * 0.9]))
-    one = relook.Corrector(halves, k=1).correct(as_image(halves_pixels))
-    torch.testing.assert_close(both[0], one.after)
+    green = torch.zeros(3, 4, 4)
+    green[1, :, :2], green[1, :, 2:] = 1, 0.9
+    assert halves(torch.stack([halves_pixels, green])).argmax(1).tolist() == [0, 1]
+    corrector = relook.Corrector(halves, k=1)
+    together = corrector(torch.stack([halves_pixels, green]))
+    alone = [corrector(image[None])[0] for image in (halves_pixels, green)]
+    torch.testing.assert_close(together, torch.stack(alone))
 
 
 def test_the_gate_leaves_a_sure_image_at_one_forward(halves, halves_pixels):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -154,6 +157,52 @@ def test_truncated(tmp_path, suffix):
     cut.write_bytes(whole.read_bytes()[:2000])
     with pytest.raises(relook.ImageError, match=r"cut\.\w+: the image data is damaged or cut off"):
         open_image(cut)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "ppm", "dds", "sgi", "qoi", "gif", "webp", "tif"])
+def test_damage_of_any_kind_is_an_image_error_or_an_image(tmp_path, suffix):
+    """Bytes turned at random: read all the same, or one line for people, never a traceback."""
+    rng = np.random.default_rng(0)
+    whole = tmp_path / f"whole.{suffix}"
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(whole)
+    content = np.frombuffer(whole.read_bytes(), np.uint8)
+    errors = []
+    for _ in range(60):
+        damaged = content.copy()
+        damaged[rng.integers(0, min(len(content), 120), 3)] = rng.integers(0, 256, 3)
+        (tmp_path / "damaged").write_bytes(damaged.tobytes())
+        try:
+            open_image(tmp_path / "damaged")
+        except relook.ImageError as error:
+            errors.append(str(error))
+    assert errors
+    assert all("damaged" in error for error in errors)
+
+
+def test_names_that_the_system_refuses():
+    with pytest.raises(relook.ImageError, match=r"cannot be read .* check the path"):
+        open_image("x" * 300)
+    with pytest.raises(relook.ImageError, match=r"cannot be read .* check the path"):
+        open_image("nul\0byte.png")
+
+
+def test_pipes_are_read(tmp_path):
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "red.png")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = (tmp_path / "red.png").read_bytes()
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    assert first_pixel(pipe) == RED
+    writer.join()
+
+
+def test_a_lazily_opened_truncated_image(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    with Image.open(tmp_path / "cut.png") as opened, pytest.raises(relook.ImageError):
+        open_image(opened)
 
 
 def test_decompression_bomb(tmp_path, monkeypatch):

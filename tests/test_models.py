@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_torchvision_weights_settle_the_preprocessing():
         ("timm/resnet1018", "is not one of timm .*closest: .*timm/resnet101"),
         ("torchvision/resnet1018", "is not a classifier of torchvision; closest:"),
         ("torchvision/fcn_resnet50", "is not a classifier of torchvision"),
+        ("timm/resnet10t.nonsense", "'timm/resnet10t' has no weights 'nonsense'; it has: c3_in1k"),
         ("torchvision/resnet18.V9", "has no weights 'V9'; it has: IMAGENET1K_V1, DEFAULT"),
         ("no_such_module:make", "cannot import 'no_such_module'"),
         ("networks:no_such_function", "networks has no function 'no_such_function'"),
@@ -99,6 +101,45 @@ def test_torchvision_weights_settle_the_preprocessing():
 def test_names_that_cannot_be_loaded(name, message):
     with pytest.raises(relook.ModelError, match=message):
         relook.load(name)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def make(:", "cannot import 'users_net' \\(SyntaxError"),
+        (
+            "raise FileNotFoundError('w.pth')",
+            "cannot import 'users_net' \\(FileNotFoundError: w.pth",
+        ),
+        ("def make(): return 1 / 0", "the function failed \\(ZeroDivisionError"),
+        ("def make(size): pass", "the function failed \\(TypeError"),
+    ],
+)
+def test_failing_functions_of_ones_own(tmp_path, monkeypatch, code, message):
+    (tmp_path / "users_net.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_net", raising=False)
+    with pytest.raises(relook.ModelError, match=message):
+        relook.load("users_net:make")
+
+
+def test_torchvision_networks_are_built_as_their_weights_want_them(tmp_path):
+    """GoogLeNet's weights expect transformed inputs, SWAG's ViT a larger image."""
+    from torchvision.models import googlenet
+
+    torch.manual_seed(0)
+    state = googlenet(weights=None, init_weights=False).state_dict()
+    torch.save(state, tmp_path / "googlenet.pth")
+    classifier = relook.load("torchvision/googlenet", checkpoint=tmp_path / "googlenet.pth")
+    assert classifier.network.transform_input
+    assert classifier.target_layer == "inception5b"
+    vit = relook.load("torchvision/vit_b_16.IMAGENET1K_SWAG_E2E_V1", pretrained=False)
+    assert vit.input_size == (384, 384)
+
+
+def test_loading_under_inference_mode():
+    with torch.inference_mode():
+        assert relook.load(SMALL, pretrained=False).target_layer == "layer4"
 
 
 def test_a_function_of_ones_own():

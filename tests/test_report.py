@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -19,11 +20,11 @@ from relook.report.tiles import crop_tile, map_tile, photo_tile
 @pytest.fixture
 def correction(halves, halves_pixels):
     image = (halves_pixels.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    return relook.Corrector(halves).correct(image), Image.fromarray(image)
+    return relook.Corrector(halves).correct(image)
 
 
 def test_the_story_of_a_correction(correction):
-    story = tell(*correction)
+    story = tell(correction)
     assert [(c.label, c.before, c.after) for c in story.classes] == [
         ("red", pytest.approx(0.75), pytest.approx(0.775)),
         ("green", pytest.approx(0.25), pytest.approx(0.225)),
@@ -37,7 +38,7 @@ def test_the_story_of_a_correction(correction):
 
 
 def test_forwards_in_words(halves, halves_pixels, correction):
-    _, image = correction
+    image = correction.original
     flip = relook.Corrector(halves, look="flip").correct(image)
     assert forwards_in_words(flip) == "2 forwards = 1 + 1 view"
     gated = relook.Corrector(halves, gate=0.1).correct(image)
@@ -46,14 +47,13 @@ def test_forwards_in_words(halves, halves_pixels, correction):
 
 def test_a_flat_map_is_said(halves):
     grey = Image.new("RGB", (4, 4), (128, 128, 128))
-    story = tell(relook.Corrector(halves).correct(grey), grey)
+    story = tell(relook.Corrector(halves).correct(grey))
     assert [mask.answer for mask in story.masks] == [None, None]
 
 
 def test_no_more_than_ten_classes_are_shown(lite0, chelsea):
-    image = relook.images.open_image(chelsea)
     look = relook.looks.Mask(relook.CAM())
-    story = tell(relook.Corrector(lite0, k=30, look=look).correct(image), image)
+    story = tell(relook.Corrector(lite0, k=30, look=look).correct(chelsea))
     assert (len(story.masks), len(story.classes), story.left_out) == (10, 10, 20)
 
 
@@ -80,10 +80,35 @@ def test_crop_tile_darkens_what_the_network_does_not_see():
     assert crop_tile(image, (0, 0, 720, 360)).getpixel((10, 180)) == (200, 200, 200)
 
 
+@pytest.mark.parametrize("size", [(10_000, 2), (2, 10_000), (3000, 1), (5000, 5)])
+def test_crop_tile_of_extreme_shapes(size):
+    image = Image.new("RGB", size, (200, 200, 200))
+    box = relook.geometry.Geometry.centre((224, 224), 0.875).crop_box(*size)
+    assert int(np.asarray(crop_tile(image, box)).max()) >= 200
+
+
+def test_a_class_that_comes_to_the_top_is_listed(halves, correction):
+    """Of a k of 1 the other class is shown once it is more probable than the first."""
+    story = tell(relook.Corrector(halves, k=1).correct(correction.original))
+    assert [c.label for c in story.classes] == ["red"]
+    after = torch.tensor([0.4, 0.6])
+    story = tell(
+        dataclasses.replace(relook.Corrector(halves, k=1).correct(correction.original), after=after)
+    )
+    assert [c.label for c in story.classes] == ["green", "red"]
+
+
+def test_dollars_and_other_scripts_in_names(tmp_path, halves, correction, recwarn):
+    result = dataclasses.replace(correction, image="a$^$b.png", labels=("$x_$", "고양이"))
+    save_picture(tell(result), tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
 @pytest.mark.parametrize("look", ["poster", "flip"])
 def test_pictures_of_every_kind_of_look(tmp_path, halves, correction, look):
-    result = relook.Corrector(halves, look=look).correct(correction[1])
-    save_picture(tell(result, correction[1]), tmp_path / "picture.png")
+    result = relook.Corrector(halves, look=look).correct(correction.original)
+    save_picture(tell(result), tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as picture:
         height = picture.height
     assert height > (700 if look == "poster" else 250)
@@ -92,7 +117,7 @@ def test_pictures_of_every_kind_of_look(tmp_path, halves, correction, look):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The demo as `relook demo` writes it."""
-    file = tmp_path_factory.mktemp("demo") / "deep" / "index.html"
+    file = tmp_path_factory.mktemp("demo") / "index.html"
     told = []
     write_demo(file, lambda *news: told.append(news))
     return file.read_text(encoding="utf-8"), told

@@ -103,6 +103,29 @@ def test_equals_the_installed_gradcam(noise):
             torch.testing.assert_close(maps[c], theirs, rtol=0, atol=1e-4)
 
 
+def test_equals_both_installed_libraries_on_a_real_network(lite0, chelsea):
+    """All 1,280 channels of EfficientNet-Lite0 on a real photo, at 64×64 to be quick."""
+    methods = pytest.importorskip("torchcam.methods")
+    gradcam = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    pixels = lite0.pixels(relook.images.open_image(chelsea), size=(64, 64))[None]
+    inputs = lite0.normalised(pixels)
+    [first] = lite0.first_looks(pixels)
+    c = int(first.probabilities.argmax())
+    network = lite0.network
+    with methods.ScoreCAM(network, "bn2") as extractor:
+        network(inputs)
+        [torchcams] = extractor(class_idx=c)
+    torchcams = nn.functional.interpolate(torchcams[None], (64, 64), mode="bilinear")[0, 0]
+    ours = relook.ScoreCAM("torchcam")(lite0, first, torch.tensor([c])).maps[0]
+    torch.testing.assert_close(ours, torchcams, rtol=0, atol=1e-4)
+    with gradcam.ScoreCAM(network, [network.bn2]) as cam:
+        gradcams = torch.from_numpy(cam(inputs, [ClassifierOutputTarget(c)])[0])
+    ours = relook.ScoreCAM("gradcam")(lite0, first, torch.tensor([c])).maps[0]
+    torch.testing.assert_close(ours, gradcams, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_several_classes_in_one_pass_equal_one_at_a_time(cnn, noise, variant):
     method = relook.ScoreCAM(variant)

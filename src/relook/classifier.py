@@ -11,14 +11,22 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from relook.engine import Engines, Run
 from relook.errors import ModelError, NotFiniteError, RelookError
 from relook.geometry import Box, Geometry
-from relook.layers import check_layer, evaluating, find_target_layer, probe, recording
+from relook.layers import (
+    check_layer,
+    evaluating,
+    find_target_layer,
+    last_maps,
+    probe,
+    recording,
+)
 
 Outputs = Literal["logits", "probabilities"]
 
 _PROBABILITY_TOLERANCE = 1e-3
-_CHUNK_PIXELS = 32 * 224 * 224
+_CHUNK_PIXELS = 16 * 224 * 224
 """How many pixels go through the network at once: bounds the memory of one forward."""
 
 
@@ -99,6 +107,15 @@ class Classifier(nn.Module):
                 f"mean {tuple(mean)} and std {tuple(std)} need three values each, std above 0: "
                 "relook corrects classifiers of RGB images"
             )
+        if max(map(abs, mean)) > 1:
+            raise ModelError(
+                f"mean {tuple(mean)} is not for pixels in [0, 1]; divide mean and std by 255"
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{type(module).__name__} is TorchScript, which does not show its layers' maps; "
+                "pass the nn.Module that it was made of"
+            )
         self.network = module
         self.name = name or type(module).__name__
         self.mean = tuple(float(value) for value in mean)
@@ -110,6 +127,8 @@ class Classifier(nn.Module):
         )
         self._outputs: Outputs = outputs
         self._target_layer: str | None = None
+        self._choices = ""
+        self._engines = Engines()
         classes, layer = self._probe(target_layer)
         self._target_layer = layer
         self.labels = tuple(labels) if labels is not None else tuple(map(str, range(classes)))
@@ -146,8 +165,8 @@ class Classifier(nn.Module):
         if self._target_layer is None:
             raise ModelError(
                 f"{self.name}: found no layer with maps larger than 1×1 before pooling (does it "
-                "work on tokens?); name one with target_layer= or --layer, or use a look that "
-                "needs no maps, such as flip"
+                "work on tokens, or on maps with the channels last?); name one with target_layer= "
+                f"or --layer{self._choices}, or use a look that needs no maps, such as flip"
             )
         return self._target_layer
 
@@ -210,26 +229,57 @@ class Classifier(nn.Module):
                     )
             else:
                 outputs = self.outputs(chunk)
-            probabilities = self._to_probabilities(outputs)
+            probabilities = self.to_probabilities(outputs)
             check_finite(probabilities, self.dtype)
             kept = [_at_least_float32(image) for image in maps[0]] if maps else [None] * len(chunk)
             for row in zip(chunk, probabilities, outputs, kept, strict=True):
                 looks.append(FirstLook(*row))
         return looks
 
-    @torch.no_grad()
     def outputs(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """The network's raw outputs, logits or probabilities. One batch; nothing is checked."""
-        with evaluating(self.network):
-            outputs: Tensor = self.network(self._normalised(pixels))
-        return _at_least_float32(outputs)
+        return self.run(self.normalised(pixels))
 
     def probabilities(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """F without the checks of `forward`, for loops that check once at their end. One batch."""
-        return self._to_probabilities(self.outputs(pixels))
+        """As `forward`, without its checks: for loops that check once at their end. One batch."""
+        return self.to_probabilities(self.outputs(pixels))
+
+    def normalised(self, pixels: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 3 h w"]:
+        """What the network itself takes: (pixels − mean) / std, on its device, at least float32."""
+        pixels = _at_least_float32(pixels.to(self.device))
+        if self.dtype == torch.float64:
+            pixels = pixels.double()
+        mean, std = (pixels.new_tensor(value).reshape(3, 1, 1) for value in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    @torch.no_grad()
+    def run(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        """The network's raw outputs for normalised inputs. One batch; nothing is checked."""
+        # Convolutions are about twice as fast with the colour channels last, on CPUs too.
+        inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
+        with evaluating(self.network):
+            outputs: Tensor = self.network(inputs)
+        return _at_least_float32(outputs)
+
+    def to_probabilities(self, outputs: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Softmax of logits; probabilities as they are."""
+        return outputs if self._outputs == "probabilities" else outputs.softmax(dim=-1)
+
+    def runner(self, forwards: int, size: tuple[int, int]) -> Run:
+        """What computes `run` fastest for so many forwards at (height, width).
+
+        Where that pays, it is an exported form of the network (see `relook.engine`), whose answers
+        are the same to 1e-4 of the largest output; else `run` itself.
+        """
+        return self._engines.get(self.network, forwards, size) or self.run
+
+    @property
+    def engine(self) -> str:
+        """What many forwards run on: "PyTorch", or the runtime that the network was exported to."""
+        return self._engines.name
 
     def chunk_size(self, height: int, width: int) -> int:
-        """How many images of this size go through the network at once: 32 at 224×224."""
+        """How many images of this size go through the network at once: 16 at 224×224."""
         return max(1, _CHUNK_PIXELS // (height * width))
 
     def chunks(self, pixels: Float[Tensor, "n 3 h w"]) -> Iterator[Float[Tensor, "m 3 h w"]]:
@@ -247,23 +297,12 @@ class Classifier(nn.Module):
                     return tensor
         return None
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        pixels = _at_least_float32(pixels.to(self.device))
-        if self.dtype == torch.float64:
-            pixels = pixels.double()
-        mean, std = (pixels.new_tensor(value).reshape(3, 1, 1) for value in (self.mean, self.std))
-        # Convolutions are about twice as fast with the colour channels last, on CPUs too.
-        return ((pixels - mean) / std).to(self.dtype, memory_format=torch.channels_last)
-
-    def _to_probabilities(self, outputs: Tensor) -> Tensor:
-        return outputs if self._outputs == "probabilities" else outputs.softmax(dim=-1)
-
     def _probe(self, layer: str | None) -> tuple[int, str | None]:
         """Number of classes and target layer, from one forward of noise at the input size."""
         height, width = self.input_size
         noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         try:
-            seen = probe(self.network, self._normalised(noise))
+            seen = probe(self.network, self.normalised(noise).to(self.dtype))
         except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ModelError(
@@ -272,7 +311,11 @@ class Classifier(nn.Module):
             ) from error
         classes = self._check_outputs(seen.outputs)
         if layer is None:
-            return classes, find_target_layer(seen.calls, classes, height / width)
+            found = find_target_layer(seen.calls, classes, height / width)
+            if found is None:
+                choices = last_maps(seen.calls, height / width)
+                self._choices = f", for instance {', '.join(choices)}" if choices else ""
+            return classes, found
         check_layer(self.network, seen.calls, layer, classes, height / width)
         return classes, layer
 

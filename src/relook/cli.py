@@ -101,8 +101,8 @@ def predict(
 ) -> None:
     """Class probabilities of photos, before and after a second look."""
     threshold = _gate(gate)
-    if output is not None and output.exists() and not output.is_dir():
-        _refuse(f"{output}: is a file; --output names a folder")
+    if output is not None:
+        _make_folder(output)
     with _usage_errors():
         from relook.looks import make_look
 
@@ -120,7 +120,6 @@ def predict(
 def _predict(corrector: Corrector, images: list[str], output: Path | None, as_json: bool) -> int:
     from rich.console import Console
 
-    from relook.images import open_image
     from relook.report import save_picture
     from relook.report.story import tell
     from relook.report.terminal import print_story, progress_bars
@@ -135,24 +134,24 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
         for image in images:
             bars.begin(Path(image).name)
             try:
-                opened = open_image(image)
                 correction = corrector.correct(image, bars.forwards)
-            except RelookError as error:
-                failed.append(image)
-                _complain(str(error))
                 if as_json:
-                    typer.echo(json.dumps({"image": image, "error": str(error)}))
-                continue
+                    typer.echo(json.dumps(correction.to_json()))
+                if output is not None or not as_json:
+                    story = tell(correction)
+                if not as_json:
+                    print_story(console, story)
+                if output is not None:
+                    save_picture(story, output / _picture_name(image, written))
+            except (RelookError, RuntimeError, OSError, MemoryError) as error:
+                # RuntimeError: what PyTorch raises, out of memory among it. The others go on.
+                failed.append(image)
+                message = str(error) if isinstance(error, RelookError) else f"{image}: {error}"
+                _complain(message)
+                if as_json and not isinstance(error, OSError):
+                    typer.echo(json.dumps({"image": image, "error": message}))
             finally:
                 bars.end()
-            story = tell(correction, opened)
-            if as_json:
-                typer.echo(json.dumps(correction.to_json()))
-            else:
-                print_story(console, story)
-            if output is not None:
-                output.mkdir(parents=True, exist_ok=True)
-                save_picture(story, output / _picture_name(image, written))
     if output is not None and written:
         typer.echo(f"pictures: {output}", err=True)
     if failed:
@@ -161,13 +160,21 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     return DONE
 
 
+def _make_folder(folder: Path) -> None:
+    """Now, and not after minutes of work that would have nowhere to go."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _refuse(f"{folder}: cannot be made a folder ({error.strerror}); --output names a folder")
+
+
 def _picture_name(image: str, written: set[str]) -> str:
-    """The image's name as PNG; images of the same name in other folders get a number."""
+    """Never the image's own name; images of the same name in other folders get a number."""
     stem = Path(image).stem
-    name, number = f"{stem}.png", 1
+    name, number = f"{stem}.relook.png", 1
     while name in written:
         number += 1
-        name = f"{stem}-{number}.png"
+        name = f"{stem}-{number}.relook.png"
     written.add(name)
     return name
 
@@ -177,6 +184,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("relook-demo"),
 ) -> None:
     """See the method at work on a few real photos: writes one page, needs no network access."""
+    _make_folder(output)
     with _usage_errors():
         from relook.demo import photos, write_demo
         from relook.report.terminal import progress_bars

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor, nn
 
 from relook.attribution import Progress
@@ -58,8 +59,8 @@ class Correction:
         model: the classifier's name.
         labels: one name a class.
         pixels: (3, H, W) in [0, 1], what the network saw.
-        original_size: (width, height) of the image.
-        box: the part of the image that the pixels show, in its own pixels.
+        original: the whole image, upright RGB.
+        box: the part of the original that the pixels show, in its own pixels.
         before: (C,), Y; sums to 1.
         after: (C,), Y' / sum(Y'); equal to `before` where no second look was taken.
         classes: (k,), the top-k classes, most probable first.
@@ -79,7 +80,7 @@ class Correction:
     model: str
     labels: tuple[str, ...]
     pixels: Float[Tensor, "3 h w"]
-    original_size: tuple[int, int]
+    original: Image.Image
     box: Box
     before: Float[Tensor, " c"]
     after: Float[Tensor, " c"]
@@ -199,7 +200,7 @@ class Corrector(nn.Module):
         """
         check_pixels(pixels)
         if not len(pixels):
-            return pixels.new_zeros(0, len(self.classifier.labels))
+            return torch.zeros(0, len(self.classifier.labels), device=self.classifier.device)
         return torch.stack([answer.after for answer in self._answers(pixels)])
 
     @torch.no_grad()
@@ -231,7 +232,7 @@ class Corrector(nn.Module):
             model=self.classifier.name,
             labels=self.classifier.labels,
             pixels=pixels,
-            original_size=opened.size,
+            original=opened,
             box=self.classifier.geometry.crop_box(*opened.size),
             before=answer.first.probabilities.cpu(),
             after=answer.after.cpu(),
@@ -265,7 +266,7 @@ class Corrector(nn.Module):
         return self.gate is None or bool(gap(first.probabilities) < self.gate)
 
     def _ask(self, batches: Sequence[Views]) -> list[Tensor]:
-        """F of every view, in order; views of one size go through the network together."""
+        """Answers to every view, in order; views of one size go through the network together."""
         answers: dict[int, Tensor] = {}
         sizes = {views.pixels.shape[-2:] for views in batches}
         for size in sizes:
@@ -273,8 +274,6 @@ class Corrector(nn.Module):
             views = torch.cat([batches[i].pixels for i in members])
             asked = torch.cat(
                 [self.classifier.probabilities(chunk) for chunk in self.classifier.chunks(views)]
-                if len(views)
-                else [batches[i].weights for i in members]
             )
             check_finite(asked, self.classifier.dtype)
             counts = [len(batches[i].pixels) for i in members]
@@ -289,13 +288,14 @@ class Corrector(nn.Module):
         answers: Iterator[Tensor],
     ) -> _Answer:
         y = first.probabilities
-        forwards, cost = 1, self.classifier.cost(*first.pixels.shape[1:])
+        own = self.classifier.cost(*first.pixels.shape[1:])
+        forwards, cost = 1, own
         if second is None:
             return _Answer(first, classes, None, (), y, forwards, cost)
         r = torch.zeros_like(y)
         view_answers = []
         forwards += second.forwards
-        cost += second.forwards * self.classifier.cost(*first.pixels.shape[1:])
+        cost += second.forwards * own
         for views in second.views:
             view_answers.append(next(answers))
             r = r + correction_term(views.weights, view_answers[-1])
@@ -311,7 +311,7 @@ def _no_second_look(pixels: Tensor) -> SecondLook:
 
 
 def _mask_probabilities(answer: _Answer, count: int) -> Tensor:
-    """F of each mask image, in the order of the classes; zeros where it was not asked."""
+    """Answers to each mask image, in the order of the classes; zeros where it was not asked."""
     rows = answer.after.new_zeros(count, len(answer.after))
     if answer.second is not None:
         for views, asked in zip(answer.second.views, answer.view_answers, strict=True):

@@ -11,7 +11,6 @@ from pathlib import Path
 import relook
 from relook.correction import AMBIGUOUS, Corrector
 from relook.errors import RelookError
-from relook.images import open_image
 from relook.models import DEFAULT_MODEL, load
 from relook.report import render_page
 from relook.report.story import tell
@@ -40,7 +39,7 @@ def write_demo(file: Path, progress: Callable[[str, int, int], None]) -> None:
     """Correct the photos and write the page.
 
     Args:
-        file: where the page goes; its folder is made.
+        file: where the page goes, in a folder that is there.
         progress: told (photo, forwards done, forwards in all).
 
     Raises:
@@ -54,8 +53,7 @@ def write_demo(file: Path, progress: Callable[[str, int, int], None]) -> None:
         progress(photo.name, 0, 1)
         correction = corrector.correct(photo, partial(progress, photo.name))
         progress(photo.name, 1, 1)
-        stories.append(tell(correction, open_image(photo)))
-    file.parent.mkdir(parents=True, exist_ok=True)
+        stories.append(tell(correction))
     render_page(
         "demo.html.j2",
         file,

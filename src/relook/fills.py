@@ -26,13 +26,8 @@ def check_fill(fill: str) -> None:
 
 def fill_image(
     fill: str, pixels: Float[Tensor, "3 h w"], mean: tuple[float, ...]
-) -> Float[
-    Tensor,
-    (
-        3  # h #w
-    ),
-]:
-    """What stands where nothing of `pixels` is kept, in [0, 1], of a shape that broadcasts.
+) -> Float[Tensor, "3 h w"]:
+    """What stands where nothing of `pixels` is kept, in [0, 1].
 
     "black": pixel value 0. "mean": the dataset mean, which is what multiplying the
     mean/std-normalised tensor by 0 gives. "blur": the image itself, so blurred that its details
@@ -40,9 +35,9 @@ def fill_image(
     """
     check_fill(fill)
     if fill == "black":
-        return pixels.new_zeros(3, 1, 1)
+        return torch.zeros_like(pixels)
     if fill == "mean":
-        return pixels.new_tensor(mean).reshape(3, 1, 1)
+        return pixels.new_tensor(mean).reshape(3, 1, 1).expand_as(pixels)
     sigma = max(_BLUR_SIGMA * min(pixels.shape[-2:]), 0.5)
     radius = min(int(3 * sigma + 0.5), min(pixels.shape[-2:]) - 1)
     blurred: Tensor = gaussian_blur(pixels, [2 * radius + 1] * 2, [sigma, sigma])
@@ -52,12 +47,7 @@ def fill_image(
 def hide(
     pixels: Float[Tensor, "3 h w"],
     keep: Float[Tensor, "n h w"],
-    hidden: Float[
-        Tensor,
-        (
-            3  # h #w
-        ),
-    ],
+    hidden: Float[Tensor, "3 h w"],
 ) -> Float[Tensor, "n 3 h w"]:
     """M = X ⊙ L + fill ⊙ (1 − L): one image for each map of what to keep."""
     # Written as fill + L ⊙ (X − fill): one pass, and exactly X ⊙ L where the fill is black.

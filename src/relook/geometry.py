@@ -12,6 +12,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from relook.errors import RelookError
+
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels of the original image; fractions are allowed."""
 
@@ -53,12 +55,12 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if self.interpolation not in _INTERPOLATION:
-            raise ValueError(
+            raise RelookError(
                 f"interpolation {self.interpolation!r} is unknown; choose one of "
                 + ", ".join(_INTERPOLATION)
             )
         if min(self.crop) < 1 or any(r < c for r, c in zip(self.resize, self.crop, strict=True)):
-            raise ValueError(f"the crop {self.crop} must lie within the resized {self.resize}")
+            raise RelookError(f"the crop {self.crop} must lie within the resized {self.resize}")
 
     @classmethod
     def whole(cls, input_size: tuple[int, int], interpolation: str = "bilinear") -> Geometry:
@@ -71,7 +73,7 @@ class Geometry:
     ) -> Geometry:
         """The network sees the centre: the crop's sides are `crop_pct` of the resized ones."""
         if not 0 < crop_pct <= 1:
-            raise ValueError(f"crop_pct must be in (0, 1], not {crop_pct}")
+            raise RelookError(f"crop_pct must be in (0, 1], not {crop_pct}")
         height, width = (math.floor(side / crop_pct) for side in input_size)
         fit: Fit = "shorter-side" if height == width else "cover"
         return cls(input_size, (height, width), fit, interpolation)
@@ -95,7 +97,7 @@ class Geometry:
             size: (height, width) to bring the box to; the network's input size by default.
 
         Raises:
-            ValueError: the box has no area inside the image.
+            RelookError: the box has no area inside the image.
         """
         if box is None and size is None:
             cut = self._library_crop(image)
@@ -105,7 +107,7 @@ class Geometry:
             left, top = max(box[0], 0.0), max(box[1], 0.0)
             right, bottom = min(box[2], float(image.width)), min(box[3], float(image.height))
             if right <= left or bottom <= top:
-                raise ValueError(
+                raise RelookError(
                     f"the box {box} has no area inside the {image.width}×{image.height} image"
                 )
             cut = self._resize(image, (width, height), (left, top, right, bottom))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +47,8 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         image = _from_array(source)
     elif isinstance(source, Image.Image):
-        image = _to_rgb(source, name)
+        with _pillow_errors(name):
+            image = _to_rgb(source, name)
     elif isinstance(source, str | os.PathLike):
         image = _read(Path(source), name)
     else:
@@ -57,18 +61,34 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def _read(path: Path, name: str) -> Image.Image:
-    if path.is_dir():
-        raise ImageError(f"{name}: is a folder, not an image; name the files in it ({name}/*)")
-    if not path.exists():
-        raise ImageError(f"{name}: no such file; check the path")
     try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{name}: the file is empty; copy or export it again")
+        content = path.read_bytes()  # not lazily: pipes work too
+    except IsADirectoryError:
+        raise ImageError(
+            f"{name}: is a folder, not an image; name the files in it ({name}/*)"
+        ) from None
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ImageError(f"{name}: cannot be read ({reason}); check the path") from None
+    if not content:
+        raise ImageError(f"{name}: the file is empty; copy or export it again")
+    with _pillow_errors(name), Image.open(io.BytesIO(content)) as opened:
+        return _to_rgb(opened, name)
+
+
+@contextmanager
+def _pillow_errors(name: str) -> Iterator[None]:
+    """Whatever Pillow and its plugins raise becomes an ImageError."""
+    try:
         with warnings.catch_warnings():
-            # Pillow warns from half of its limit on; a satellite scene is not an attack.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                return _to_rgb(opened, name)
+            # Pillow warns from half of its limit on; a satellite scene is not an attack. It warns
+            # of broken metadata too, which is none of the pixels.
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(
             f"{name}: not an image that Pillow can read; convert it to PNG or JPEG"
@@ -79,13 +99,10 @@ def _read(path: Path, name: str) -> Image.Image:
             f"{name}: more than {limit:.0f} megapixels, refused as a possible decompression bomb; "
             "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
         ) from None
-    except PermissionError:
-        raise ImageError(f"{name}: no permission to read the file") from None
-    except (OSError, SyntaxError, EOFError) as error:
-        # Pillow reports damage in a PNG chunk as SyntaxError, in a JPEG as OSError.
+    except Exception as error:
         raise ImageError(
             f"{name}: the image data is damaged or cut off ({error}); copy or export it again"
-        ) from None
+        ) from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

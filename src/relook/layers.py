@@ -20,21 +20,27 @@ class _Call:
 
     name: str
     module: nn.Module
-    output: Tensor
+    shape: tuple[int, ...]
+    tensor: object  # stands for the output; an output is not kept, a network's fill gigabytes
     version: int  # an in-place activation returns the same tensor in its next version
     operation: str  # the last operation on the output, as autograd names it
 
     @property
     def key(self) -> tuple[int, int]:
-        return id(self.output), self.version
+        return id(self.tensor), self.version
+
+    @property
+    def has_space(self) -> bool:
+        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
 
     @property
     def pools(self) -> bool:
-        return "Pool" in self.operation or "Pool" in type(self.module).__name__
+        is_leaf = next(self.module.children(), None) is None
+        return "Pool" in self.operation or (is_leaf and "Pool" in type(self.module).__name__)
 
     @property
     def size(self) -> str:
-        return "×".join(str(side) for side in self.output.shape[1:])
+        return "×".join(str(side) for side in self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class Probe:
 
     outputs: Any
     calls: tuple[_Call, ...]
+
+
+_STANDS_FOR = "_relook_stands_for"
 
 
 def has_space(output: Any) -> bool:
@@ -90,31 +99,40 @@ def recording(network: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
 def probe(network: nn.Module, inputs: Tensor) -> Probe:
     """Run the network once in eval mode and note what every module returned."""
+    if any(tensor.is_inference() for tensor in (*network.parameters(), *network.buffers())):
+        raise ModelError(
+            f"{type(network).__name__}: made under torch.inference_mode(), which does not say what "
+            "its layers do; make it outside"
+        )
     calls: list[_Call] = []
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
                 operation = output.grad_fn.name() if output.grad_fn else ""
-                calls.append(_Call(name, module, output, output._version, operation))
+                if not hasattr(output, _STANDS_FOR):
+                    setattr(output, _STANDS_FOR, object())
+                same = getattr(output, _STANDS_FOR)
+                shape = tuple(output.shape)
+                calls.append(_Call(name, module, shape, same, output._version, operation))
 
         return hook
 
+    # Gradients are never computed; autograd only names the operations, and keeps nothing.
+    nothing = torch.empty(0)
+    nothing_kept = torch.autograd.graph.saved_tensors_hooks(lambda _: nothing, lambda _: nothing)
     handles = [m.register_forward_hook(note(name)) for name, m in network.named_modules() if name]
     try:
-        # Gradients are never computed; autograd only names the operations. The input is not a
-        # leaf, so that a network may begin with an in-place operation.
-        with evaluating(network), torch.enable_grad():
-            outputs = network(inputs.detach().requires_grad_().clone())
+        with evaluating(network), torch.inference_mode(False), torch.enable_grad(), nothing_kept:
+            # No leaf, so that a network may begin with an in-place operation.
+            outputs = network(inputs.detach().clone().requires_grad_().clone())
     finally:
         for handle in handles:
             handle.remove()
     return Probe(outputs.detach() if isinstance(outputs, Tensor) else outputs, tuple(calls))
 
 
-def find_target_layer(
-    calls: tuple[_Call, ...], classes: int, aspect: float = 1.0
-) -> str | None:
+def find_target_layer(calls: tuple[_Call, ...], classes: int, aspect: float = 1.0) -> str | None:
     """The last layer with maps larger than 1×1 before pooling, after its activation function.
 
     Of the modules that return the very same maps (a block and its last activation) the outermost
@@ -131,12 +149,12 @@ def find_target_layer(
         them into tokens.
     """
     before_classes = _before_class_maps(calls, classes)
-    last_call = {call.name: index for index, call in enumerate(calls) if has_space(call.output)}
+    last_call = {call.name: index for index, call in enumerate(calls) if call.has_space}
     for index in reversed(range(before_classes)):
         call = calls[index]
-        if _is_tokens(call.output, aspect):
+        if _is_tokens(call.shape, aspect):
             return None
-        if not has_space(call.output):
+        if not call.has_space:
             continue
         same = [i for i in range(before_classes) if calls[i].key == call.key]
         if calls[same[0]].pools:
@@ -148,27 +166,42 @@ def find_target_layer(
 
 
 def _before_class_maps(calls: tuple[_Call, ...], classes: int) -> int:
-    """How many calls come before the layer that turns features into one value a class."""
+    """How many calls come before the layer that turns features into one value a class.
+
+    That is the last layer with a weight matrix, if it puts out one channel a class; normalisation
+    or a temperature may follow it.
+    """
     for index in reversed(range(len(calls))):
-        call = calls[index]
-        if next(call.module.parameters(recurse=False), None) is not None:
-            return index if call.output.shape[1:2] == (classes,) else len(calls)
+        own = list(calls[index].module.parameters(recurse=False))
+        if own and calls[index].shape[1:2] != (classes,):
+            return len(calls)
+        if any(parameter.ndim >= 2 for parameter in own):
+            return index
     return len(calls)
 
 
-def _is_tokens(output: Tensor, aspect: float) -> bool:
+def _is_tokens(shape: tuple[int, ...], aspect: float) -> bool:
     """Whether the features are no (channels, height, width) any more.
 
     A sequence of tokens has three dimensions; maps with the channels last, read with the channels
     first, have an aspect that no image of this input has.
     """
-    if output.ndim == 3:
-        return output.shape[1] > 1 and output.shape[2] > 1
-    if output.ndim == 4:
-        height, width = output.shape[2:]
+    if len(shape) == 3:
+        return shape[1] > 1 and shape[2] > 1
+    if len(shape) == 4:
+        height, width = shape[2:]
         # Rounding in strided layers leaves ±1 on each side.
         return (height + 1) < aspect * (width - 1) or (height - 1) > aspect * (width + 1)
     return False
+
+
+def last_maps(calls: tuple[_Call, ...], aspect: float, count: int = 3) -> list[str]:
+    """The last layers with maps, to choose from where none was chosen: "name (K×h×w)"."""
+    seen = {}
+    for call in calls:
+        if call.has_space and not _is_tokens(call.shape, aspect):
+            seen[call.key] = f"{call.name!r} ({call.size})"
+    return list(seen.values())[-count:]
 
 
 def check_layer(
@@ -185,7 +218,12 @@ def check_layer(
     own = [call for call in calls if call.name == layer]
     if not own:
         raise ModelError(f"layer {layer!r} is never called, or returns no tensor{instead}")
-    if not any(has_space(call.output) for call in own):
+    if _is_tokens(own[-1].shape, aspect):
+        raise ModelError(
+            f"layer {layer!r} gives {own[-1].size}, which are tokens or have their channels last; "
+            f"relook needs maps of channels × height × width{instead}"
+        )
+    if not any(call.has_space for call in own):
         raise ModelError(
             f"layer {layer!r} gives {own[-1].size}, and only maps larger than 1×1 tell where "
             f"something was seen{instead}"

@@ -62,8 +62,10 @@ def _class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c
         answer = weights @ pooled
         if module.bias is not None:
             answer = answer + module.bias.detach().to(pooled.dtype)
-        error = (answer - first.outputs).abs().max() / first.outputs.abs().max().clamp_min(1e-6)
-        if float(error) < tolerance:
+        answers = (answer, answer.softmax(dim=0))  # the network may end with a softmax of its own
+        scale = first.outputs.abs().max().clamp_min(1e-6)
+        error = min(float((a - first.outputs).abs().max() / scale) for a in answers)
+        if error < tolerance:
             return weights
     raise ModelError(
         f"{classifier.name}: CAM needs a network that ends with global average pooling of the "

@@ -69,4 +69,4 @@ class Mask:
             weights=weights.unsqueeze(1).expand(-1, len(first.probabilities)),
             of=found,
         )
-        return SecondLook((views,), maps, images, seen.forwards)
+        return SecondLook((views,) if len(found) else (), maps, images, seen.forwards)

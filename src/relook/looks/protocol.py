@@ -33,7 +33,7 @@ class SecondLook:
     """All that a look wants to ask about one image, and what it saw on the way.
 
     Attributes:
-        views: one batch for each size of view.
+        views: batches of at least one view each; none where nothing is worth asking about.
         maps: (k, H, W), the attribution maps with values ≤ threshold set to 0; (0, H, W) where
             the look needs none.
         mask_images: (k, 3, H, W); (0, 3, H, W) where the look makes none.

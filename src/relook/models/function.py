@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from relook.classifier import Classifier
-from relook.errors import ModelError
+from relook.errors import ModelError, RelookError
 from relook.models.checkpoint import load_state
 
 
@@ -22,17 +22,22 @@ def load(name: str, checkpoint: Path | None) -> Classifier:
     sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:
         raise ModelError(
-            f"model {name!r}: cannot import {module_name!r} ({error}); it is looked for in "
-            f"{folder} and among the installed packages"
+            f"model {name!r}: cannot import {module_name!r} ({_in_short(error)}); it is looked for "
+            f"in {folder} and among the installed packages"
         ) from error
     finally:
         sys.path.remove(folder)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ModelError(f"model {name!r}: {module_name} has no function {function_name!r}")
-    classifier = function()
+    try:
+        classifier = function()
+    except RelookError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model {name!r}: the function failed ({_in_short(error)})") from error
     if not isinstance(classifier, Classifier):
         raise ModelError(
             f"model {name!r}: the function returned a {type(classifier).__name__}; it must return "
@@ -41,3 +46,8 @@ def load(name: str, checkpoint: Path | None) -> Classifier:
     if checkpoint is not None:
         load_state(classifier.network, checkpoint)
     return classifier
+
+
+def _in_short(error: Exception) -> str:
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line}"

@@ -23,6 +23,7 @@ _SOURCES: dict[str, Callable[[str, bool, Path | None], Classifier]] = {
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 
 
+@torch.inference_mode(False)
 def load(
     name: str = DEFAULT_MODEL,
     *,
@@ -72,6 +73,8 @@ def _move(
     if isinstance(dtype, str) and dtype not in _DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
     wanted: torch.dtype | None = _DTYPES[dtype] if isinstance(dtype, str) else dtype
+    if wanted is not None and not wanted.is_floating_point:
+        raise ModelError(f"dtype {wanted} is no floating-point type; choose float32 or bfloat16")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -12,7 +12,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from relook.classifier import Classifier
-from relook.errors import ModelError
+from relook.errors import ModelError, RelookError
 from relook.geometry import Geometry
 from relook.models.checkpoint import load_into
 from relook.models.imagenet import imagenet_labels
@@ -21,22 +21,29 @@ from relook.models.imagenet import imagenet_labels
 def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
     """The classifier with timm's weights, random ones, or those of `checkpoint`."""
     if not timm.is_model(name):
-        base = name.partition(".")[0]
-        close = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.6)
+        close = difflib.get_close_matches(
+            name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6
+        )
         hint = f"; closest: {', '.join(f'timm/{c}' for c in close)}" if close else ""
         raise ModelError(f"model 'timm/{name}' is not one of timm {timm.__version__}{hint}")
+    base, _, tag = name.partition(".")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in tags:
+        raise ModelError(
+            f"model 'timm/{base}' has no weights {tag!r}; it has: {', '.join(tags) or 'none'}"
+        )
     if checkpoint is not None:
         return classifier_of(load_into(lambda classes: create(name, classes), checkpoint))
     try:
         return classifier_of(create(name, pretrained=pretrained))
     except (OSError, RuntimeError, ValueError) as error:
         # What huggingface_hub, requests and timm raise without weights or without a network.
-        if not pretrained or isinstance(error, ModelError):
+        if not pretrained or isinstance(error, RelookError):
             raise
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"the weights of 'timm/{name}' cannot be had ({reason}); pass your own with "
-            "checkpoint= or --checkpoint, or pretrained=False for random ones"
+            "checkpoint= or --checkpoint (in Python, pretrained=False gives random ones)"
         ) from error
 
 

@@ -26,7 +26,7 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
     base, _, suffix = name.partition(".")
     weights = _weights(base, suffix)
     if checkpoint is not None:
-        network = load_into(lambda classes: _create(base, classes), checkpoint)
+        network = load_into(lambda classes: _create(base, weights, classes), checkpoint)
     elif pretrained:
         try:
             network = get_model(base, weights=weights)
@@ -34,17 +34,22 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(
                 f"the weights of 'torchvision/{name}' cannot be had ({reason}); pass your own "
-                "with checkpoint= or --checkpoint, or pretrained=False for random ones"
+                "with checkpoint= or --checkpoint (in Python, pretrained=False gives random ones)"
             ) from error
     else:
-        network = _create(base)
+        network = _create(base, weights)
     return _classifier_of(network, weights)
 
 
-def _create(base: str, classes: int | None = None) -> nn.Module:
-    options = {} if classes is None else {"num_classes": classes}
+def _create(base: str, weights: WeightsEnum, classes: int | None = None) -> nn.Module:
+    """The network as torchvision builds it for these weights, but with random ones."""
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if base in ("googlenet", "inception_v3"):
-        options["init_weights"] = True  # what they warn about where it is not said
+        # Its weights expect this; without weights torchvision leaves it out.
+        options["transform_input"] = True
+        options["init_weights"] = False
+    if base.startswith("vit_"):
+        options["image_size"] = weights.transforms().crop_size[0]
     network: nn.Module = get_model(base, weights=None, **options)
     return network
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
 
 from relook.report.story import MaskStory, Story
 
@@ -24,7 +26,11 @@ def save_picture(story: Story, file: Path) -> None:
     _top(parts[0, 0], story)
     for row in range(rows):
         _masks(parts[1 + row, 0], story.masks[row * _COLUMNS : (row + 1) * _COLUMNS])
-    figure.savefig(file, format="png")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a $ in a name is a dollar
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(file, format="png")
 
 
 def _top(part: SubFigure, story: Story) -> None:

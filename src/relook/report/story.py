@@ -105,8 +105,8 @@ def forwards_in_words(correction: Correction) -> str:
     return f"{total:,} forwards = " + " + ".join(part for part in parts if part)
 
 
-def tell(correction: Correction, image: Image.Image) -> Story:
-    """The story of one correction; `image` is the original that it was made of."""
+def tell(correction: Correction) -> Story:
+    """The story of one correction."""
     before, after = correction.before, correction.after
     shown = correction.classes[:LARGEST].tolist()
     listed = list(shown)
@@ -134,7 +134,7 @@ def tell(correction: Correction, image: Image.Image) -> Story:
         title=Path(correction.image).name,
         correction=correction,
         gap=float(gap(before)),
-        photo=crop_tile(image, correction.box),
+        photo=crop_tile(correction.original, correction.box),
         classes=tuple(
             ClassStory(correction.labels[c], float(before[c]), float(after[c])) for c in listed
         ),

@@ -89,4 +89,6 @@ def print_story(console: Console, story: Story) -> None:
         verdict = f"[bold]{escape(story.top_before)} → {escape(story.top_after)}[/]"
     else:
         verdict = f"{escape(story.top_after)}, as before"
-    console.print(f"{verdict} · {story.forwards} · {story.correction.seconds:.1f} s\n", soft_wrap=True)
+    console.print(
+        f"{verdict} · {story.forwards} · {story.correction.seconds:.1f} s\n", soft_wrap=True
+    )

@@ -42,13 +42,17 @@ def crop_tile(image: Image.Image, box: Box, height: int = 360) -> Image.Image:
     scale = min(height / image.height, 3 * height / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = image.resize(size, Image.Resampling.LANCZOS)
-    left, top, right, bottom = (round(side * scale) for side in box)
-    inside = (max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1]))
+    left, top = (min(max(round(box[i] * scale), 0), size[i] - 1) for i in (0, 1))
+    right, bottom = (
+        min(max(round(box[2 + i] * scale), low + 1), size[i]) for i, low in ((0, left), (1, top))
+    )
+    inside = (left, top, right, bottom)
     dark = Image.blend(small, Image.new("RGB", size), 0.6)
     dark.paste(small.crop(inside), inside[:2])
     if inside != (0, 0, *size):
-        edge = (inside[0], inside[1], inside[2] - 1, inside[3] - 1)
-        ImageDraw.Draw(dark).rectangle(edge, outline=(255, 255, 255), width=2)
+        ImageDraw.Draw(dark).rectangle(
+            (left, top, right - 1, bottom - 1), outline=(255, 255, 255), width=2
+        )
     return dark
 
 
