@@ -218,6 +218,35 @@ def test_no_more_than_a_chunk_goes_through_the_network_at_once(cnn, noise):
     assert sizes == [1, 4, 2]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("you tried: not enough memory")],
+)
+def test_out_of_memory_halves_the_chunk_and_goes_on(cnn, noise, error):
+    [first] = cnn.first_looks(noise[:1])
+    whole = relook.ScoreCAM()(cnn, first, torch.tensor([0, 1])).maps
+    sizes = []
+
+    def scarce(_module, inputs):
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 2:
+            raise error
+
+    handle = cnn.network.register_forward_pre_hook(scarce)
+    pieces = relook.ScoreCAM(chunk=8)(cnn, first, torch.tensor([0, 1])).maps
+    handle.remove()
+    assert sizes == [6, 4, 2, 2, 2]
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(cnn, noise):
+    [first] = cnn.first_looks(noise[:1])
+    failing = cnn.network.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        relook.ScoreCAM()(cnn, first, torch.tensor([0]))
+    failing.remove()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_channel_order_changes_nothing(noise, variant):
     network, shuffled = random_cnn(), random_cnn()

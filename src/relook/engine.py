@@ -118,6 +118,8 @@ class OnnxRuntime:
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Waiting threads that spin take the cores from PyTorch, and from everyone else.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_free_dimension_override_by_name("n", BATCH)
         with tempfile.TemporaryDirectory(prefix="relook-") as folder:
             file = Path(folder) / "network.onnx"

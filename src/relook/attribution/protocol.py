@@ -64,8 +64,8 @@ def upsample(
 def min_max(maps: Float[Tensor, "n h w"], eps: float = 0.0) -> Float[Tensor, "n h w"]:
     """s: each map to [0, 1] by its own minimum and maximum; a flat map becomes all 0."""
     low = maps.amin(dim=(1, 2), keepdim=True)
-    span = maps.amax(dim=(1, 2), keepdim=True) - low
-    return (maps - low) / torch.where(span + eps > 0, span + eps, torch.ones_like(span))
+    span = maps.amax(dim=(1, 2), keepdim=True) - low + eps
+    return (maps - low).div_(torch.where(span > 0, span, torch.ones_like(span)))
 
 
 def combine(

@@ -103,7 +103,8 @@ class ScoreCAM:
             "black", but "mean" for "torchcam" and "gradcam", which allow no other: they multiply
             the normalised image.
         chunk: how many masked images are in memory at once; None is the classifier's choice,
-            16 at 224×224. It changes memory and speed, not the maps.
+            16 at 224×224, and it is halved where memory runs out. It changes memory and speed, not
+            the maps.
     """
 
     variant: str = "poster"
@@ -186,22 +187,36 @@ class ScoreCAM:
         kept = classifier.normalised(first.pixels)
         hidden = classifier.normalised(fill_image(self.hidden_as, first.pixels, classifier.mean))
         scores: list[Tensor] = []
-        done = 0
-        for chunk in activations.split(self.chunk or classifier.chunk_size(*size)):
-            if recipe.mask == "upsampled":
-                masks = min_max(upsample(chunk, size, recipe.align_corners), recipe.eps)
-            else:
-                masks = upsample(min_max(chunk, recipe.eps), size, recipe.align_corners)
-            answers = run(hide(kept, masks.to(kept.dtype), hidden))
+        chunk, done = self.chunk or classifier.chunk_size(*size), 0
+        while done < len(activations):
+            maps = activations[done : done + chunk]
+            try:
+                if recipe.mask == "upsampled":
+                    masks = min_max(upsample(maps, size, recipe.align_corners), recipe.eps)
+                else:
+                    masks = upsample(min_max(maps, recipe.eps), size, recipe.align_corners)
+                answers = run(hide(kept, masks.to(kept.dtype), hidden))
+            except (RuntimeError, MemoryError) as error:
+                if chunk == 1 or not _is_out_of_memory(error):
+                    raise
+                chunk //= 2
+                continue
             if recipe.score == "probability":
                 answers = classifier.to_probabilities(answers)
             scores.append(answers[:, classes])
-            done += len(chunk)
+            done += len(maps)
             if progress:
                 progress(done, len(activations))
         result = torch.cat(scores)
         check_finite(result, classifier.dtype)
         return result.T
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch has a class for it on accelerators, and on CPUs only a text."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def live_channels(activations: Float[Tensor, "k u v"]) -> Bool[Tensor, " k"]:
