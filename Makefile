@@ -8,7 +8,7 @@ BIN := .venv/bin
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/demo ## See the method at work: installs, then writes relook-demo/index.html (no network needed)
+demo: .venv/demo ## See the method at work: installs, then writes relook-demo/index.html
 	$(BIN)/relook demo
 
 test: .venv/test ## Install what the tests need and run them

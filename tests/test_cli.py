@@ -145,7 +145,7 @@ def test_bad_images_get_one_line(tmp_path, make, message):
         ([*HALVES, "--layer", "pool"], "'pool' gives 3×1×1"),
         ([*HALVES, "-k", "0"], "k must be 1 to 2"),
         ([*HALVES, "-k", "3"], "k must be 1 to 2"),
-        ([*HALVES, "--gate", "2"], "gate must be a gap from 0 to 1"),
+        ([*HALVES, "--gate", "2"], "--gate takes a number from 0 to 1, or none; not '2'"),
         ([*HALVES, "--gate", "low"], "--gate takes a number from 0 to 1, or none"),
         ([*HALVES, "--look", "blink"], "look 'blink' is unknown"),
         ([*HALVES, "--look", "flip", "--fill", "mean"], "the look 'flip' has no fill"),
@@ -223,7 +223,7 @@ def test_pictures(tmp_path, chelsea):
     with Image.open(tmp_path / "deep" / "out" / "chelsea.relook.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
-        assert len(set(picture.convert("RGB").resize((60, 40)).get_flattened_data())) > 200
+        assert len(picture.convert("RGB").resize((60, 40)).getcolors(2400)) > 200
 
 
 def test_output_beside_the_images_leaves_them_alone(photo):

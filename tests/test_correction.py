@@ -320,6 +320,20 @@ def test_pixels_that_are_none(pixels, message):
         check_pixels(pixels)
 
 
+def test_what_is_no_classifier_and_no_tensor(halves):
+    with pytest.raises(relook.RelookError, match=r"wrap your network in relook\.Classifier"):
+        relook.Corrector.__init__.__wrapped__(
+            relook.Corrector.__new__(relook.Corrector), HalvesNet()
+        )
+    with pytest.raises(relook.RelookError, match=r"not a ndarray; for a file, PIL image or array"):
+        check_pixels(np.zeros((1, 3, 4, 4)))
+
+
+def test_a_correction_in_short(halves, halves_pixels):
+    correction = relook.Corrector(halves).correct(as_image(halves_pixels))
+    assert repr(correction) == "<Correction <ndarray>: red → red, 5 forwards>"
+
+
 def test_unknown_look(halves):
     with pytest.raises(relook.RelookError, match="look 'blink' is unknown; choose one of poster"):
         relook.Corrector(halves, look="blink")

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data.transforms import str_to_interp_mode
 from torchvision.models import get_model_weights
 
 import relook
@@ -47,6 +48,10 @@ def test_pixels_are_timms(config, size):
     transform = timm.data.create_transform(
         input_size=input_size, mean=mean, std=std, is_training=False, **config
     )
+    if getattr(transform.transforms[0], "interpolation", None) != str_to_interp_mode(
+        config["interpolation"]
+    ):
+        pytest.skip("this timm resizes for inputs that are not square with another interpolation")
     image = noise_image(*size)
     ours = timm_models.geometry_of(config, input_size[1:]).pixels(image)
     theirs = library_pixels(transform, mean, std, image)

@@ -164,7 +164,10 @@ def test_damage_of_any_kind_is_an_image_error_or_an_image(tmp_path, suffix):
     """Bytes turned at random: read all the same, or one line for people, never a traceback."""
     rng = np.random.default_rng(0)
     whole = tmp_path / f"whole.{suffix}"
-    Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(whole)
+    try:
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(whole)
+    except KeyError:
+        pytest.skip(f"this Pillow does not write {suffix}")
     content = np.frombuffer(whole.read_bytes(), np.uint8)
     errors = []
     for _ in range(60):

@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
     torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "other.pth")
     with pytest.raises(
         relook.ModelError,
-        match=r"other\.pth: of another architecture than ResNet: it lacks .* more; it has beside",
+        match=r"other\.pth: of another architecture than ResNet: it lacks .* more; it has extra",
     ):
         relook.load(SMALL, checkpoint=tmp_path / "other.pth")
 

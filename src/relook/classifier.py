@@ -131,6 +131,8 @@ class Classifier(nn.Module):
         self._engines = Engines()
         classes, layer = self._probe(target_layer)
         self._target_layer = layer
+        if isinstance(labels, str):
+            raise ModelError("labels must be a list with one name a class, not one string")
         self.labels = tuple(labels) if labels is not None else tuple(map(str, range(classes)))
         if len(self.labels) != classes:
             raise ModelError(
@@ -353,8 +355,13 @@ class Classifier(nn.Module):
         return outputs.shape[1]
 
 
-def check_pixels(pixels: Tensor) -> None:
+def check_pixels(pixels: object) -> None:
     """Raise RelookError unless this is a batch of RGB pixels in [0, 1]."""
+    if not isinstance(pixels, Tensor):
+        raise RelookError(
+            f"pixels must be a tensor (N, 3, H, W), not a {type(pixels).__name__}; for a "
+            "file, PIL image or array use Corrector.correct"
+        )
     if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
         raise RelookError(
             f"pixels must be floats of shape (N, 3, H, W), not {pixels.dtype} of shape "

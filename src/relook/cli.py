@@ -154,10 +154,9 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
                 bars.end()
     if output is not None and written:
         typer.echo(f"pictures: {output}", err=True)
-    if failed:
+    if len(failed) > 1 or (failed and len(images) > 1):
         _complain(f"{len(failed)} of {len(images)} images could not be used: {', '.join(failed)}")
-        return FAILED
-    return DONE
+    return FAILED if failed else DONE
 
 
 def _make_folder(folder: Path) -> None:
@@ -205,15 +204,19 @@ def demo(
 
         write_demo(page, progress)
     typer.echo(f"The demo is at {page.resolve()}")
+    typer.echo("Now a photo of yours: relook predict photo.jpg --output pictures", err=True)
 
 
 def _gate(text: str) -> float | None:
     if text.lower() == "none":
         return None
     try:
-        return float(text)
+        gate = float(text)
     except ValueError:
+        gate = -1.0
+    if not 0 <= gate <= 1:
         _refuse(f"--gate takes a number from 0 to 1, or none; not {text!r}")
+    return gate
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def corrected_probabilities(y: Float[Tensor, " c"], r: Float[Tensor, " c"]) -> F
     return corrected / corrected.sum()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Correction:
     """One image's second look, with everything seen on the way. Tensors are on the CPU.
 
@@ -93,6 +93,10 @@ class Correction:
     attribution_forwards: int
     cost: float
     seconds: float
+
+    def __repr__(self) -> str:
+        top = [self.labels[int(p.argmax())] for p in (self.before, self.after)]
+        return f"<Correction {self.image}: {' → '.join(top)}, {self.forwards} forwards>"
 
     @property
     def k(self) -> int:
@@ -171,6 +175,11 @@ class Corrector(nn.Module):
             ModelError: the look needs a target layer and the classifier has none.
         """
         super().__init__()
+        if not isinstance(classifier, Classifier):
+            raise RelookError(
+                f"a Corrector needs a relook.Classifier, not a {type(classifier).__name__}: "
+                "wrap your network in relook.Classifier(module, mean=..., std=..., input_size=...)"
+            )
         count = len(classifier.labels)
         if k is not None and not 1 <= k <= count:
             raise RelookError(

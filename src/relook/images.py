@@ -53,7 +53,8 @@ def open_image(source: ImageSource) -> Image.Image:
         image = _read(Path(source), name)
     else:
         raise ImageError(
-            f"{name}: cannot be read as an image; pass a path, a PIL image or a numpy array"
+            f"{name}: cannot be read as an image; pass a path, a PIL image or a numpy array (a "
+            "tensor of pixels goes to the corrector itself: corrector(pixels))"
         )
     if image.width * image.height < 2:
         raise ImageError(f"{name}: the image is 1×1 pixel, there is nothing to look at")

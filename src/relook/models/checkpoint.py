@@ -101,7 +101,7 @@ def _fill(network: nn.Module, state: State, checkpoint: Path) -> None:
     ]
     problems = [
         _some("it lacks", missing),
-        _some("it has beside", unknown),
+        _some("it has extra", unknown),
         _some("other shapes:", shapes),
     ]
     if any(problems):

@@ -25,7 +25,7 @@ def load(name: str, checkpoint: Path | None) -> Classifier:
     except Exception as error:
         raise ModelError(
             f"model {name!r}: cannot import {module_name!r} ({_in_short(error)}); it is looked for "
-            f"in {folder} and among the installed packages"
+            f"in {folder} and among the installed packages (PYTHONPATH adds folders)"
         ) from error
     finally:
         sys.path.remove(folder)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from relook.report.story import percent
 from relook.report.tiles import data_uri
 
 
@@ -20,9 +21,5 @@ def render_page(template: str, file: Path, **context: Any) -> None:
         lstrip_blocks=True,
     )
     environment.filters["uri"] = data_uri
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     file.write_text(environment.get_template(template).render(**context), encoding="utf-8")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

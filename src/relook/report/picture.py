@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 
-from relook.report.story import MaskStory, Story
+from relook.report.story import MaskStory, Story, percent
 
 _BEFORE, _AFTER = "#9aa5b1", "#d9480f"
 _COLUMNS = 5
@@ -53,8 +53,10 @@ def _top(part: SubFigure, story: Story) -> None:
     chart.barh(places - 0.19, before, 0.36, color=_BEFORE, label="before")
     chart.barh(places + 0.19, after, 0.36, color=_AFTER, label="after")
     for place, low, high in zip(places, before, after, strict=True):
-        chart.text(low + 0.8, place - 0.19, f"{low:.1f} %", va="center", fontsize=8, color="#555")
-        chart.text(high + 0.8, place + 0.19, f"{high:.1f} %", va="center", fontsize=8)
+        chart.text(
+            low + 0.8, place - 0.19, percent(low / 100), va="center", fontsize=8, color="#555"
+        )
+        chart.text(high + 0.8, place + 0.19, percent(high / 100), va="center", fontsize=8)
     chart.set_yticks(places, [textwrap.shorten(c.label, 30) for c in story.classes])
     chart.invert_yaxis()
     chart.set_xlim(0, max(before + after) * 1.16)
@@ -84,19 +86,18 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...]) -> None:
         _image(axes[0, column], mask.map_tile)
         _image(axes[1, column], mask.mask_tile)
         axes[0, column].set_title(
-            f"{textwrap.shorten(mask.label, 26)}\n"
-            f"{100 * mask.before:.1f} % → {100 * mask.after:.1f} %",
+            f"{textwrap.shorten(mask.label, 26)}\n{percent(mask.before)} → {percent(mask.after)}",
             fontsize=10,
         )
         said = (
             "seen nowhere, not asked"
             if mask.answer is None
-            else f"of this: {textwrap.shorten(mask.answer, 20)} "
-            f"{100 * mask.answer_probability:.0f} %"
+            else f"alone: {textwrap.shorten(mask.answer, 20)} {percent(mask.answer_probability)}\n"
+            f"(weight {percent(mask.weight)})"
         )
         axes[1, column].set_xlabel(said, fontsize=9, color="#444")
-    part.text(0.008, 0.72, "seen here", rotation=90, fontsize=8, color="#777", va="center")
-    part.text(0.008, 0.3, "mask image", rotation=90, fontsize=8, color="#777", va="center")
+    part.text(0.008, 0.72, "seen here", rotation=90, fontsize=10, color="#444", va="center")
+    part.text(0.008, 0.3, "mask image", rotation=90, fontsize=10, color="#444", va="center")
 
 
 def _image(axes: Axes, image: object) -> None:

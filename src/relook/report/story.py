@@ -143,5 +143,10 @@ def tell(correction: Correction) -> Story:
     )
 
 
+def percent(share: float) -> str:
+    """For instance "39.3 %", in one piece; "< 0.1 %" for what would round to nothing."""
+    return "< 0.1\u00a0%" if 0 < share < 0.0005 else f"{100 * share:.1f}\u00a0%"
+
+
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"

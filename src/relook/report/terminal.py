@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from relook.report.story import Story
+from relook.report.story import Story, percent
 
 _STYLES = {True: "green", False: "red"}
 
@@ -60,9 +60,8 @@ def progress_bars(images: int) -> Iterator[Bars]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
-    with progress:
+    with progress if console.is_terminal else nullcontext():
         yield Bars(progress, images)
 
 
@@ -78,8 +77,8 @@ def print_story(console: Console, story: Story) -> None:
         style = _STYLES[change > 0] if change else "dim"
         table.add_row(
             escape(row.label),
-            f"{100 * row.before:.1f} %",
-            f"{100 * row.after:.1f} %",
+            percent(row.before),
+            percent(row.after),
             f"[{style}]{change:+.1f}[/]" if change else "[dim]·[/]",
         )
     console.print(table)
