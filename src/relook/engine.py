@@ -18,7 +18,7 @@ from relook.layers import evaluating
 
 # How many images go through the exported network at once. The graph is specialised for this
 # number, so that every shape in it is a constant; fewer images are padded.
-BATCH = 16
+BATCH = 8
 
 # How far the exported network may be off, relative to the largest output.
 _TOLERANCE = 1e-4
