@@ -114,3 +114,11 @@ def test_a_classifier_with_an_engine_can_be_copied(noise):
     answers = corrector(pixels)
     assert classifier.engine == "ONNX Runtime"
     torch.testing.assert_close(copy.deepcopy(corrector)(pixels), answers)
+
+
+def test_an_engine_made_under_inference_mode_works_outside(network):
+    with torch.inference_mode():
+        engine = OnnxRuntime(network, torch.zeros(1, 3, *SIZE))
+    inputs = torch.rand(3, 3, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(engine(inputs), network(inputs), rtol=0, atol=1e-5)

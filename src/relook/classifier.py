@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from relook.engine import Engines, Run
-from relook.errors import ModelError, NotFiniteError, RelookError
+from relook.errors import ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box, Geometry
 from relook.layers import (
     check_layer,
@@ -306,10 +306,9 @@ class Classifier(nn.Module):
         try:
             seen = probe(self.network, self.normalised(noise).to(self.dtype))
         except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ModelError(
-                f"{self.name}: the network fails on an input of 1×3×{height}×{width} ({reason}); "
-                "check input_size, and that it takes RGB images"
+                f"{self.name}: the network fails on an input of 1×3×{height}×{width} "
+                f"({first_line(error)}); check input_size, and that it takes RGB images"
             ) from error
         classes = self._check_outputs(seen.outputs)
         if layer is None:

@@ -135,23 +135,29 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
             bars.begin(Path(image).name)
             try:
                 correction = corrector.correct(image, bars.forwards)
-                if as_json:
-                    typer.echo(json.dumps(correction.to_json()))
-                if output is not None or not as_json:
-                    story = tell(correction)
-                if not as_json:
-                    print_story(console, story)
-                if output is not None:
-                    save_picture(story, output / _picture_name(image, written))
-            except (RelookError, RuntimeError, OSError, MemoryError) as error:
+            except (RelookError, RuntimeError, MemoryError) as error:
                 # RuntimeError: what PyTorch raises, out of memory among it. The others go on.
                 failed.append(image)
                 message = str(error) if isinstance(error, RelookError) else f"{image}: {error}"
                 _complain(message)
-                if as_json and not isinstance(error, OSError):
+                if as_json:
                     typer.echo(json.dumps({"image": image, "error": message}))
+                continue
             finally:
                 bars.end()
+            if as_json:
+                typer.echo(json.dumps(correction.to_json()))
+                if output is None:
+                    continue
+            story = tell(correction)
+            if not as_json:
+                print_story(console, story)
+            if output is not None:
+                try:
+                    save_picture(story, output / _picture_name(image, written))
+                except OSError as error:  # the answer stands; the picture is what failed
+                    failed.append(image)
+                    _complain(f"{image}: its picture cannot be written ({error})")
     if output is not None and written:
         typer.echo(f"pictures: {output}", err=True)
     if len(failed) > 1 or (failed and len(images) > 1):

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relook.errors import first_line
 from relook.layers import evaluating
 
 # How many images go through the exported network at once. The graph is specialised for this
@@ -76,8 +77,9 @@ def _make(network: nn.Module, size: tuple[int, int]) -> OnnxRuntime | None:
     except ImportError:
         _log.info("relook: onnxruntime is not installed, so PyTorch runs the network")
     except Exception as error:  # noqa: BLE001  what an exporter raises is not bounded
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        _log.warning("relook: PyTorch runs the network, the export to ONNX failed (%s)", reason)
+        _log.warning(
+            "relook: PyTorch runs the network, the export to ONNX failed (%s)", first_line(error)
+        )
     return None
 
 
@@ -113,7 +115,6 @@ class OnnxRuntime:
         """
         import onnxruntime
 
-        size = tuple(example.shape[-2:])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
@@ -127,8 +128,7 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
-        self._padded = torch.zeros(BATCH, 3, *size)
-        inputs = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+        inputs = torch.rand(2, 3, *example.shape[-2:], generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             expected = network(inputs)
         error = (self(inputs) - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
@@ -142,8 +142,7 @@ class OnnxRuntime:
     def _batch(self, inputs: Tensor) -> Tensor:
         count = len(inputs)
         if count < BATCH:
-            self._padded[:count] = inputs
-            inputs = self._padded
+            inputs = torch.cat([inputs, inputs.new_zeros(BATCH - count, *inputs.shape[1:])])
         [outputs] = self._session.run(None, {"x": inputs.contiguous().numpy()})
         return torch.from_numpy(outputs[:count])
 

@@ -18,3 +18,8 @@ class ModelError(RelookError):
 
 class NotFiniteError(RelookError):
     """The network answered NaN or infinity."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one line; its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from relook.errors import ModelError
+from relook.errors import ModelError, first_line
 
 State = dict[str, Tensor]
 
@@ -39,7 +39,7 @@ def read_state(checkpoint: Path) -> State:
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise ModelError(
-            f"{checkpoint}: cannot be read as a checkpoint ({_first_line(error)}); save "
+            f"{checkpoint}: cannot be read as a checkpoint ({first_line(error)}); save "
             "model.state_dict() again, best as safetensors"
         ) from error
     for key in _WRAPPERS:
@@ -74,6 +74,14 @@ def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn
         network = create(classes)
     _fill(network, state, checkpoint)
     return network
+
+
+def weights_missing(name: str, error: Exception) -> ModelError:
+    """What to say where a library's own weights cannot be had."""
+    return ModelError(
+        f"the weights of {name!r} cannot be had ({first_line(error)}); pass your own with "
+        "checkpoint= or --checkpoint (in Python, pretrained=False gives random ones)"
+    )
 
 
 def load_state(network: nn.Module, checkpoint: Path) -> None:
@@ -121,7 +129,3 @@ def _some(what: str, things: list[str]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a number"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from relook.classifier import Classifier
-from relook.errors import ModelError, RelookError
+from relook.errors import ModelError, RelookError, first_line
 from relook.models.checkpoint import load_state
 
 
@@ -49,5 +49,4 @@ def load(name: str, checkpoint: Path | None) -> Classifier:
 
 
 def _in_short(error: Exception) -> str:
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first_line}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from relook.classifier import Classifier
-from relook.errors import ModelError
+from relook.errors import ModelError, first_line
 from relook.models import bundled, function, timm, torchvision
 
 DEFAULT_MODEL = "bundled/efficientnet_lite0"
@@ -80,5 +80,6 @@ def _move(
     try:
         classifier.network.to(device, wanted).to(memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"device {str(device)!r} cannot be used here ({reason})") from error
+        raise ModelError(
+            f"device {str(device)!r} cannot be used here ({first_line(error)})"
+        ) from error

@@ -14,7 +14,7 @@ from torch import nn
 from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError
 from relook.geometry import Geometry
-from relook.models.checkpoint import load_into
+from relook.models.checkpoint import load_into, weights_missing
 from relook.models.imagenet import imagenet_labels
 
 
@@ -40,11 +40,7 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
         # What huggingface_hub, requests and timm raise without weights or without a network.
         if not pretrained or isinstance(error, RelookError):
             raise
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"the weights of 'timm/{name}' cannot be had ({reason}); pass your own with "
-            "checkpoint= or --checkpoint (in Python, pretrained=False gives random ones)"
-        ) from error
+        raise weights_missing(f"timm/{name}", error) from error
 
 
 def create(name: str, classes: int | None = None, pretrained: bool = False) -> nn.Module:

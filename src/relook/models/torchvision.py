@@ -13,7 +13,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 from relook.classifier import Classifier
 from relook.errors import ModelError
 from relook.geometry import Geometry
-from relook.models.checkpoint import load_into
+from relook.models.checkpoint import load_into, weights_missing
 from relook.models.imagenet import imagenet_labels
 
 
@@ -31,11 +31,7 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
         try:
             network = get_model(base, weights=weights)
         except (OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(
-                f"the weights of 'torchvision/{name}' cannot be had ({reason}); pass your own "
-                "with checkpoint= or --checkpoint (in Python, pretrained=False gives random ones)"
-            ) from error
+            raise weights_missing(f"torchvision/{name}", error) from error
     else:
         network = _create(base, weights)
     return _classifier_of(network, weights)

@@ -93,7 +93,7 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...]) -> None:
             "seen nowhere, not asked"
             if mask.answer is None
             else f"alone: {textwrap.shorten(mask.answer, 20)} {percent(mask.answer_probability)}\n"
-            f"(weight {percent(mask.weight)})"
+            f"(weight {percent(mask.before)})"
         )
         axes[1, column].set_xlabel(said, fontsize=9, color="#444")
     part.text(0.008, 0.72, "seen here", rotation=90, fontsize=10, color="#444", va="center")

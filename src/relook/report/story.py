@@ -39,7 +39,8 @@ class MaskStory:
 
     Attributes:
         label: the class the mask image was made for.
-        weight: Y of that class, which its answer is weighted by.
+        before: Y of that class, which the answer is weighted by.
+        after: its probability after the second look.
         map_tile: the map over the photo.
         mask_tile: the mask image.
         answer: the most probable class of the mask image; None where the map was flat and the
@@ -48,7 +49,6 @@ class MaskStory:
     """
 
     label: str
-    weight: float
     before: float
     after: float
     map_tile: Image.Image
@@ -121,7 +121,6 @@ def tell(correction: Correction) -> Story:
         masks.append(
             MaskStory(
                 label=correction.labels[c],
-                weight=float(before[c]),
                 before=float(before[c]),
                 after=float(after[c]),
                 map_tile=map_tile(correction.pixels, correction.maps[i]),
