@@ -59,6 +59,13 @@ Variant = Annotated[
     str | None,
     typer.Option(help="Of Score-CAM: poster (default), paper, torchcam or gradcam."),
 ]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="At most so many masked forwards an image for the maps; all by default (exact)."
+    ),
+]
+Fast = Annotated[bool, typer.Option("--fast", help="The same as --budget 64.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 
 
@@ -98,15 +105,25 @@ def predict(
     fill: FillName = None,
     attribution: AttributionName = None,
     variant: Variant = None,
+    budget: Budget = None,
+    fast: Fast = False,
 ) -> None:
     """Class probabilities of photos, before and after a second look."""
     threshold = _gate(gate)
+    if fast and budget is not None:
+        _refuse(f"--fast is a budget of its own; drop it or --budget {budget}")
     if output is not None:
         _make_folder(output)
     with _usage_errors():
         from relook.looks import make_look
 
-        chosen = make_look(look, fill=fill, attribution=attribution, variant=variant)
+        chosen = make_look(
+            look,
+            fill=fill,
+            attribution=attribution,
+            variant=variant,
+            budget="fast" if fast else budget,
+        )
         from relook.correction import Corrector
         from relook.models import load
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -159,6 +159,7 @@ class Corrector(nn.Module):
         k: int | None = None,
         gate: float | None = None,
         look: str | Look = "poster",
+        budget: int | Literal["fast"] | None = None,
     ) -> None:
         """Wrap a classifier.
 
@@ -169,9 +170,12 @@ class Corrector(nn.Module):
                 the cost of one forward. None looks again at every image.
             look: a name ("poster", "flip") or an object, such as
                 `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
+            budget: at most how many masked forwards an image gets for its maps; None is all that
+                exact Score-CAM takes, "fast" is 64 (see `relook.ScoreCAM`).
 
         Raises:
-            RelookError: k or gate is out of range, or there is no such look.
+            RelookError: k, gate or budget is out of range, there is no such look, or it takes no
+                budget.
             ModelError: the look needs a target layer and the classifier has none.
         """
         super().__init__()
@@ -190,7 +194,12 @@ class Corrector(nn.Module):
         self.classifier = classifier
         self.k = min(5, count) if k is None else k
         self.gate = gate
-        self.look: Look = make_look(look) if isinstance(look, str) else look
+        if budget is not None and not isinstance(look, str):
+            raise RelookError(
+                "budget goes with a look's name; an object has its own, as in "
+                "relook.looks.Mask(relook.ScoreCAM(budget=64))"
+            )
+        self.look: Look = make_look(look, budget=budget) if isinstance(look, str) else look
         if self.look.needs_activations:
             _ = classifier.target_layer  # raises if there is none: now, not at the first image
 
@@ -281,9 +290,7 @@ class Corrector(nn.Module):
         for size in sizes:
             members = [i for i, views in enumerate(batches) if views.pixels.shape[-2:] == size]
             views = torch.cat([batches[i].pixels for i in members])
-            asked = torch.cat(
-                [self.classifier.probabilities(chunk) for chunk in self.classifier.chunks(views)]
-            )
+            asked = self.classifier.many(views)
             check_finite(asked, self.classifier.dtype)
             counts = [len(batches[i].pixels) for i in members]
             answers |= dict(zip(members, asked.split(counts), strict=True))

@@ -48,7 +48,8 @@ def hide(
     pixels: Float[Tensor, "3 h w"],
     keep: Float[Tensor, "n h w"],
     hidden: Float[Tensor, "3 h w"],
+    out: Float[Tensor, "n 3 h w"] | None = None,
 ) -> Float[Tensor, "n 3 h w"]:
-    """M = X ⊙ L + fill ⊙ (1 − L): one image for each map of what to keep."""
+    """M = X ⊙ L + fill ⊙ (1 − L): one image for each map of what to keep, written to `out`."""
     # Written as fill + L ⊙ (X − fill): one pass, and exactly X ⊙ L where the fill is black.
-    return torch.addcmul(hidden, keep.unsqueeze(1), pixels - hidden)
+    return torch.addcmul(hidden, keep.unsqueeze(1), pixels - hidden, out=out)

@@ -63,8 +63,19 @@ def upsample(
 
 def min_max(maps: Float[Tensor, "n h w"], eps: float = 0.0) -> Float[Tensor, "n h w"]:
     """s: each map to [0, 1] by its own minimum and maximum; a flat map becomes all 0."""
-    low = maps.amin(dim=(1, 2), keepdim=True)
-    span = maps.amax(dim=(1, 2), keepdim=True) - low + eps
+    return rescale(
+        maps, maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True), eps
+    )
+
+
+def rescale(
+    maps: Float[Tensor, "n h w"],
+    low: Float[Tensor, "n 1 1"],
+    high: Float[Tensor, "n 1 1"],
+    eps: float = 0.0,
+) -> Float[Tensor, "n h w"]:
+    """(maps − low) / (high − low + eps); 0 where that has no width."""
+    span = high - low + eps
     return (maps - low).div_(torch.where(span > 0, span, torch.ones_like(span)))
 
 

@@ -9,15 +9,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from relook.attribution.budget import Sample, choose
+from relook.attribution.masks import Upsampling
 from relook.attribution.protocol import (
     AttributionMaps,
     Progress,
     activations_of,
     combine,
     min_max,
+    rescale,
     upsample,
 )
-from relook.classifier import Classifier, FirstLook, check_finite
+from relook.classifier import Classifier, FirstLook, check_finite, chunked
 from relook.errors import RelookError
 from relook.fills import check_fill, fill_image, hide
 
@@ -77,6 +80,9 @@ _RECIPES = {
 
 VARIANTS: tuple[str, ...] = tuple(_RECIPES)
 
+FAST = 64
+"""The budget called "fast"; `benchmarks/budget.py` measures what it costs and what it keeps."""
+
 
 @dataclass(frozen=True)
 class ScoreCAM:
@@ -103,13 +109,18 @@ class ScoreCAM:
             "black", but "mean" for "torchcam" and "gradcam", which allow no other: they multiply
             the normalised image.
         chunk: how many masked images are in memory at once; None is the classifier's choice,
-            16 at 224×224, and it is halved where memory runs out. It changes memory and speed, not
-            the maps.
+            16 at 224×224 on a CPU, and it is halved where memory runs out. It changes memory and
+            speed, not the maps.
+        budget: at most how many masked forwards an image gets; None is one a channel, which is
+            exact, and "fast" is 64. With fewer forwards than channels, the channels whose masks
+            tell most are asked about, and what the others would have scored is worked out from
+            masks like theirs (see `relook.attribution.budget`): the maps are close, not equal.
     """
 
     variant: str = "poster"
     fill: str | None = None
     chunk: int | None = None
+    budget: int | Literal["fast"] | None = None
 
     def __post_init__(self) -> None:
         if self.variant not in _RECIPES:
@@ -126,6 +137,17 @@ class ScoreCAM:
                 )
         if self.chunk is not None and self.chunk < 1:
             raise RelookError(f"chunk must be at least 1, not {self.chunk}")
+        if (
+            self.budget is not None
+            and self.budget != "fast"
+            and (
+                isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 1
+            )
+        ):
+            raise RelookError(
+                f'budget must be a number of forwards from 1 on, "fast" or None, '
+                f"not {self.budget!r}"
+            )
 
     @property
     def hidden_as(self) -> str:
@@ -155,68 +177,80 @@ class ScoreCAM:
         if recipe.constant == "hides-all":
             # The masks of all constant channels are 0 everywhere: one is asked for all of them.
             asked = torch.cat([asked, (~live).nonzero().squeeze(1)[:1]])
-        scores = self._scores(classifier, first, activations[asked], classes, progress)
-        forwards = len(asked)
+        maps = activations[asked]
+        up = Upsampling.of(maps, size, recipe.align_corners)
+        masks = (
+            rescale(maps, *up.range(maps), recipe.eps)
+            if recipe.mask == "upsampled"
+            else min_max(maps, recipe.eps)
+        )
+        sample = self._sample(maps, masks)
+        shown = masks if sample is None else masks[sample.asked]
+        scores = self._scores(classifier, first, shown, up, classes, progress)
+        if sample is not None:
+            scores = sample.complete(scores)
         if recipe.constant == "hides-all":
             weights = scores[:, -1:].repeat(1, len(live))
             weights[:, asked] = scores
         else:
-            weights, activations = scores, activations[asked]
+            weights, activations = scores, maps
         if recipe.softmax:
             weights = weights.softmax(dim=1)
         weights = weights.to(activations.dtype)
         if recipe.sum == "upsampled":
-            return AttributionMaps(combine(weights, activations, size), forwards)
+            return AttributionMaps(combine(weights, activations, size), len(shown))
         summed = torch.einsum("ck,kuv->cuv", weights, activations).relu()
-        maps = upsample(min_max(summed, recipe.eps), size)
-        return AttributionMaps(min_max(maps, recipe.eps) if recipe.again else maps, forwards)
+        seen = upsample(min_max(summed, recipe.eps), size)
+        return AttributionMaps(min_max(seen, recipe.eps) if recipe.again else seen, len(shown))
+
+    def _sample(self, maps: Float[Tensor, "k u v"], masks: Float[Tensor, "k u v"]) -> Sample | None:
+        """Which channels to ask about; None for all."""
+        budget = FAST if self.budget == "fast" else self.budget
+        if budget is None or budget >= len(maps):
+            return None
+        return choose(maps, masks, budget, outputs=_RECIPES[self.variant].score == "output")
 
     def _scores(
         self,
         classifier: Classifier,
         first: FirstLook,
-        activations: Float[Tensor, "k u v"],
+        masks: Float[Tensor, "k u v"],
+        up: Upsampling,
         classes: Int[Tensor, " c"],
         progress: Progress | None,
     ) -> Float[Tensor, "c k"]:
-        """Alpha before any softmax: one masked forward a channel, all classes from each."""
-        recipe = _RECIPES[self.variant]
+        """Alpha before any softmax: one masked forward a mask, all classes from each."""
         size = (first.pixels.shape[1], first.pixels.shape[2])
-        run = classifier.runner(len(activations), size)
+        run = classifier.runner(len(masks), size)
         # Masking and normalising are both affine, so the masks are laid on normalised pixels.
         kept = classifier.normalised(first.pixels)
         hidden = classifier.normalised(fill_image(self.hidden_as, first.pixels, classifier.mean))
-        scores: list[Tensor] = []
-        chunk, done = self.chunk or classifier.chunk_size(*size), 0
-        while done < len(activations):
-            maps = activations[done : done + chunk]
-            try:
-                if recipe.mask == "upsampled":
-                    masks = min_max(upsample(maps, size, recipe.align_corners), recipe.eps)
-                else:
-                    masks = upsample(min_max(maps, recipe.eps), size, recipe.align_corners)
-                answers = run(hide(kept, masks.to(kept.dtype), hidden))
-            except (RuntimeError, MemoryError) as error:
-                if chunk == 1 or not _is_out_of_memory(error):
-                    raise
-                chunk //= 2
-                continue
-            if recipe.score == "probability":
+        buffer = kept.new_empty(0)
+
+        def ask(piece: Tensor) -> Tensor:
+            nonlocal buffer
+            if len(buffer) != len(piece):
+                # Only once: fresh memory for each chunk costs as much as filling it.
+                buffer = kept.new_empty(0)
+                buffer = kept.new_empty(len(piece), *kept.shape)
+            answers = run(hide(kept, up(piece).to(kept.dtype), hidden, out=buffer))
+            if _RECIPES[self.variant].score == "probability":
                 answers = classifier.to_probabilities(answers)
-            scores.append(answers[:, classes])
-            done += len(maps)
+            return answers[:, classes]
+
+        count, chunk = len(masks), self.chunk or classifier.chunk_size(*size)
+        if classifier.device.type != "cpu" and count > chunk:
+            # Accelerators like every chunk to have the same shape.
+            masks = torch.cat([masks, masks.new_zeros(-count % chunk, *masks.shape[1:])])
+        scores, done = [], 0
+        for answers in chunked(masks, chunk, ask):
+            scores.append(answers)
+            done = min(done + len(answers), count)
             if progress:
-                progress(done, len(activations))
-        result = torch.cat(scores)
+                progress(done, count)
+        result = torch.cat(scores)[:count]
         check_finite(result, classifier.dtype)
         return result.T
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch has a class for it on accelerators, and on CPUs only a text."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def live_channels(activations: Float[Tensor, "k u v"]) -> Bool[Tensor, " k"]:

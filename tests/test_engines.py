@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
+from torch import nn
 
 import relook
 from networks import SmallCNN, counting_forwards, random_cnn
-from relook.engine import BATCH, Engines, OnnxRuntime
+from relook.engines import Engines, Folded, OnnxRuntime
+from relook.engines.exported import BATCH
 
 pytest.importorskip("onnxruntime")
 SIZE = (16, 16)
@@ -42,9 +45,9 @@ def test_it_is_made_once_many_forwards_are_asked_for(network):
     assert engines.get(network, 100, SIZE) is None
     assert engines.name == "PyTorch"
     engine = engines.get(network, 100, SIZE)
-    assert engine is engines.get(network, 1, SIZE)
+    assert engine is engines.get(network, BATCH, SIZE)
     assert isinstance(engine, OnnxRuntime)
-    assert engines.get(network, 1, (8, 8)) is None
+    assert engines.get(network, BATCH, (8, 8)) is None
     assert engines.name == "ONNX Runtime"
 
 
@@ -62,16 +65,21 @@ def test_changed_weights_are_exported_again(network, change):
     before = engines.get(network, 500, SIZE)
     with torch.no_grad():
         change(network)
-    after = engines.get(network, 1, SIZE)
+    after = engines.get(network, BATCH, SIZE)
     assert after is not before
     inputs = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         torch.testing.assert_close(after(inputs), network(inputs), rtol=0, atol=1e-5)
 
 
-def test_other_dtypes_and_hooks_stay_on_pytorch(network):
-    assert Engines().get(copy.deepcopy(network).double(), 500, SIZE) is None
-    assert Engines().get(copy.deepcopy(network).bfloat16(), 500, SIZE) is None
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_get_their_batch_norm_folded(network, dtype):
+    other = copy.deepcopy(network).to(dtype)
+    assert isinstance(Engines().get(other, 500, SIZE), Folded)
+    assert Engines().get(random_cnn(dtype), 500, SIZE) is None  # nothing to fold
+
+
+def test_a_network_with_hooks_is_left_alone(network):
     with counting_forwards(network):
         assert Engines().get(network, 500, SIZE) is None
     assert Engines().get(network, 500, SIZE) is not None
@@ -122,3 +130,87 @@ def test_an_engine_made_under_inference_mode_works_outside(network):
     inputs = torch.rand(3, 3, *SIZE)
     with torch.no_grad():
         torch.testing.assert_close(engine(inputs), network(inputs), rtol=0, atol=1e-5)
+
+
+class Branches(nn.Module):
+    """One BatchNorm of each kind: after a convolution; of a sum; of a convolution used again."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.norm2 = nn.BatchNorm2d(4)
+        self.conv3, self.norm3 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        a = self.norm1(self.conv1(x)).relu()
+        b = self.norm2(a + 1)
+        c = self.norm3(self.conv3(b)) + self.conv3(a)
+        return self.fc(c.mean(dim=(2, 3)))
+
+
+def with_statistics(network):
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    return network.eval()
+
+
+def test_only_a_batch_norm_of_a_convolutions_own_output_is_folded():
+    network = with_statistics(Branches().double())
+    folded = Folded(network, torch.zeros(1, 3, *SIZE, dtype=torch.float64))
+    left = [name for name, m in folded._network.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert left == ["norm2", "norm3"]
+    inputs = torch.rand(5, 3, *SIZE, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(inputs), network(inputs), rtol=0, atol=1e-12)
+
+
+def test_folding_leaves_the_network_as_it_was_and_shares_its_weights(network):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    folded = Folded(network, torch.zeros(1, 3, *SIZE))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert isinstance(network.norm, nn.BatchNorm2d)
+    assert not any(m._forward_hooks for m in network.modules())
+    assert folded._network.fc.weight is network.fc.weight
+
+
+def test_timms_batch_norm_keeps_its_activation():
+    network = timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
+    network = with_statistics(network)
+    folded = Folded(network, torch.zeros(1, 3, 32, 32))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded._network.modules())
+    inputs = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(inputs), network(inputs), rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_that_folds_wrongly_is_not_used():
+    class Peeks(SmallCNN):
+        """Uses what the convolution puts out in two places."""
+
+        def forward(self, x):
+            x = self.conv2(self.conv1(x).relu())
+            return self.fc((self.act(self.norm(x)) + x).mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    network = with_statistics(Peeks(batch_norm=True))
+    with pytest.raises(RuntimeError, match="the folded network is off by"):
+        Folded(network, torch.zeros(1, 3, *SIZE))
+
+
+def test_a_failed_export_leaves_the_folded_network(caplog):
+    class NoExport(SmallCNN):
+        def forward(self, x):
+            if torch.jit.is_tracing():
+                raise RuntimeError("not today")
+            return super().forward(x)
+
+    network = with_statistics(NoExport(batch_norm=True))
+    assert isinstance(Engines().get(network, 500, SIZE), Folded)
+    assert "the export to ONNX failed (not today)" in caplog.text

@@ -1,0 +1,103 @@
+"""Which form of a network runs many forwards, made when it pays and again when weights change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from relook.engines.exported import BATCH, OnnxRuntime
+from relook.engines.folded import Folded
+from relook.errors import first_line
+from relook.layers import evaluating
+
+# From how many forwards on another form of the network (up to ten seconds) is worth making.
+_PAYS_FROM = 128
+
+_log = logging.getLogger("relook")
+
+
+Run = Callable[[Tensor], Tensor]
+"""Normalised inputs (n, 3, h, w) to raw outputs (n, C)."""
+
+
+class Engines:
+    """Other forms of one network, one for each input size that is used a lot.
+
+    ONNX Runtime where all of the network is float32 on the CPU; else, and where the export fails,
+    PyTorch with BatchNorm folded into the convolutions. A network with hooks is left as it is,
+    and its hooks are called.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int], OnnxRuntime | Folded | None] = {}
+        self._expected: dict[tuple[int, int], int] = {}
+        self._weights: object = None
+
+    @property
+    def name(self) -> str:
+        """Of what many forwards run on."""
+        names = [engine.name for engine in self._made.values() if engine]
+        return names[-1] if names else "PyTorch"
+
+    def get(self, network: nn.Module, forwards: int, size: tuple[int, int]) -> Run | None:
+        """What runs so many forwards at this size faster than the network, if that pays.
+
+        Weights that have changed since are taken up.
+        """
+        self._expected[size] = self._expected.get(size, 0) + forwards
+        if forwards < BATCH // 2 or any(
+            m._forward_hooks or m._forward_pre_hooks for m in network.modules()
+        ):
+            return None
+        if size not in self._made and self._expected[size] < _PAYS_FROM:
+            return None
+        weights = _fingerprint(network)
+        if weights != self._weights:
+            self._weights = weights
+            self._made.clear()
+        if size not in self._made:
+            self._made[size] = _make(network, size)
+        return self._made[size]
+
+    def __getstate__(self) -> dict[str, object]:
+        """A session can be neither copied nor pickled; a copy makes its own."""
+        return {"_made": {}, "_expected": {}, "_weights": None}
+
+
+def _make(network: nn.Module, size: tuple[int, int]) -> OnnxRuntime | Folded | None:
+    tensors = [*network.parameters(), *network.buffers()]
+    if all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors):
+        try:
+            with evaluating(network):
+                return OnnxRuntime(network, torch.zeros(1, 3, *size))
+        except Exception as error:  # noqa: BLE001  what an exporter raises is not bounded
+            _log.warning(
+                "relook: PyTorch runs the network, the export to ONNX failed (%s)",
+                first_line(error),
+            )
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if not floats:
+        return None
+    try:
+        with evaluating(network):
+            return Folded(network, floats[0].new_zeros(1, 3, *size))
+    except Exception as error:  # noqa: BLE001  networks are other people's code
+        _log.info("relook: BatchNorm is not folded (%s)", first_line(error))
+    return None
+
+
+def _fingerprint(network: nn.Module) -> tuple[float, ...]:
+    """Changes with the weights, however they were changed; milliseconds, against the tenths of a
+    second that an image's masked forwards take.
+    """
+    with torch.no_grad():
+        wide = torch.float32 if _is_mps(network) else torch.float64
+        sums = [t.sum(dtype=wide) for t in (*network.parameters(), *network.buffers())]
+        return tuple(torch.stack(sums).tolist()) if sums else ()
+
+
+def _is_mps(network: nn.Module) -> bool:
+    return any(tensor.device.type == "mps" for tensor in network.parameters())
