@@ -21,8 +21,9 @@ lint: .venv/dev ## Check style and formatting
 types: .venv/dev ## Check the type hints
 	$(BIN)/mypy
 
-bench: .venv/dev ## Print the numbers of the README
+bench: .venv/dev ## Print the numbers of the README (about 20 minutes)
 	$(BIN)/python benchmarks/one_photo.py
+	$(BIN)/python benchmarks/scorecam.py --json benchmarks/results/scorecam.json
 
 clean: ## Remove the environment and what the targets made
 	rm -rf .venv relook-demo

@@ -26,7 +26,8 @@ from relook.looks import Flip, Look, Mask
 LOOKS: dict[str, Look] = {
     "`flip`": Flip(),
     "`poster`, maps from CAM": Mask(relook.CAM()),
-    "`poster` (Score-CAM)": Mask(),
+    "`poster`, `--fast`": Mask(relook.ScoreCAM(budget="fast")),
+    "`poster` (exact Score-CAM)": Mask(),
 }
 
 

@@ -111,7 +111,7 @@ def kriged_scores(maps, masks, count, answer, outputs=False):
         errors = {}
         for candidate in set(range(number)) - set(asked):
             known = [*asked, candidate]
-            seen = of_alpha[known][:, known] + torch.diag(noise * mass[known])
+            seen = of_alpha[known][:, known] + torch.diag(noise * size[known] ** 2)
             left = of_alpha - of_alpha[:, known] @ torch.linalg.inv(seen) @ of_alpha[known]
             errors[candidate] = float((left * gram).sum())
         asked.append(min(errors, key=errors.get))
@@ -121,7 +121,7 @@ def kriged_scores(maps, masks, count, answer, outputs=False):
     seen = covariance[asked][:, asked] + noise * torch.eye(count, dtype=maps.dtype)
     expected = level + covariance[:, asked] @ torch.linalg.inv(seen) @ (z - level)
     if not outputs:
-        expected = expected.clamp_min(0) ** 2 * mass[:, None]
+        expected = (expected.clamp_min(0) ** 2 * mass[:, None]).clamp_max(1)
     for place, i in enumerate(asked):
         expected[i] = alpha[place]
     return expected.T, asked

@@ -76,14 +76,18 @@ def test_equal_scores_are_carried_over():
     torch.testing.assert_close(completed, torch.full((2, 10), -1.25, dtype=torch.float64))
 
 
-def test_probabilities_stay_so_large_as_the_masks_allow():
-    """Never below 0, whatever is extrapolated."""
+def test_probabilities_stay_probabilities():
+    """Never below 0 nor above 1, whatever is extrapolated."""
     maps, masks, _ = random_masks()
+    masks[0] /= 100
     sample = choose(maps, masks, 3)
-    scores = torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    scores = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]).double()
     completed = sample.complete(scores)
     assert (completed >= 0).all()
+    assert (completed <= 1).all()
     assert not completed[1].any()
+    assert completed[2].max() == 1
+    assert completed[2, 0] < 0.2 or 0 in sample.asked  # it shows next to nothing
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -150,6 +150,7 @@ def test_more_images_than_a_chunk(cnn, noise, monkeypatch):
 
 def test_chunks_hold_as_many_pixels_whatever_the_size(cnn):
     assert cnn.chunk_size(224, 224) == 16
+    assert cnn.chunk_size(260, 260) == 8  # whole batches of the exported network, not 11
     assert cnn.chunk_size(448, 448) == 4
     assert cnn.chunk_size(5000, 5000) == 1
 

@@ -154,6 +154,11 @@ def test_bad_images_get_one_line(tmp_path, make, message):
         ([*HALVES, "--variant", "fast"], "variant 'fast' is unknown"),
         ([*HALVES, "--variant", "torchcam", "--fill", "black"], "drop fill 'black'"),
         ([*HALVES, "--attribution", "cam", "--variant", "paper"], "CAM has none"),
+        ([*HALVES, "--budget", "0"], "budget must be a number of forwards from 1 on"),
+        ([*HALVES, "--budget", "few"], "Invalid value for '--budget'"),
+        ([*HALVES, "--fast", "--budget", "8"], "drop it or --budget 8"),
+        ([*HALVES, "--look", "flip", "--fast"], "the look 'flip' has no budget"),
+        ([*HALVES, "--attribution", "cam", "--budget", "8"], "CAM needs no forward"),
         ([*HALVES, "--device", "gpu"], "device 'gpu' cannot be used here"),
         ([*HALVES, "--dtype", "int8"], "dtype 'int8' is unknown"),
         ([*HALVES, "--output", __file__], "--output names a folder"),
@@ -207,6 +212,14 @@ def test_fill_reaches_the_mask_images(photo, attribution):
         for fill in ("black", "mean", "blur")
     ]
     assert len({round(after, 5) for after in afters}) == 3
+
+
+def test_the_budget_is_kept(chelsea):
+    """453 channels are live on chelsea; five mask images follow."""
+    for option, masked in (["--budget", "20"], 20), (["--fast"], 64):
+        row = json.loads(relook("predict", chelsea, "--json", *option).stdout)
+        assert row["forwards"] == 1 + masked + 5
+        assert row["after"][0]["label"] == "Egyptian cat"
 
 
 def test_variant_reaches_score_cam(photo):

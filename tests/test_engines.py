@@ -14,7 +14,6 @@ from networks import SmallCNN, counting_forwards, random_cnn
 from relook.engines import Engines, Folded, OnnxRuntime
 from relook.engines.exported import BATCH
 
-pytest.importorskip("onnxruntime")
 SIZE = (16, 16)
 
 
@@ -40,6 +39,21 @@ def test_a_network_that_exports_wrongly_is_not_used():
         OnnxRuntime(OtherWhenTraced().eval(), torch.zeros(1, 3, *SIZE))
 
 
+def test_a_batch_size_of_ones_own(network):
+    engine = OnnxRuntime(network, torch.zeros(1, 3, *SIZE), batch=3)
+    inputs = torch.rand(7, 3, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(engine(inputs), network(inputs), rtol=0, atol=1e-5)
+
+
+def test_a_few_images_are_left_to_pytorch(network):
+    """They would be padded to a batch."""
+    engines = Engines()
+    assert engines.get(network, 500, SIZE) is not None
+    assert engines.get(network, BATCH // 2 - 1, SIZE) is None
+    assert engines.get(network, BATCH // 2, SIZE) is not None
+
+
 def test_it_is_made_once_many_forwards_are_asked_for(network):
     engines = Engines()
     assert engines.get(network, 100, SIZE) is None
@@ -57,19 +71,48 @@ def test_it_is_made_once_many_forwards_are_asked_for(network):
         lambda n: n.fc.bias.data.add_(1),
         lambda n: n.load_state_dict(random_cnn(torch.float32, 5, batch_norm=True).state_dict()),
         lambda n: n.norm.running_mean.add_(0.5),
+        lambda n: n.fc.weight.copy_(n.fc.weight.flip(0)),
+        lambda n: setattr(n.fc, "weight", nn.Parameter(n.fc.weight.flip(0))),
     ],
-    ids=["data", "loaded", "statistics"],
+    ids=["data", "loaded", "statistics", "swapped", "replaced"],
 )
 def test_changed_weights_are_exported_again(network, change):
     engines = Engines()
     before = engines.get(network, 500, SIZE)
     with torch.no_grad():
         change(network)
-    after = engines.get(network, BATCH, SIZE)
+    assert engines.get(network, BATCH, SIZE) is None  # not worth it for so few
+    after = engines.get(network, 500, SIZE)
     assert after is not before
     inputs = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         torch.testing.assert_close(after(inputs), network(inputs), rtol=0, atol=1e-5)
+
+
+def test_another_dtype_is_another_network(network):
+    engines = Engines()
+    assert isinstance(engines.get(network, 500, SIZE), OnnxRuntime)
+    assert isinstance(engines.get(network.double(), 500, SIZE), Folded)
+
+
+def test_weights_that_are_not_finite_are_not_exported_again_and_again(caplog):
+    network = random_cnn(torch.float32).eval()
+    network.fc.weight.data[0] = float("inf")
+    network.fc.weight.data[0, 0] = -float("inf")
+    engines = Engines()
+    for _ in range(3):
+        assert engines.get(network, 500, SIZE) is None
+    assert len(caplog.records) == 1
+
+
+def test_large_images_come_in_smaller_batches(network):
+    [small, large] = (Engines().get(network, 500, SIZE, chunk) for chunk in (16, 3))
+    assert (small._size, large._size) == (BATCH, 3)
+
+
+def test_float64_pixels_for_a_float32_network(network):
+    engine = OnnxRuntime(network, torch.zeros(1, 3, *SIZE))
+    assert engine(torch.rand(2, 3, *SIZE).double()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -202,6 +245,34 @@ def test_a_network_that_folds_wrongly_is_not_used():
     network = with_statistics(Peeks(batch_norm=True))
     with pytest.raises(RuntimeError, match="the folded network is off by"):
         Folded(network, torch.zeros(1, 3, *SIZE))
+
+
+def test_what_half_precision_hides_is_found(network):
+    class Beside(SmallCNN):
+        """Uses a little of the convolution beside its BatchNorm: less than bfloat16 resolves."""
+
+        def forward(self, x):
+            x = self.conv2(self.conv1(x).relu())
+            return self.fc((self.norm(x) + 0.002 * x).relu().mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    other = with_statistics(Beside(batch_norm=True)).bfloat16()
+    with pytest.raises(RuntimeError, match="the folded network is off by"):
+        Folded(other, torch.zeros(1, 3, *SIZE, dtype=torch.bfloat16))
+
+
+def test_an_in_place_activation_between_convolution_and_norm():
+    network = with_statistics(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(4),
+            nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(3),
+        )
+    )  # fmt: skip
+    example = torch.zeros(1, 3, *SIZE)
+    network(example)
+    folded = Folded(network, example)
+    kinds = [type(m).__name__ for m in folded._network]
+    assert kinds[2:5] == ["BatchNorm2d", "Conv2d", "Identity"]
 
 
 def test_a_failed_export_leaves_the_folded_network(caplog):

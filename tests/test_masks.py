@@ -48,3 +48,11 @@ def test_the_range_looks_at_a_few_samples_only():
 
     up = Upsampling.of(torch.zeros(1, 7, 7), (224, 224))
     assert _ends(up.rows).shape == (2 * 6 + 4, 7)
+
+
+def test_autocast_leaves_masks_alone():
+    maps = torch.rand(3, 7, 7)
+    up = Upsampling.of(maps, (224, 224))
+    exact = up(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(up(maps), exact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -235,8 +236,28 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(cnn, noise, error):
     handle = cnn.network.register_forward_pre_hook(scarce)
     pieces = relook.ScoreCAM(chunk=8)(cnn, first, torch.tensor([0, 1])).maps
     handle.remove()
-    assert sizes == [6, 4, 2, 2, 2]
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
+
+
+def test_the_callers_autocast_reaches_the_network_and_not_the_maps(noise):
+    """In half precision the masks would be off by 1/256 already."""
+    classifier = relook.Classifier(
+        random_cnn(torch.float32, channels=150), mean=MEAN, std=STD, input_size=16
+    )
+    pixels, seen = noise[:1].float(), []
+    exact = relook.ScoreCAM()(classifier, classifier.first_looks(pixels)[0], torch.tensor([0, 1]))
+    classifier = copy.deepcopy(classifier)
+    with torch.autocast("cpu", torch.bfloat16):
+        [first] = classifier.first_looks(pixels)
+        hook = classifier.network.fc.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+        maps = relook.ScoreCAM()(classifier, first, torch.tensor([0, 1])).maps
+        hook.remove()
+        close = relook.ScoreCAM()(classifier, first, torch.tensor([0, 1])).maps
+    assert set(seen) == {torch.bfloat16}
+    assert classifier.engine == "PyTorch"  # which knows of autocast
+    assert maps.dtype == torch.float32
+    torch.testing.assert_close(close, exact.maps, rtol=0, atol=0.02)
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(cnn, noise):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from relook.engines import Engines, Run
+from relook.engines import BATCH, Engines, Run
 from relook.errors import ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box, Geometry
 from relook.layers import (
@@ -287,9 +287,13 @@ class Classifier(nn.Module):
         """What computes `run` fastest for so many forwards at (height, width).
 
         Where that pays, it is another form of the network (see `relook.engines`), whose answers
-        are the same to 1e-4 of the largest output; else `run` itself.
+        are the same to 1e-4 of the largest output, or to what half precision rounds; else, and
+        under the caller's autocast, `run` itself.
         """
-        return self._engines.get(self.network, forwards, size) or self.run
+        if torch.is_autocast_enabled(self.device.type):
+            return self.run
+        chunk = self.chunk_size(*size)
+        return self._engines.get(self.network, forwards, size, chunk) or self.run
 
     @property
     def engine(self) -> str:
@@ -302,7 +306,9 @@ class Classifier(nn.Module):
         16 at 224×224 on a CPU, where more brings nothing; 64 on an accelerator.
         """
         pixels = _CHUNK_PIXELS_CPU if self.device.type == "cpu" else _CHUNK_PIXELS_ACCELERATOR
-        return max(1, pixels // (height * width))
+        count = pixels // (height * width)
+        # Whole batches of the exported network.
+        return max(1, count - count % BATCH if count > BATCH else count)
 
     def chunks(self, pixels: Float[Tensor, "n 3 h w"]) -> Iterator[Float[Tensor, "m 3 h w"]]:
         """The images in pieces of at most `chunk_size`."""
@@ -388,17 +394,18 @@ def chunked(items: Tensor, size: int, call: Callable[[Tensor], T]) -> Iterator[T
         except (RuntimeError, MemoryError) as error:
             if len(chunk) == 1 or not _is_out_of_memory(error):
                 raise
-            size //= 2
+            size = len(chunk) // 2
             continue
         done += len(chunk)
         yield result
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch has a class for it on accelerators, and on CPUs only a text."""
+    """PyTorch has a class for it on CUDA, and elsewhere only a text."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    texts = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return any(text in str(error) for text in texts)
 
 
 def check_pixels(pixels: object) -> None:

@@ -62,7 +62,7 @@ Variant = Annotated[
 Budget = Annotated[
     int | None,
     typer.Option(
-        min=1, help="At most so many masked forwards an image for the maps; all by default (exact)."
+        metavar="N", help="At most N masked forwards an image for its maps; all (exact) by default."
     ),
 ]
 Fast = Annotated[bool, typer.Option("--fast", help="The same as --budget 64.")]

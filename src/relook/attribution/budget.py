@@ -7,9 +7,9 @@ Processes for Machine Learning", 2006), in which like masks share what was learn
     z(H) = sqrt(alpha(H) / mass(H)),        mass(H): the mean of H, the share of the image shown,
     cov(z(H), z(H')) = c + m(|H − H'| / l)  m: Matérn 3/2 (eq. 4.17), |·|: root mean square,
 
-observed with noise. The root makes scores of very different size alike; the mass says that what
-hardly shows anything scores hardly anything. Raw outputs, which may be negative, are taken as
-they are.
+observed with noise; its level is the mean of what was observed. The root makes scores of very
+different size alike; the mass says that what hardly shows anything scores hardly anything. Raw
+outputs, which may be negative, are taken as they are.
 
 Which masks are asked about is settled before the first forward. What is wanted is the sum
 sum_k alpha_k A_k, and the process tells its expected squared error for any choice; the masks are
@@ -54,7 +54,8 @@ class Sample:
             scores: of the masks asked about, in their order; ≥ 0 unless `mass` is None.
         """
         mass = self.mass
-        known = scores.T.to(self.covariance.dtype)
+        dtype, scores = scores.dtype, scores.to(self.covariance.dtype)
+        known = scores.T
         values = known if mass is None else (known / mass[self.asked, None]).sqrt()
         level = values.mean(dim=0)
         observed = self.covariance[self.asked]
@@ -64,9 +65,9 @@ class Sample:
         # The mean of the process given what was observed (Rasmussen and Williams, eq. 2.25).
         expected: Tensor = self.covariance @ torch.linalg.solve(observed, values - level) + level
         if mass is not None:
-            expected = expected.clamp_min(0).square() * mass[:, None]
+            expected = (expected.clamp_min(0).square() * mass[:, None]).clamp_max(1)
         expected[self.asked] = known
-        return expected.T
+        return expected.T.to(dtype)
 
 
 def choose(
@@ -79,18 +80,24 @@ def choose(
 
     Args:
         maps: A_k.
-        masks: H_k at the size of the maps, in [0, 1].
+        masks: H_k at the size of the maps: in [0, 1] once upsampled, here a little beyond it where
+            the extreme lies between two pixels.
         count: how many to ask about, fewer than K.
         outputs: whether the scores are raw outputs and not probabilities.
     """
+    # float32 and its faster forms are too coarse beside a constant of 10; MPS has no other.
+    dtype = torch.float32 if maps.device.type == "mps" else torch.float64
+    maps, masks = maps.to(dtype), masks.to(dtype)
     points = masks.flatten(1) / masks[0].numel() ** 0.5
     distance = torch.cdist(points, points).fill_diagonal_(0)
     scaled = distance.mul_(3**0.5 / _LENGTH)
     covariance = (1 + scaled) * scaled.neg().exp_() + _CONSTANT
     mass = masks.mean(dim=(1, 2)).clamp_min(_LEAST_MASS)
-    # To first order alpha varies as the root of its mass times z does.
+    # How alpha varies with z: to first order as the mass, times z itself, which is not known yet;
+    # its root, which trusts small masks less, chose better.
     size = torch.ones_like(mass) if outputs else mass.sqrt()
-    asked = _greedy(maps.flatten(1), covariance * size * size[:, None], _NOISE * mass, count)
+    of_alpha = covariance * size * size[:, None]
+    asked = _greedy(maps.flatten(1), of_alpha, _NOISE * size.square(), count)
     return Sample(asked, covariance[:, asked], None if outputs else mass)
 
 

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from relook.attribution.protocol import full_precision
+
 
 @dataclass(frozen=True)
 class Upsampling:
@@ -34,7 +36,8 @@ class Upsampling:
 
     def __call__(self, maps: Float[Tensor, "n u v"]) -> Float[Tensor, "n h w"]:
         """The upsampled maps."""
-        return self.rows @ (maps @ self.columns.T)
+        with full_precision(maps):
+            return self.rows @ (maps @ self.columns.T)
 
     def range(
         self, maps: Float[Tensor, "n u v"]

@@ -52,6 +52,11 @@ def activations_of(first: FirstLook) -> Float[Tensor, "k u v"]:
     return first.activations
 
 
+def full_precision(like: Tensor) -> torch.autocast:
+    """A context in which the caller's autocast, meant for the network, leaves maps alone."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def upsample(
     maps: Float[Tensor, "n u v"], size: tuple[int, int], align_corners: bool = False
 ) -> Float[Tensor, "n h w"]:
@@ -86,5 +91,6 @@ def combine(
 
     Upsampling is linear, so the sum is taken at the maps' own size and upsampled once.
     """
-    summed = torch.einsum("ck,kuv->cuv", weights, activations)
+    with full_precision(activations):
+        summed = torch.einsum("ck,kuv->cuv", weights, activations)
     return min_max(upsample(summed, size).relu())

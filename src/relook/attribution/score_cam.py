@@ -16,11 +16,13 @@ from relook.attribution.protocol import (
     Progress,
     activations_of,
     combine,
+    full_precision,
     min_max,
     rescale,
     upsample,
 )
 from relook.classifier import Classifier, FirstLook, check_finite, chunked
+from relook.engines import BATCH
 from relook.errors import RelookError
 from relook.fills import check_fill, fill_image, hide
 
@@ -184,6 +186,8 @@ class ScoreCAM:
             if recipe.mask == "upsampled"
             else min_max(maps, recipe.eps)
         )
+        if recipe.constant == "hides-all":
+            masks[int(live.sum()) :] = 0  # eps may have blown rounding up
         sample = self._sample(maps, masks)
         shown = masks if sample is None else masks[sample.asked]
         scores = self._scores(classifier, first, shown, up, classes, progress)
@@ -199,7 +203,8 @@ class ScoreCAM:
         weights = weights.to(activations.dtype)
         if recipe.sum == "upsampled":
             return AttributionMaps(combine(weights, activations, size), len(shown))
-        summed = torch.einsum("ck,kuv->cuv", weights, activations).relu()
+        with full_precision(activations):
+            summed = torch.einsum("ck,kuv->cuv", weights, activations).relu()
         seen = upsample(min_max(summed, recipe.eps), size)
         return AttributionMaps(min_max(seen, recipe.eps) if recipe.again else seen, len(shown))
 
@@ -230,7 +235,7 @@ class ScoreCAM:
         def ask(piece: Tensor) -> Tensor:
             nonlocal buffer
             if len(buffer) != len(piece):
-                # Only once: fresh memory for each chunk costs as much as filling it.
+                # Fresh memory for every chunk would cost as much as filling it.
                 buffer = kept.new_empty(0)
                 buffer = kept.new_empty(len(piece), *kept.shape)
             answers = run(hide(kept, up(piece).to(kept.dtype), hidden, out=buffer))
@@ -239,9 +244,9 @@ class ScoreCAM:
             return answers[:, classes]
 
         count, chunk = len(masks), self.chunk or classifier.chunk_size(*size)
-        if classifier.device.type != "cpu" and count > chunk:
-            # Accelerators like every chunk to have the same shape.
-            masks = torch.cat([masks, masks.new_zeros(-count % chunk, *masks.shape[1:])])
+        if classifier.device.type != "cpu":
+            # Few different shapes: accelerators choose or compile their kernels for each anew.
+            masks = torch.cat([masks, masks.new_zeros(-count % BATCH, *masks.shape[1:])])
         scores, done = [], 0
         for answers in chunked(masks, chunk, ask):
             scores.append(answers)

@@ -16,6 +16,9 @@ from relook.layers import evaluating
 # From how many forwards on another form of the network (up to ten seconds) is worth making.
 _PAYS_FROM = 128
 
+# Each input size has a copy of the network; the oldest gives way.
+_SIZES = 4
+
 _log = logging.getLogger("relook")
 
 
@@ -42,13 +45,20 @@ class Engines:
         names = [engine.name for engine in self._made.values() if engine]
         return names[-1] if names else "PyTorch"
 
-    def get(self, network: nn.Module, forwards: int, size: tuple[int, int]) -> Run | None:
+    def get(
+        self, network: nn.Module, forwards: int, size: tuple[int, int], chunk: int = BATCH
+    ) -> Run | None:
         """What runs so many forwards at this size faster than the network, if that pays.
 
-        Weights that have changed since are taken up.
+        Args:
+            network: the network.
+            forwards: how many are wanted now; from all asked for it follows whether it pays.
+            size: (height, width) of the inputs.
+            chunk: how many of this size may go through the network at once.
         """
+        batch = min(BATCH, chunk)
         self._expected[size] = self._expected.get(size, 0) + forwards
-        if forwards < BATCH // 2 or any(
+        if forwards < batch / 2 or any(
             m._forward_hooks or m._forward_pre_hooks for m in network.modules()
         ):
             return None
@@ -56,10 +66,16 @@ class Engines:
             return None
         weights = _fingerprint(network)
         if weights != self._weights:
+            if self._weights is not None:
+                self._expected = {size: forwards}
             self._weights = weights
             self._made.clear()
         if size not in self._made:
-            self._made[size] = _make(network, size)
+            if self._expected[size] < _PAYS_FROM:
+                return None
+            if len(self._made) == _SIZES:
+                del self._made[next(iter(self._made))]
+            self._made[size] = _make(network, size, batch)
         return self._made[size]
 
     def __getstate__(self) -> dict[str, object]:
@@ -67,12 +83,12 @@ class Engines:
         return {"_made": {}, "_expected": {}, "_weights": None}
 
 
-def _make(network: nn.Module, size: tuple[int, int]) -> OnnxRuntime | Folded | None:
+def _make(network: nn.Module, size: tuple[int, int], batch: int) -> OnnxRuntime | Folded | None:
     tensors = [*network.parameters(), *network.buffers()]
     if all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors):
         try:
             with evaluating(network):
-                return OnnxRuntime(network, torch.zeros(1, 3, *size))
+                return OnnxRuntime(network, torch.zeros(1, 3, *size), batch)
         except Exception as error:  # noqa: BLE001  what an exporter raises is not bounded
             _log.warning(
                 "relook: PyTorch runs the network, the export to ONNX failed (%s)",
@@ -89,15 +105,22 @@ def _make(network: nn.Module, size: tuple[int, int]) -> OnnxRuntime | Folded | N
     return None
 
 
-def _fingerprint(network: nn.Module) -> tuple[float, ...]:
-    """Changes with the weights, however they were changed; milliseconds, against the tenths of a
-    second that an image's masked forwards take.
+def _fingerprint(network: nn.Module) -> bytes:
+    """Changes with the weights, in milliseconds.
+
+    In-place operations, optimisers and `load_state_dict` among them, raise a tensor's version;
+    what goes through `.data` past that shows in the sum, unless it only swaps values.
     """
+    tensors = [*network.parameters(), *network.buffers()]
+    kinds = [
+        (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors
+    ]
+    by_device: dict[torch.device, list[Tensor]] = {}
     with torch.no_grad():
-        wide = torch.float32 if _is_mps(network) else torch.float64
-        sums = [t.sum(dtype=wide) for t in (*network.parameters(), *network.buffers())]
-        return tuple(torch.stack(sums).tolist()) if sums else ()
-
-
-def _is_mps(network: nn.Module) -> bool:
-    return any(tensor.device.type == "mps" for tensor in network.parameters())
+        for t in tensors:
+            half = t.dtype in (torch.float16, torch.bfloat16)
+            total = t.sum(dtype=torch.float32 if half else None)
+            wide = torch.float32 if t.device.type == "mps" else torch.float64
+            by_device.setdefault(t.device, []).append(total.to(wide))
+        # As text, in which NaN equals NaN.
+        return repr((kinds, [torch.stack(sums).tolist() for sums in by_device.values()])).encode()

@@ -27,8 +27,15 @@ class OnnxRuntime:
 
     name = "ONNX Runtime"
 
-    def __init__(self, network: nn.Module, example: Float[Tensor, "1 3 h w"]) -> None:
+    def __init__(
+        self, network: nn.Module, example: Float[Tensor, "1 3 h w"], batch: int = BATCH
+    ) -> None:
         """Export the network, which must be in eval mode, and check it against itself.
+
+        Args:
+            network: float32, on the CPU.
+            example: of the size of its inputs.
+            batch: how many images go through it at once.
 
         Raises:
             ImportError: onnxruntime is not installed.
@@ -37,13 +44,14 @@ class OnnxRuntime:
         """
         import onnxruntime
 
+        self._size = batch
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Waiting threads that spin take the cores from PyTorch, and from everyone else.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_free_dimension_override_by_name("n", BATCH)
+        options.add_free_dimension_override_by_name("n", batch)
         with tempfile.TemporaryDirectory(prefix="relook-") as folder:
             file = Path(folder) / "network.onnx"
             _export(network, example, file)
@@ -58,13 +66,13 @@ class OnnxRuntime:
             raise RuntimeError(f"the exported network is off by {float(error):.1e}")
 
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Outputs for normalised float32 inputs of the size that was exported."""
-        return torch.cat([self._batch(batch) for batch in inputs.split(BATCH)])
+        """Outputs for normalised inputs of the size that was exported."""
+        return torch.cat([self._batch(batch) for batch in inputs.float().split(self._size)])
 
     def _batch(self, inputs: Tensor) -> Tensor:
         count = len(inputs)
-        if count < BATCH:
-            inputs = torch.cat([inputs, inputs.new_zeros(BATCH - count, *inputs.shape[1:])])
+        if count < self._size:
+            inputs = torch.cat([inputs, inputs.new_zeros(self._size - count, *inputs.shape[1:])])
         [outputs] = self._session.run(None, {"x": inputs.contiguous().numpy()})
         return torch.from_numpy(outputs[:count])
 
