@@ -10,6 +10,7 @@ with install_import_hook("relook", "typechecker.check"):
     import relook.cli
     import relook.correction
     import relook.demo
+    import relook.evaluation
     import relook.models
     import relook.report
 

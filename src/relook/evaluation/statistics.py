@@ -1,0 +1,304 @@
+"""What the rows say: accumulators that merge, and the tests of the difference.
+
+`Statistics` of parts computed apart add up to those of the whole; everything else is worked out
+from them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Literal
+
+from relook.correction import AMBIGUOUS
+from relook.evaluation.rows import Answer, Row
+
+BINS = 15
+"""Of the reliability diagram: confidence in equal steps (Guo et al. 2017)."""
+STEPS = 20
+"""Of the histograms: gaps in equal steps from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How good one method's answers are, and what they cost.
+
+    Attributes:
+        images, right, right5: how many; top-1 right; the true class among the first five.
+        brier: sum of the images' Brier scores.
+        forwards, cost, seconds: sums.
+        confident: (BINS,), images whose first probability is in each step.
+        confidence: (BINS,), sum of those probabilities.
+        correct: (BINS,), how many of them are right.
+    """
+
+    images: int = 0
+    right: int = 0
+    right5: int = 0
+    brier: float = 0.0
+    forwards: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+    confident: tuple[int, ...] = (0,) * BINS
+    confidence: tuple[float, ...] = (0.0,) * BINS
+    correct: tuple[int, ...] = (0,) * BINS
+
+    @classmethod
+    def of(cls, answer: Answer, label: int) -> Tally:
+        """Of one answer."""
+        step = min(int(answer.probabilities[0] * BINS), BINS - 1)
+        right = int(answer.best == label)
+        return cls(
+            images=1,
+            right=right,
+            right5=int(label in answer.classes),
+            brier=answer.brier,
+            forwards=answer.forwards,
+            cost=answer.cost,
+            seconds=answer.seconds,
+            confident=_at(step, 1),
+            confidence=_at(step, answer.probabilities[0]),
+            correct=_at(step, right),
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.images + other.images,
+            self.right + other.right,
+            self.right5 + other.right5,
+            self.brier + other.brier,
+            self.forwards + other.forwards,
+            self.cost + other.cost,
+            self.seconds + other.seconds,
+            _add(self.confident, other.confident),
+            _add(self.confidence, other.confidence),
+            _add(self.correct, other.correct),
+        )
+
+    @property
+    def top1(self) -> float | None:
+        """Share of right answers; None of no images."""
+        return self.right / self.images if self.images else None
+
+    @property
+    def top5(self) -> float | None:
+        """Share with the true class among the first five."""
+        return self.right5 / self.images if self.images else None
+
+    @property
+    def mean_brier(self) -> float | None:
+        """Brier score: mean of sum over the classes of (probability − truth)²."""
+        return self.brier / self.images if self.images else None
+
+    @property
+    def ece(self) -> float | None:
+        """Expected calibration error: mean over the images of |confidence − accuracy| of the
+        step (Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3).
+        """
+        if not self.images:
+            return None
+        off = zip(self.confidence, self.correct, strict=True)
+        return sum(abs(confidence - correct) for confidence, correct in off) / self.images
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The same images before and after: the 2×2 table.
+
+    Attributes:
+        both_right, fixed, broken, both_wrong: images; fixed were wrong before and right after.
+    """
+
+    both_right: int = 0
+    fixed: int = 0
+    broken: int = 0
+    both_wrong: int = 0
+
+    @classmethod
+    def of(cls, before: bool, after: bool) -> Pairing:
+        """Of one image."""
+        return cls(
+            int(before and after),
+            int(after and not before),
+            int(before and not after),
+            int(not before and not after),
+        )
+
+    def __add__(self, other: Pairing) -> Pairing:
+        return Pairing(
+            self.both_right + other.both_right,
+            self.fixed + other.fixed,
+            self.broken + other.broken,
+            self.both_wrong + other.both_wrong,
+        )
+
+    @property
+    def images(self) -> int:
+        """How many."""
+        return self.both_right + self.fixed + self.broken + self.both_wrong
+
+    @property
+    def before(self) -> float | None:
+        """Share that was right before; None of no images."""
+        return (self.both_right + self.broken) / self.images if self.images else None
+
+    @property
+    def after(self) -> float | None:
+        """Share that is right after."""
+        return (self.both_right + self.fixed) / self.images if self.images else None
+
+    @property
+    def gain(self) -> float | None:
+        """After − before."""
+        return (self.fixed - self.broken) / self.images if self.images else None
+
+    @property
+    def p_value(self) -> float | None:
+        """McNemar's exact test, two-sided: were fixed and broken equally likely, how often would
+        they differ at least so much? 1 where nothing changed; None of no images.
+        """
+        from scipy.stats import binomtest
+
+        if not self.images:
+            return None
+        changed = self.fixed + self.broken
+        return float(binomtest(self.fixed, changed).pvalue) if changed else 1.0
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the gain: Wald's after one pseudo-image was added to fixed and to
+        broken (Bonett and Price 2012, "Adjusted Wald Confidence Interval for a Difference of
+        Binomial Proportions Based on Paired Data").
+        """
+        if not self.images:
+            return None
+        n = self.images + 2
+        up, down = (self.fixed + 1) / n, (self.broken + 1) / n
+        half = 1.959964 * ((up + down - (up - down) ** 2) / n) ** 0.5
+        return max(-1.0, up - down - half), min(1.0, up - down + half)
+
+    @property
+    def verdict(self) -> Literal["helps", "no evidence", "hurts"]:
+        """By McNemar's test at 5 %."""
+        if self.p_value is None or self.p_value >= 0.05:
+            return "no evidence"
+        return "helps" if self.fixed > self.broken else "hurts"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One look's answers against the first ones.
+
+    Attributes:
+        tally: over all images.
+        pairing: the same, before and after.
+        ambiguous: over those with gap(1,5) < 0.5 at the first look.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    pairing: Pairing = field(default_factory=Pairing)
+    ambiguous: Pairing = field(default_factory=Pairing)
+
+    def __add__(self, other: Method) -> Method:
+        return Method(
+            self.tally + other.tally,
+            self.pairing + other.pairing,
+            self.ambiguous + other.ambiguous,
+        )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Everything that is counted. `Statistics.of(rows_a) + Statistics.of(rows_b)` is that of both.
+
+    Attributes:
+        errors: images that could not be classified.
+        corrected: images that got a second look.
+        labels: images of each class.
+        before: the first answers.
+        after: the corrected ones.
+        rivals: other looks, by name.
+        right_gaps: (STEPS,), gap(1,2) of the images first classified rightly: small is at risk.
+        wrong_gaps: (STEPS,), Y[c_1] − Y[true] of those classified wrongly: small can be fixed.
+        right_small, wrong_small: how many of each are ≤ 0.5.
+        changes: how often an image of a class (true, before, after) changed its answer.
+    """
+
+    errors: int = 0
+    corrected: int = 0
+    labels: Counter[int] = field(default_factory=Counter)
+    before: Tally = field(default_factory=Tally)
+    after: Method = field(default_factory=Method)
+    rivals: dict[str, Method] = field(default_factory=dict)
+    right_gaps: tuple[int, ...] = (0,) * STEPS
+    wrong_gaps: tuple[int, ...] = (0,) * STEPS
+    right_small: int = 0
+    wrong_small: int = 0
+    changes: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Statistics:
+        """Of any number of rows."""
+        return reduce(lambda total, row: total + cls._of_row(row), rows, cls())
+
+    @classmethod
+    def _of_row(cls, row: Row) -> Statistics:
+        before, after = row.before, row.after
+        if before is None or after is None:
+            return cls(errors=1)
+        right = before.best == row.label
+        ambiguous = before.gap(5) < AMBIGUOUS
+        wrong_by = before.probabilities[0] - before.true
+        changed = before.best != after.best
+        return cls(
+            corrected=int(row.corrected),
+            labels=Counter([row.label]),
+            before=Tally.of(before, row.label),
+            after=_method(before, after, row.label, ambiguous),
+            rivals={
+                name: _method(before, answer, row.label, ambiguous) for name, answer in row.rivals
+            },
+            right_gaps=_at(_step(before.gap(2)), int(right), STEPS),
+            wrong_gaps=_at(_step(wrong_by), int(not right), STEPS),
+            right_small=int(right and before.gap(2) <= AMBIGUOUS),
+            wrong_small=int(not right and wrong_by <= AMBIGUOUS),
+            changes=Counter([(row.label, before.best, after.best)] if changed else []),
+        )
+
+    def __add__(self, other: Statistics) -> Statistics:
+        names = dict.fromkeys((*self.rivals, *other.rivals))
+        return Statistics(
+            self.errors + other.errors,
+            self.corrected + other.corrected,
+            self.labels + other.labels,
+            self.before + other.before,
+            self.after + other.after,
+            {
+                name: self.rivals.get(name, Method()) + other.rivals.get(name, Method())
+                for name in names
+            },
+            _add(self.right_gaps, other.right_gaps),
+            _add(self.wrong_gaps, other.wrong_gaps),
+            self.right_small + other.right_small,
+            self.wrong_small + other.wrong_small,
+            self.changes + other.changes,
+        )
+
+
+def _method(before: Answer, after: Answer, label: int, ambiguous: bool) -> Method:
+    pairing = Pairing.of(before.best == label, after.best == label)
+    return Method(Tally.of(after, label), pairing, pairing if ambiguous else Pairing())
+
+
+def _step(gap: float) -> int:
+    return min(int(gap * STEPS), STEPS - 1)
+
+
+def _at(place: int, value: float, length: int = BINS) -> tuple[Any, ...]:
+    return tuple(value if step == place else 0 for step in range(length))
+
+
+def _add(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))

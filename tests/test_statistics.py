@@ -1,0 +1,123 @@
+"""Rows and what they say: literal numbers, and parts that add up to the whole."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from relook.evaluation import Answer, Pairing, Row, Statistics, from_table, to_table
+
+
+def answer(*probabilities, label=0, forwards=1):
+    return Answer.of(torch.tensor(probabilities), label, forwards, float(forwards), 0.5)
+
+
+def row(index, label, before, after, **more):
+    return Row(
+        index, f"{index}.png", label,
+        before=answer(*before, label=label), after=answer(*after, label=label, forwards=7),
+        **more,
+    )  # fmt: skip
+
+
+ROWS = [
+    row(0, 0, (0.9, 0.1, 0.0), (0.9, 0.1, 0.0)),
+    row(1, 1, (0.4, 0.35, 0.25), (0.3, 0.4, 0.3), corrected=True),
+    row(2, 2, (0.3, 0.3, 0.4), (0.5, 0.2, 0.3), corrected=True),
+    row(3, 2, (0.8, 0.1, 0.1), (0.8, 0.1, 0.1)),
+    Row(4, "4.png", 1, error="no image"),
+]
+
+
+def test_an_answer_in_short():
+    short = answer(0.1, 0.2, 0.05, 0.3, 0.25, 0.1, label=2)
+    assert short.classes[:3] == (3, 4, 1)
+    assert short.probabilities == pytest.approx((0.3, 0.25, 0.2, 0.1, 0.1))
+    assert short.true == pytest.approx(0.05)
+    assert short.gap(2) == pytest.approx(0.05)
+    assert short.gap(5) == pytest.approx(0.2)
+    # 0.1² + 0.2² + 0.95² + 0.3² + 0.25² + 0.1²
+    assert short.brier == pytest.approx(1.115)
+
+
+def test_rows_come_back_from_arrow():
+    rows = [*ROWS, row(5, 0, (0.6, 0.4, 0), (0.6, 0.4, 0), rivals=(("flip", answer(0.2, 0.8)),))]
+    table = to_table(rows)
+    assert from_table(table) == rows
+    assert table["ambiguous"].to_pylist() == [False, True, True, False, False, False]
+    assert table["fixed"].to_pylist() == [False, True, False, False, False, False]
+    assert table["broken"].to_pylist() == [False, False, True, False, False, False]
+    assert table["error"].to_pylist()[4] == "no image"
+
+
+def test_counts_by_hand():
+    counted = Statistics.of(ROWS)
+    assert (counted.errors, counted.corrected, counted.before.images) == (1, 2, 4)
+    assert (counted.before.right, counted.after.tally.right) == (2, 2)
+    assert counted.before.top1 == 0.5
+    assert counted.before.top5 == 1
+    assert counted.after.pairing == Pairing(both_right=1, fixed=1, broken=1, both_wrong=1)
+    assert counted.after.ambiguous == Pairing(fixed=1, broken=1)
+    assert counted.labels == {0: 1, 1: 1, 2: 2}
+    assert counted.changes == {(1, 0, 1): 1, (2, 2, 0): 1}
+    assert (counted.before.forwards, counted.after.tally.forwards) == (4, 28)
+    # gap(1,2) of the right ones: 0.8 and 0.1; Y[c_1] − Y[true] of the wrong ones: 0.05 and 0.7.
+    assert (counted.right_small, counted.wrong_small) == (1, 1)
+    assert (sum(counted.right_gaps), sum(counted.wrong_gaps)) == (2, 2)
+
+
+def test_calibration_by_hand():
+    counted = Statistics.of([ROWS[0], ROWS[3]]).before
+    # confidences 0.9 (right) and 0.8 (wrong) lie in different fifteenths
+    assert counted.ece == pytest.approx((0.1 + 0.8) / 2)
+    assert counted.mean_brier == pytest.approx((0.02 + (0.64 + 0.01 + 0.81)) / 2)
+
+
+def test_parts_add_up_to_the_whole():
+    generator = random.Random(0)
+    rows = []
+    for index in range(60):
+        before, after = (torch.rand(7).softmax(0).tolist() for _ in range(2))
+        rival = (("flip", answer(*torch.rand(7).softmax(0).tolist(), label=index % 7)),)
+        rows.append(row(index, index % 7, before, after, rivals=rival if index > 20 else ()))
+    whole = Statistics.of(rows)
+    generator.shuffle(rows)
+    parts = Statistics.of(rows[:13]) + Statistics.of(rows[13:14]) + Statistics.of(rows[14:])
+    assert parts.after.pairing == whole.after.pairing
+    assert parts.rivals["flip"].pairing == whole.rivals["flip"].pairing
+    assert whole.rivals["flip"].pairing.images == 39
+    assert parts.changes == whole.changes
+    assert parts.right_gaps == whole.right_gaps
+    assert parts.before.ece == pytest.approx(whole.before.ece)
+    assert parts.before.mean_brier == pytest.approx(whole.before.mean_brier)
+
+
+def test_the_posters_table():
+    """3,553 / 538 / 464 / 7,936: 32.16 → 32.75 %, McNemar p ≈ 0.02."""
+    poster = Pairing(3553, 538, 464, 7936)
+    assert poster.images == 12491
+    assert poster.before == pytest.approx(0.3216, abs=1e-4)
+    assert poster.after == pytest.approx(0.3275, abs=1e-4)
+    assert poster.gain == pytest.approx(74 / 12491)
+    assert poster.p_value == pytest.approx(0.0212, abs=5e-4)
+    assert poster.verdict == "helps"
+    low, high = poster.interval
+    assert 0 < low < poster.gain < high < 0.012
+
+
+def test_mcnemar_by_hand():
+    # of 5 changes 5 fixed: 2 · (1/2)^5
+    assert Pairing(10, 5, 0, 3).p_value == pytest.approx(0.0625)
+    assert Pairing(10, 5, 0, 3).verdict == "no evidence"
+    assert Pairing(10, 0, 6, 3).verdict == "hurts"
+    assert Pairing(10, 0, 0, 3).p_value == 1
+    assert Pairing(10, 0, 0, 3).interval[0] < 0 < Pairing(10, 0, 0, 3).interval[1]
+
+
+def test_nothing_to_divide_by_is_none():
+    empty = Statistics.of([])
+    assert (empty.before.top1, empty.before.ece, empty.after.pairing.gain) == (None, None, None)
+    assert (empty.after.pairing.p_value, empty.after.pairing.interval) == (None, None)
+    assert empty.after.pairing.verdict == "no evidence"
