@@ -23,10 +23,10 @@ from torch.nn.functional import cosine_similarity
 
 import relook
 from relook.correction import AMBIGUOUS, gap
+from relook.evaluation.data import SUFFIXES
 from relook.images import open_image
 
 BUDGETS = (8, 16, 32, 64, 128)
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def study(classifier: relook.Classifier, photos: list[Path]) -> list[dict[str, Any]]:
