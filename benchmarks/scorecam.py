@@ -33,12 +33,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import relook
+from relook.attribution.protocol import activations_of
 from relook.attribution.score_cam import live_channels
 from relook.demo import photos
 from relook.engines import Folded, OnnxRuntime
@@ -127,7 +127,7 @@ def measure(network: Network, device: str, repeats: int | None, full: bool) -> l
     classifier = network.load(device, torch.float32)
     images = photos()[: network.photos]
     pixels = torch.stack([classifier.pixels(open_image(photo)) for photo in images])
-    maps = [_maps(first) for first in classifier.first_looks(pixels)]
+    maps = [activations_of(first) for first in classifier.first_looks(pixels)]
     live = [int(live_channels(own).sum()) for own in maps]
     channels = len(maps[0])
     print(
@@ -189,7 +189,7 @@ def _relook(
     forwards = []
     for i in range(len(pixels)):
         first = classifier.first_looks(pixels[i : i + 1])[0]
-        own = int(live_channels(_maps(first)).sum())
+        own = int(live_channels(activations_of(first)).sum())
         forwards.append(1 + CLASSES + (own if budget is None else min(budget, own)))
     note = classifier.engine if budget is None else ""
     return Row(
@@ -230,7 +230,7 @@ def _libraries(
     """torch-cam and grad-cam, each with its best batch size, where they are installed."""
     inputs = classifier.normalised(pixels)
     layer = classifier.target_layer
-    channels = len(_maps(classifier.first_looks(pixels)[0]))
+    channels = len(activations_of(classifier.first_looks(pixels)[0]))
     share = channels if full else network.share
     rows = []
     for method, runner in (("torch-cam", _torch_cam), ("grad-cam", _grad_cam)):
@@ -342,11 +342,6 @@ def _status(field: str) -> float:
             if line.startswith(field):
                 return int(line.split()[1]) / 1024
     return float("nan")
-
-
-def _maps(first: Any) -> Tensor:
-    maps: Tensor = first.activations
-    return maps
 
 
 if __name__ == "__main__":

@@ -17,6 +17,13 @@ from relook.engines.exported import BATCH
 SIZE = (16, 16)
 
 
+class NoExport(SmallCNN):
+    def forward(self, x):
+        if torch.jit.is_tracing():
+            raise RuntimeError("not today")
+        return super().forward(x)
+
+
 @pytest.fixture
 def network():
     return random_cnn(torch.float32, batch_norm=True).eval()
@@ -129,12 +136,6 @@ def test_a_network_with_hooks_is_left_alone(network):
 
 
 def test_a_failed_export_is_said_once_and_pytorch_goes_on(caplog):
-    class NoExport(SmallCNN):
-        def forward(self, x):
-            if torch.jit.is_tracing():
-                raise RuntimeError("not today")
-            return super().forward(x)
-
     engines, network = Engines(), NoExport().eval()
     assert engines.get(network, 500, SIZE) is None
     assert engines.get(network, 500, SIZE) is None
@@ -276,12 +277,6 @@ def test_an_in_place_activation_between_convolution_and_norm():
 
 
 def test_a_failed_export_leaves_the_folded_network(caplog):
-    class NoExport(SmallCNN):
-        def forward(self, x):
-            if torch.jit.is_tracing():
-                raise RuntimeError("not today")
-            return super().forward(x)
-
     network = with_statistics(NoExport(batch_norm=True))
     assert isinstance(Engines().get(network, 500, SIZE), Folded)
     assert "the export to ONNX failed (not today)" in caplog.text

@@ -105,7 +105,7 @@ def _make(network: nn.Module, size: tuple[int, int], batch: int) -> OnnxRuntime 
     return None
 
 
-def _fingerprint(network: nn.Module) -> bytes:
+def _fingerprint(network: nn.Module) -> str:
     """Changes with the weights, in milliseconds.
 
     In-place operations, optimisers and `load_state_dict` among them, raise a tensor's version;
@@ -123,4 +123,4 @@ def _fingerprint(network: nn.Module) -> bytes:
             wide = torch.float32 if t.device.type == "mps" else torch.float64
             by_device.setdefault(t.device, []).append(total.to(wide))
         # As text, in which NaN equals NaN.
-        return repr((kinds, [torch.stack(sums).tolist() for sums in by_device.values()])).encode()
+        return repr((kinds, [torch.stack(sums).tolist() for sums in by_device.values()]))

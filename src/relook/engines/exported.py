@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relook.engines.agreement import check_agreement
+
 # How many images go through the exported network at once. The graph is specialised for this
 # number, so that every shape in it is a constant; fewer images are padded.
 BATCH = 8
@@ -58,12 +60,7 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
-        inputs = torch.rand(2, 3, *example.shape[-2:], generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            expected = network(inputs)
-        error = (self(inputs) - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
-        if not float(error) < _TOLERANCE:
-            raise RuntimeError(f"the exported network is off by {float(error):.1e}")
+        check_agreement(self, network, example, _TOLERANCE, "exported")
 
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """Outputs for normalised inputs of the size that was exported."""

@@ -13,6 +13,8 @@ from torch.backends import cudnn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
+from relook.engines.agreement import check_agreement
+
 # How far the folded network may be off, relative to the largest output.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -42,18 +44,13 @@ class Folded:
         exact = self._dtype in _TOLERANCE
         reference = network if exact else copy.deepcopy(network).float()
         example = example if exact else example.float()
-        generator = torch.Generator().manual_seed(1)
-        inputs = torch.rand(2, 3, *example.shape[-2:], generator=generator).to(example)
         # TensorFloat-32, which cuDNN uses by default, rounds as much as half precision does.
         with torch.inference_mode(False), torch.no_grad(), cudnn.flags(allow_tf32=False):
             pairs = _pairs(reference, example)
             if not pairs:
                 raise RuntimeError("no BatchNorm follows a convolution")
             folded = _folded(reference, pairs)
-            expected = reference(inputs)
-            error = (folded(inputs) - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
-            if not float(error) < _TOLERANCE[example.dtype]:
-                raise RuntimeError(f"the folded network is off by {float(error):.1e}")
+            check_agreement(folded, reference, example, _TOLERANCE[example.dtype], "folded")
             self._network = folded if exact else _folded(network, pairs)
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,9 @@ def _match(
     names: Sequence[str], labels: Sequence[str], index_allowed: bool, root: Path
 ) -> tuple[Mapping[str, int], str]:
     """Class index of each name, and how it was found."""
-    own = _unique({_plain(label): index for index, label in enumerate(labels)}, labels)
+    counts = Counter(map(_plain, labels))
+    # A label that two classes share names neither.
+    own = {_plain(label): i for i, label in enumerate(labels) if counts[_plain(label)] == 1}
     if all(_plain(name) in own for name in names):
         return {name: own[_plain(name)] for name in names}, "by label"
     if _is_imagenet(labels):
@@ -172,12 +175,6 @@ def _match(
         f"model's: {_some(strange)}. The model has: {_some(labels)}. Name the classes as the "
         "model does, or give as many as it has, in its order once sorted"
     )
-
-
-def _unique(indices: dict[str, int], labels: Sequence[str]) -> dict[str, int]:
-    """Without labels that two classes share: they name neither."""
-    plain = [_plain(label) for label in labels]
-    return {label: index for label, index in indices.items() if plain.count(label) == 1}
 
 
 def _plain(name: str) -> str:

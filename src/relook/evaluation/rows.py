@@ -141,10 +141,7 @@ SCHEMA = pyarrow.schema(
         ("seconds", pyarrow.float64()),
         ("before", _ANSWER),
         ("after", _ANSWER),
-        (
-            "rivals",
-            pyarrow.list_(pyarrow.struct([("look", pyarrow.string()), ("answer", _ANSWER)])),
-        ),
+        ("rivals", pyarrow.list_(_RIVAL)),
     ]
 )
 """Of a row. gap_*, ambiguous, fixed, broken, forwards and seconds follow from the answers; they are

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import reduce
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 from relook.correction import AMBIGUOUS
 from relook.evaluation.rows import Answer, Row
+
+Counted = TypeVar("Counted", "Tally", "Pairing", "Method", "Statistics")
 
 BINS = 15
 """Of the reliability diagram: confidence in equal steps (Guo et al. 2017)."""
@@ -64,18 +65,7 @@ class Tally:
         )
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.images + other.images,
-            self.right + other.right,
-            self.right5 + other.right5,
-            self.brier + other.brier,
-            self.forwards + other.forwards,
-            self.cost + other.cost,
-            self.seconds + other.seconds,
-            _add(self.confident, other.confident),
-            _add(self.confidence, other.confidence),
-            _add(self.correct, other.correct),
-        )
+        return _sum(self, other)
 
     @property
     def top1(self) -> float | None:
@@ -127,12 +117,7 @@ class Pairing:
         )
 
     def __add__(self, other: Pairing) -> Pairing:
-        return Pairing(
-            self.both_right + other.both_right,
-            self.fixed + other.fixed,
-            self.broken + other.broken,
-            self.both_wrong + other.both_wrong,
-        )
+        return _sum(self, other)
 
     @property
     def images(self) -> int:
@@ -202,11 +187,7 @@ class Method:
     ambiguous: Pairing = field(default_factory=Pairing)
 
     def __add__(self, other: Method) -> Method:
-        return Method(
-            self.tally + other.tally,
-            self.pairing + other.pairing,
-            self.ambiguous + other.ambiguous,
-        )
+        return _sum(self, other)
 
 
 @dataclass(frozen=True)
@@ -241,7 +222,12 @@ class Statistics:
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Statistics:
         """Of any number of rows."""
-        return reduce(lambda total, row: total + cls._of_row(row), rows, cls())
+        rows = list(rows)
+        if len(rows) < 2:
+            return cls._of_row(rows[0]) if rows else cls()
+        # Half and half: one row after the other would copy the growing counters for each row.
+        middle = len(rows) // 2
+        return cls.of(rows[:middle]) + cls.of(rows[middle:])
 
     @classmethod
     def _of_row(cls, row: Row) -> Statistics:
@@ -249,7 +235,7 @@ class Statistics:
         if before is None or after is None:
             return cls(errors=1)
         right = before.best == row.label
-        ambiguous = before.gap(5) < AMBIGUOUS
+        ambiguous = row.ambiguous
         wrong_by = before.probabilities[0] - before.true
         changed = before.best != after.best
         return cls(
@@ -268,23 +254,7 @@ class Statistics:
         )
 
     def __add__(self, other: Statistics) -> Statistics:
-        names = dict.fromkeys((*self.rivals, *other.rivals))
-        return Statistics(
-            self.errors + other.errors,
-            self.corrected + other.corrected,
-            self.labels + other.labels,
-            self.before + other.before,
-            self.after + other.after,
-            {
-                name: self.rivals.get(name, Method()) + other.rivals.get(name, Method())
-                for name in names
-            },
-            _add(self.right_gaps, other.right_gaps),
-            _add(self.wrong_gaps, other.wrong_gaps),
-            self.right_small + other.right_small,
-            self.wrong_small + other.wrong_small,
-            self.changes + other.changes,
-        )
+        return _sum(self, other)
 
 
 def _method(before: Answer, after: Answer, label: int, ambiguous: bool) -> Method:
@@ -300,5 +270,16 @@ def _at(place: int, value: float, length: int = BINS) -> tuple[Any, ...]:
     return tuple(value if step == place else 0 for step in range(length))
 
 
-def _add(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(a + b for a, b in zip(one, other, strict=True))
+def _sum(one: Counted, other: Counted) -> Counted:
+    """Both, field by field."""
+    values = ((getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
+    return type(one)(*(_plus(a, b) for a, b in values))
+
+
+def _plus(a: Any, b: Any) -> Any:
+    if isinstance(a, tuple):
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and not isinstance(a, Counter):
+        both = {name: a[name] + b[name] for name in a if name in b}
+        return {**a, **b, **both}
+    return a + b
