@@ -116,6 +116,7 @@ def test_a_look_of_ones_own_with_two_sizes_and_votes_for_one_class(cnn, noise):
 
     class HalfSizeAndOwnVote:
         needs_activations = False
+        needs_original = False
 
         def __call__(self, classifier, first, classes, progress=None):
             one_vote = torch.zeros(1, 4, dtype=torch.float64)
@@ -123,8 +124,7 @@ def test_a_look_of_ones_own_with_two_sizes_and_votes_for_one_class(cnn, noise):
             every_vote = torch.ones(1, 4, dtype=torch.float64)
             small = first.pixels[None, :, ::2, ::2]
             views = (Views(small, one_vote), Views(first.pixels[None] * 0.5, every_vote))
-            nothing = first.pixels.new_zeros(0, 16, 16)
-            return SecondLook(views, nothing, nothing.new_zeros(0, 3, 16, 16))
+            return SecondLook.without_maps(first.pixels, *views)
 
     after = relook.Corrector(cnn, look=HalfSizeAndOwnVote())(noise)
     r = cnn(noise * 0.5)
@@ -135,7 +135,7 @@ def test_a_look_of_ones_own_with_two_sizes_and_votes_for_one_class(cnn, noise):
     assert (correction.forwards, correction.cost) == (3, 2.25)
 
 
-@pytest.mark.parametrize("look", ["poster", "flip"])
+@pytest.mark.parametrize("look", ["poster", "flip", "fivecrop", "tencrop", "larger"])
 def test_batch_composition_changes_nothing(cnn, noise, look):
     corrector = relook.Corrector(cnn, k=2, look=look)
     together = corrector(noise)

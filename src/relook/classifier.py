@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from relook.engines import BATCH, Engines, Run
 from relook.errors import ModelError, NotFiniteError, RelookError, first_line
-from relook.geometry import Box, Geometry
+from relook.geometry import Box, Geometry, cut_pixels
 from relook.layers import (
     check_layer,
     evaluating,
@@ -41,12 +41,21 @@ class FirstLook:
         probabilities: (C,), class probabilities Y = f(X).
         outputs: (C,), the network's raw outputs.
         activations: (K, h, w), the target layer's maps A_k; None where nobody asked for them.
+        original: the whole image that the pixels were cut from; None where only pixels are known.
     """
 
     pixels: Float[Tensor, "3 h w"]
     probabilities: Float[Tensor, " c"]
     outputs: Float[Tensor, " c"]
     activations: Float[Tensor, "k u v"] | None
+    original: Image.Image | None = None
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(width, height) of what there is to cut views from: the original, else the pixels."""
+        if self.original is not None:
+            return self.original.width, self.original.height
+        return self.pixels.shape[2], self.pixels.shape[1]
 
 
 class Classifier(nn.Module):
@@ -209,13 +218,18 @@ class Classifier(nn.Module):
         return probabilities
 
     def first_looks(
-        self, pixels: Float[Tensor, "n 3 h w"], activations: bool = True
+        self,
+        pixels: Float[Tensor, "n 3 h w"],
+        activations: bool = True,
+        originals: Sequence[Image.Image | None] | None = None,
     ) -> list[FirstLook]:
         """f(X) for each image, with the maps of the target layer from the same forward.
 
         Args:
             pixels: in [0, 1], on any device.
             activations: whether the maps are wanted.
+            originals: the images that the pixels are the classifier's crop of, where a second
+                look shall cut from them.
 
         Raises:
             RelookError: the pixels are not in [0, 1].
@@ -225,7 +239,37 @@ class Classifier(nn.Module):
         check_pixels(pixels)
         size = self.chunk_size(*pixels.shape[-2:])
         looks = chunked(pixels, size, lambda chunk: self._first_looks(chunk, activations))
-        return [look for chunk in looks for look in chunk]
+        found = [look for chunk in looks for look in chunk]
+        if originals is None:
+            return found
+        return [replace(look, original=o) for look, o in zip(found, originals, strict=True)]
+
+    def shown(self, first: FirstLook) -> Box:
+        """The part of the image, `first.extent` large, that the first look's pixels show."""
+        if first.original is None:
+            width, height = first.extent
+            return (0.0, 0.0, float(width), float(height))
+        return self.geometry.crop_box(*first.extent)
+
+    def cut(
+        self, first: FirstLook, box: Box, size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "3 h w"]:
+        """Pixels in [0, 1] of any box of the image, on the device of the first look.
+
+        They are cut from the original, where the fine detail is; where only pixels are known,
+        from those, and the box is widened to whole ones.
+
+        Args:
+            first: the image.
+            box: in pixels of `first.extent`; parts outside are cut off.
+            size: (height, width) to bring the box to; the network's input size by default.
+
+        Raises:
+            RelookError: the box has no area inside the image.
+        """
+        if first.original is not None:
+            return self.pixels(first.original, box, size).to(first.pixels)
+        return cut_pixels(first.pixels, box, size or self.input_size)
 
     def _first_looks(self, pixels: Float[Tensor, "n 3 h w"], activations: bool) -> list[FirstLook]:
         pixels = pixels.to(self.device)
@@ -392,7 +436,7 @@ def chunked(items: Tensor, size: int, call: Callable[[Tensor], T]) -> Iterator[T
         try:
             result = call(chunk)
         except (RuntimeError, MemoryError) as error:
-            if len(chunk) == 1 or not _is_out_of_memory(error):
+            if len(chunk) == 1 or not is_out_of_memory(error):
                 raise
             size = len(chunk) // 2
             continue
@@ -400,7 +444,7 @@ def chunked(items: Tensor, size: int, call: Callable[[Tensor], T]) -> Iterator[T
         yield result
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """PyTorch has a class for it on CUDA, and elsewhere only a text."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,14 +21,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook, check_finite, check_pixels
-from relook.errors import ImageError, NotFiniteError, RelookError
+from relook.classifier import Classifier, FirstLook, check_finite, check_pixels, is_out_of_memory
+from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box
 from relook.images import ImageSource, image_name, open_image
-from relook.looks import Look, SecondLook, Views, make_look
+from relook.looks import Look, Preset, SecondLook, Views
 
 AMBIGUOUS = 0.5
 """An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
+
+_TOGETHER = 32
+"""So many forwards are worth asking together; answers come out as soon as so many are there."""
 
 
 def gap(probabilities: Float[Tensor, "*n c"], j: int = 5) -> Float[Tensor, "*n"]:
@@ -131,16 +134,28 @@ class Correction:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What the corrector found out about one image."""
+class Outcome:
+    """One image's first look, its second look and their sum, as tensors of the classifier's device.
+
+    Attributes:
+        first: the first look.
+        classes: (k,), the top-k classes, most probable first.
+        second: the second look; None where the gate held it back.
+        view_answers: (n, C) for each of the second look's batches of views.
+        after: (C,), Y' / sum(Y'); Y where there was no second look.
+        forwards: images that went through the network, the first look counted.
+        cost: the same in units of one forward at the network's own input size.
+        seconds: wall-clock time of the second look; of views asked together its share.
+    """
 
     first: FirstLook
-    classes: Tensor
+    classes: Int[Tensor, " k"]
     second: SecondLook | None
     view_answers: tuple[Tensor, ...]
-    after: Tensor
+    after: Float[Tensor, " c"]
     forwards: int
     cost: float
+    seconds: float
 
 
 class Corrector(nn.Module):
@@ -168,7 +183,8 @@ class Corrector(nn.Module):
             k: 1 to the number of classes; None is 5, or all of fewer classes.
             gate: a gap in [0, 1]; an image that the classifier is surer of stays as it is, at
                 the cost of one forward. None looks again at every image.
-            look: a name ("poster", "flip") or an object, such as
+            look: a name ("poster", "flip", "fivecrop", "tencrop", "larger"), a file that tuning
+                saved, whose k and gate hold where none are given here, or an object, such as
                 `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
             budget: at most how many masked forwards an image gets for its maps; None is all that
                 exact Score-CAM takes, "fast" is 64 (see `relook.ScoreCAM`).
@@ -184,6 +200,14 @@ class Corrector(nn.Module):
                 f"a Corrector needs a relook.Classifier, not a {type(classifier).__name__}: "
                 "wrap your network in relook.Classifier(module, mean=..., std=..., input_size=...)"
             )
+        if budget is not None and not isinstance(look, str):
+            raise RelookError(
+                "budget goes with a look's name; an object has its own, as in "
+                "relook.looks.Mask(relook.ScoreCAM(budget=64))"
+            )
+        if isinstance(look, str):
+            preset = Preset.of(look, k=k, gate=gate, budget=budget)
+            k, gate, look = preset.k, preset.gate, preset.make()
         count = len(classifier.labels)
         if k is not None and not 1 <= k <= count:
             raise RelookError(
@@ -194,12 +218,7 @@ class Corrector(nn.Module):
         self.classifier = classifier
         self.k = min(5, count) if k is None else k
         self.gate = gate
-        if budget is not None and not isinstance(look, str):
-            raise RelookError(
-                "budget goes with a look's name; an object has its own, as in "
-                "relook.looks.Mask(relook.ScoreCAM(budget=64))"
-            )
-        self.look: Look = make_look(look, budget=budget) if isinstance(look, str) else look
+        self.look: Look = look
         if self.look.needs_activations:
             _ = classifier.target_layer  # raises if there is none: now, not at the first image
 
@@ -219,7 +238,12 @@ class Corrector(nn.Module):
         check_pixels(pixels)
         if not len(pixels):
             return torch.zeros(0, len(self.classifier.labels), device=self.classifier.device)
-        return torch.stack([answer.after for answer in self._answers(pixels)])
+        firsts = (
+            first
+            for chunk in self.classifier.chunks(pixels)
+            for first in self.classifier.first_looks(chunk, self.look.needs_activations)
+        )
+        return torch.stack([outcome.after for outcome in self.look_again(firsts)])
 
     @torch.no_grad()
     def correct(self, image: ImageSource, progress: Progress | None = None) -> Correction:
@@ -241,10 +265,13 @@ class Corrector(nn.Module):
         except (MemoryError, ValueError) as error:
             raise ImageError(f"{name}: cannot be cut to the network's input ({error})") from error
         try:
-            answer = next(self._answers(pixels.unsqueeze(0), progress))
+            firsts = self.classifier.first_looks(
+                pixels.unsqueeze(0), self.look.needs_activations, [opened]
+            )
+            [outcome] = self.look_again(firsts, progress)
         except NotFiniteError as error:
             raise NotFiniteError(f"{name}: {error}") from error
-        second = answer.second or _no_second_look(pixels)
+        second = outcome.second or SecondLook.without_maps(pixels)
         return Correction(
             image=name,
             model=self.classifier.name,
@@ -252,36 +279,53 @@ class Corrector(nn.Module):
             pixels=pixels,
             original=opened,
             box=self.classifier.geometry.crop_box(*opened.size),
-            before=answer.first.probabilities.cpu(),
-            after=answer.after.cpu(),
-            classes=answer.classes.cpu(),
-            corrected=answer.second is not None,
+            before=outcome.first.probabilities.cpu(),
+            after=outcome.after.cpu(),
+            classes=outcome.classes.cpu(),
+            corrected=outcome.second is not None,
             maps=second.maps.cpu(),
             mask_images=second.mask_images.cpu(),
-            mask_probabilities=_mask_probabilities(answer, len(second.mask_images)).cpu(),
-            forwards=answer.forwards,
+            mask_probabilities=_mask_probabilities(outcome, len(second.mask_images)).cpu(),
+            forwards=outcome.forwards,
             attribution_forwards=second.forwards,
-            cost=answer.cost,
+            cost=outcome.cost,
             seconds=time.perf_counter() - start,
         )
 
-    def _answers(self, pixels: Tensor, progress: Progress | None = None) -> Iterator[_Answer]:
-        """First look, second look and sum for each image; the views of many asked together."""
-        for chunk in self.classifier.chunks(pixels):
-            firsts = self.classifier.first_looks(chunk, self.look.needs_activations)
-            tops = [first.probabilities.topk(self.k).indices for first in firsts]
-            seconds = [
-                self.look(self.classifier, first, top, progress) if self._is_unsure(first) else None
-                for first, top in zip(firsts, tops, strict=True)
-            ]
-            answers = iter(
-                self._ask([views for second in seconds if second for views in second.views])
-            )
-            for first, top, second in zip(firsts, tops, seconds, strict=True):
-                yield self._sum(first, top, second, answers)
+    @torch.no_grad()
+    def look_again(
+        self, firsts: Iterable[FirstLook], progress: Progress | None = None
+    ) -> Iterator[Outcome]:
+        """Second look and sum for each image, in order; views of several are asked together.
 
-    def _is_unsure(self, first: FirstLook) -> bool:
-        return self.gate is None or bool(gap(first.probabilities) < self.gate)
+        Args:
+            firsts: first looks of this classifier, with activations if the look needs them.
+            progress: told (forwards done, forwards in all) while an attribution goes on.
+
+        Raises:
+            NotFiniteError: the network answered NaN.
+            ModelError: the look asks about another size than the network's, which it refuses.
+        """
+        waiting: list[_Waiting] = []
+        for first in firsts:
+            start = time.perf_counter()
+            classes = first.probabilities.topk(self.k).indices
+            unsure = self.gate is None or bool(gap(first.probabilities) < self.gate)
+            second = self.look(self.classifier, first, classes, progress) if unsure else None
+            waiting.append(_Waiting(first, classes, second, time.perf_counter() - start))
+            if sum(w.forwards for w in waiting) >= _TOGETHER:
+                yield from self._outcomes(waiting)
+                waiting = []
+        yield from self._outcomes(waiting)
+
+    def _outcomes(self, waiting: Sequence[_Waiting]) -> Iterator[Outcome]:
+        start = time.perf_counter()
+        answers = iter(self._ask([views for w in waiting for views in w.views]))
+        seconds = time.perf_counter() - start
+        asked = sum(w.asked for w in waiting)
+        for w in waiting:
+            view_answers = tuple(next(answers) for _ in w.views)
+            yield self._sum(w, view_answers, seconds * w.asked / max(1, asked))
 
     def _ask(self, batches: Sequence[Views]) -> list[Tensor]:
         """Answers to every view, in order; views of one size go through the network together."""
@@ -290,47 +334,68 @@ class Corrector(nn.Module):
         for size in sizes:
             members = [i for i, views in enumerate(batches) if views.pixels.shape[-2:] == size]
             views = torch.cat([batches[i].pixels for i in members])
-            asked = self.classifier.many(views)
+            asked = self._many(views)
             check_finite(asked, self.classifier.dtype)
             counts = [len(batches[i].pixels) for i in members]
             answers |= dict(zip(members, asked.split(counts), strict=True))
         return [answers[i] for i in range(len(batches))]
 
-    def _sum(
-        self,
-        first: FirstLook,
-        classes: Tensor,
-        second: SecondLook | None,
-        answers: Iterator[Tensor],
-    ) -> _Answer:
-        y = first.probabilities
-        own = self.classifier.cost(*first.pixels.shape[1:])
-        forwards, cost = 1, own
-        if second is None:
-            return _Answer(first, classes, None, (), y, forwards, cost)
-        r = torch.zeros_like(y)
-        view_answers = []
-        forwards += second.forwards
-        cost += second.forwards * own
-        for views in second.views:
-            view_answers.append(next(answers))
-            r = r + correction_term(views.weights, view_answers[-1])
-            forwards += len(views.pixels)
-            cost += len(views.pixels) * self.classifier.cost(*views.pixels.shape[-2:])
-        after = corrected_probabilities(y, r)
-        return _Answer(first, classes, second, tuple(view_answers), after, forwards, cost)
+    def _many(self, views: Tensor) -> Tensor:
+        try:
+            return self.classifier.many(views)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            height, width = views.shape[-2:]
+            if (height, width) == self.classifier.input_size or is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"{self.classifier.name} takes no inputs of {height}×{width} "
+                f"({first_line(error)}); use a look at its own size, such as tencrop"
+            ) from error
+
+    def _sum(self, w: _Waiting, view_answers: tuple[Tensor, ...], seconds: float) -> Outcome:
+        y = w.first.probabilities
+        own = self.classifier.cost(*w.first.pixels.shape[1:])
+        forwards, cost, after = 1, own, y
+        if w.second is not None:
+            r = torch.zeros_like(y)
+            forwards += w.forwards
+            cost += w.second.forwards * own
+            for views, answers in zip(w.views, view_answers, strict=True):
+                r = r + correction_term(views.weights, answers)
+                cost += len(views.pixels) * self.classifier.cost(*views.pixels.shape[-2:])
+            after = corrected_probabilities(y, r)
+        return Outcome(
+            w.first, w.classes, w.second, view_answers, after, forwards, cost, w.seconds + seconds
+        )
 
 
-def _no_second_look(pixels: Tensor) -> SecondLook:
-    size = pixels.shape[-2:]
-    return SecondLook((), pixels.new_zeros(0, *size), pixels.new_zeros(0, 3, *size))
+@dataclass(frozen=True)
+class _Waiting:
+    """An image whose views are not asked about yet."""
+
+    first: FirstLook
+    classes: Tensor
+    second: SecondLook | None
+    seconds: float
+
+    @property
+    def views(self) -> tuple[Views, ...]:
+        return self.second.views if self.second else ()
+
+    @property
+    def asked(self) -> int:
+        return sum(len(views.pixels) for views in self.views)
+
+    @property
+    def forwards(self) -> int:
+        return self.asked + (self.second.forwards if self.second else 0)
 
 
-def _mask_probabilities(answer: _Answer, count: int) -> Tensor:
+def _mask_probabilities(outcome: Outcome, count: int) -> Tensor:
     """Answers to each mask image, in the order of the classes; zeros where it was not asked."""
-    rows = answer.after.new_zeros(count, len(answer.after))
-    if answer.second is not None:
-        for views, asked in zip(answer.second.views, answer.view_answers, strict=True):
+    rows = outcome.after.new_zeros(count, len(outcome.after))
+    if outcome.second is not None:
+        for views, asked in zip(outcome.second.views, outcome.view_answers, strict=True):
             if views.of is not None:
                 rows[views.of] = asked
     return rows

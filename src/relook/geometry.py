@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from relook.errors import RelookError
 
@@ -104,13 +105,7 @@ class Geometry:
         else:
             height, width = size or self.crop
             box = self.crop_box(image.width, image.height) if box is None else box
-            left, top = max(box[0], 0.0), max(box[1], 0.0)
-            right, bottom = min(box[2], float(image.width)), min(box[3], float(image.height))
-            if right <= left or bottom <= top:
-                raise RelookError(
-                    f"the box {box} has no area inside the {image.width}×{image.height} image"
-                )
-            cut = self._resize(image, (width, height), (left, top, right, bottom))
+            cut = self._resize(image, (width, height), _inside(box, image.width, image.height))
         return torch.from_numpy(np.asarray(cut, np.float32) / 255.0).permute(2, 0, 1).contiguous()
 
     def _library_crop(self, image: Image.Image) -> Image.Image:
@@ -142,3 +137,28 @@ class Geometry:
 
     def _offset(self, width: int, height: int) -> tuple[int, int]:
         return round((width - self.crop[1]) / 2.0), round((height - self.crop[0]) / 2.0)
+
+
+def cut_pixels(
+    pixels: Float[Tensor, "3 h w"], box: Box, size: tuple[int, int]
+) -> Float[Tensor, "3 u v"]:
+    """Pixels of `box`, widened to whole pixels, at (height, width) `size`: bilinear, antialiased.
+
+    Raises:
+        RelookError: the box has no area inside the image.
+    """
+    left, top, right, bottom = _inside(box, pixels.shape[2], pixels.shape[1])
+    part = pixels[:, int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
+    # Antialiasing is not written for half precision.
+    wide = part.unsqueeze(0).to(torch.promote_types(part.dtype, torch.float32))
+    resized = interpolate(wide, size, mode="bilinear", antialias=True, align_corners=False)
+    return resized.squeeze(0).clamp(0, 1).to(pixels.dtype)
+
+
+def _inside(box: Box, width: int, height: int) -> Box:
+    """The part of the box that lies in the image."""
+    left, top = max(box[0], 0.0), max(box[1], 0.0)
+    right, bottom = min(box[2], float(width)), min(box[3], float(height))
+    if right <= left or bottom <= top:
+        raise RelookError(f"the box {box} has no area inside the {width}×{height} image")
+    return left, top, right, bottom

@@ -1,8 +1,21 @@
 """What to look at again: one file a view, and the presets made of them."""
 
+from relook.looks.crops import Crops
 from relook.looks.flip import Flip
+from relook.looks.larger import Larger
 from relook.looks.mask import Mask
-from relook.looks.presets import LOOKS, make_look
+from relook.looks.presets import LOOKS, Preset, make_look
 from relook.looks.protocol import Look, SecondLook, Views
 
-__all__ = ["LOOKS", "Flip", "Look", "Mask", "SecondLook", "Views", "make_look"]
+__all__ = [
+    "LOOKS",
+    "Crops",
+    "Flip",
+    "Larger",
+    "Look",
+    "Mask",
+    "Preset",
+    "SecondLook",
+    "Views",
+    "make_look",
+]

@@ -22,6 +22,11 @@ class Flip:
         """A mirror image needs no map."""
         return False
 
+    @property
+    def needs_original(self) -> bool:
+        """The pixels are enough."""
+        return False
+
     def __call__(
         self,
         classifier: Classifier,
@@ -32,7 +37,4 @@ class Flip:
         """One view, the mirror image."""
         weights = torch.ones_like(first.probabilities).unsqueeze(0)
         views = Views(first.pixels.flip(-1).unsqueeze(0), weights)
-        size = first.pixels.shape[-2:]
-        return SecondLook(
-            (views,), first.pixels.new_zeros(0, *size), first.pixels.new_zeros(0, 3, *size)
-        )
+        return SecondLook.without_maps(first.pixels, views)

@@ -44,6 +44,11 @@ class Mask:
         return True
 
     @property
+    def needs_original(self) -> bool:
+        """What is hidden are the pixels that the network saw."""
+        return False
+
+    @property
     def hidden_as(self) -> str:
         """The fill that is used."""
         if self.fill is None and isinstance(self.attribution, ScoreCAM):

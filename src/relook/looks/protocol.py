@@ -45,6 +45,12 @@ class SecondLook:
     mask_images: Float[Tensor, "k 3 h w"]
     forwards: int = 0
 
+    @classmethod
+    def without_maps(cls, pixels: Float[Tensor, "3 h w"], *views: Views) -> SecondLook:
+        """Of a look that asks about views of `pixels` and needs no attribution."""
+        size = pixels.shape[-2:]
+        return cls(views, pixels.new_zeros(0, *size), pixels.new_zeros(0, 3, *size))
+
 
 @runtime_checkable
 class Look(Protocol):
@@ -53,6 +59,11 @@ class Look(Protocol):
     @property
     def needs_activations(self) -> bool:
         """Whether the first look has to keep the target layer's maps."""
+        ...
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether views are cut from the original image, where there is one."""
         ...
 
     def __call__(

@@ -1,0 +1,69 @@
+"""Five and ten crops: the classic way to more accuracy without retraining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.geometry import Box
+from relook.looks.protocol import SecondLook, Views
+
+_SHARE = 7 / 8
+"""Of each side, for crops of an image that the network sees all of: 224 of 256 pixels."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The four corners beside the first look's centre; with `flip` the mirror images of all five
+    (A. Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural
+    Networks", section 4.1). The first look is one of the five or ten, and all weigh the same.
+
+    The corners are those of the resized image that the first look's centre crop is cut from. A
+    network that sees the whole image has no such corners, nor have pixels without their original:
+    they get those of crops with 7/8 of each side.
+
+    Attributes:
+        flip: ten crops in place of five.
+    """
+
+    flip: bool = False
+
+    @property
+    def needs_activations(self) -> bool:
+        """Crops need no map."""
+        return False
+
+    @property
+    def needs_original(self) -> bool:
+        """The corners lie outside of what the first look saw."""
+        return True
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """Four views, or nine."""
+        corners = corner_boxes(first.extent, classifier.shown(first))
+        size = (first.pixels.shape[1], first.pixels.shape[2])
+        views = torch.stack([classifier.cut(first, box, size) for box in corners])
+        if self.flip:
+            views = torch.cat([views, views.flip(-1), first.pixels.flip(-1).unsqueeze(0)])
+        weights = torch.ones_like(first.probabilities).expand(len(views), -1)
+        return SecondLook.without_maps(first.pixels, Views(views, weights))
+
+
+def corner_boxes(extent: tuple[int, int], shown: Box) -> list[Box]:
+    """Boxes as large as `shown` in the four corners of an image of (width, height) `extent`."""
+    width, height = extent
+    wide, high = shown[2] - shown[0], shown[3] - shown[1]
+    if wide > 0.999 * width and high > 0.999 * height:
+        wide, high = _SHARE * width, _SHARE * height
+    return [(x, y, x + wide, y + high) for y in (0, height - high) for x in (0, width - wide)]
