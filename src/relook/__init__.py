@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from relook.errors import ModelError as ModelError
     from relook.errors import NotFiniteError as NotFiniteError
     from relook.errors import RelookError as RelookError
+    from relook.evaluation import Evaluation as Evaluation
+    from relook.evaluation import evaluate as evaluate
     from relook.models import load as load
 
 __version__ = "0.1.0"
@@ -25,11 +27,13 @@ _HOMES = {
     "Classifier": "relook.classifier",
     "Correction": "relook.correction",
     "Corrector": "relook.correction",
+    "Evaluation": "relook.evaluation",
     "ImageError": "relook.errors",
     "ModelError": "relook.errors",
     "NotFiniteError": "relook.errors",
     "RelookError": "relook.errors",
     "ScoreCAM": "relook.attribution",
+    "evaluate": "relook.evaluation",
     "load": "relook.models",
 }
 

@@ -6,17 +6,22 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from relook.errors import RelookError
 
 if TYPE_CHECKING:
+    from relook.classifier import Classifier
     from relook.correction import Corrector
+    from relook.evaluation import LabelledImages
+    from relook.looks import Look, Preset
 
-DONE, FAILED, BAD_USAGE = 0, 1, 2
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+_ERRORS_SHOWN = 20
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,10 +51,14 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bf
 K = Annotated[
     int | None, typer.Option("-k", help="How many of the most probable classes; 5 by default.")
 ]
-Gate = Annotated[
-    str, typer.Option(help="Look again only where gap(1,5) is below this (0 to 1); none: always.")
+_GATE_HELP = "Look again only where gap(1,5) is below this (0 to 1); none: always."
+LookName = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="poster (mask images), flip, fivecrop, tencrop, larger, or a file that --tune saved.",
+    ),
 ]
-LookName = Annotated[str, typer.Option(help="poster (mask images) or flip.")]
 FillName = Annotated[
     str | None,
     typer.Option(help="What a hidden pixel becomes: black (default), mean or blur."),
@@ -100,7 +109,7 @@ def predict(
     device: Device = None,
     dtype: Dtype = None,
     k: K = None,
-    gate: Gate = "none",
+    gate: Annotated[str | None, typer.Option(help=_GATE_HELP, show_default="none")] = None,
     look: LookName = "poster",
     fill: FillName = None,
     attribution: AttributionName = None,
@@ -109,28 +118,16 @@ def predict(
     fast: Fast = False,
 ) -> None:
     """Class probabilities of photos, before and after a second look."""
-    threshold = _gate(gate)
-    if fast and budget is not None:
-        _refuse(f"--fast is a budget of its own; drop it or --budget {budget}")
     if output is not None:
         _make_folder(output)
     with _usage_errors():
-        from relook.looks import make_look
-
-        chosen = make_look(
-            look,
-            fill=fill,
-            attribution=attribution,
-            variant=variant,
-            budget="fast" if fast else budget,
-        )
         from relook.correction import Corrector
-        from relook.models import load
 
-        classifier = load(
-            model, checkpoint=checkpoint, target_layer=layer, device=device, dtype=dtype
-        )
-        corrector = Corrector(classifier, k=k, gate=threshold, look=chosen)
+        budgeted = _budget(budget, fast)
+        preset = _preset(look, _gate(gate), None, k, fill, attribution, variant, budgeted)
+        chosen = preset.make()
+        classifier = _classifier(model, checkpoint, layer, device, dtype)
+        corrector = Corrector(classifier, k=preset.k, gate=preset.gate, look=chosen)
     raise typer.Exit(_predict(corrector, images, output, as_json))
 
 
@@ -141,9 +138,7 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     from relook.report.story import tell
     from relook.report.terminal import print_story, progress_bars
 
-    classifier = corrector.classifier
-    used = f"target layer {classifier.target_layer}, " if corrector.look.needs_activations else ""
-    typer.echo(f"{classifier.name}: {used}k = {corrector.k}, on {classifier.device}", err=True)
+    _say_model(corrector)
     console = Console()
     failed: list[str] = []
     written: set[str] = set()
@@ -201,6 +196,107 @@ def _picture_name(image: str, written: set[str]) -> str:
     return name
 
 
+@app.command(
+    epilog="Example: relook evaluate photos --output run --versus flip,tencrop  (photos: a folder "
+    "with a folder of images for each class, or a table)"
+)
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of class folders, or a CSV or Parquet table: image, label.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="The run's folder; a run that is there goes on.")],
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only N of the images, at random.")
+    ] = None,
+    versus: Annotated[
+        str | None,
+        typer.Option(metavar="LOOK,LOOK", help="Rivals on the same images: flip, tencrop, ..."),
+    ] = None,
+    as_json: Json = False,
+    model: Model = "bundled/efficientnet_lite0",
+    checkpoint: Checkpoint = None,
+    layer: Layer = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    k: K = None,
+    gate: Annotated[str | None, typer.Option(help=_GATE_HELP, show_default="0.5")] = None,
+    look: LookName = "poster",
+    fill: FillName = None,
+    attribution: AttributionName = None,
+    variant: Variant = None,
+    budget: Budget = None,
+    fast: Fast = False,
+) -> None:
+    """Does a second look help on labelled images, and what does it cost? Tables, and a report."""
+    with _usage_errors():
+        from relook.correction import AMBIGUOUS, Corrector
+        from relook.evaluation import read_data
+        from relook.looks import Preset
+
+        budgeted = _budget(budget, fast)
+        preset = _preset(look, _gate(gate), AMBIGUOUS, k, fill, attribution, variant, budgeted)
+        chosen = preset.make()
+        classifier = _classifier(model, checkpoint, layer, device, dtype)
+        corrector = Corrector(classifier, k=preset.k, gate=preset.gate, look=chosen)
+        labelled = read_data(data, classifier.labels)
+        if limit is not None:
+            labelled = labelled.sample(limit)
+        names = [name.strip() for name in (versus or "").split(",")]
+        rivals = {name: Preset.of(name).make() for name in names if name}
+    raise typer.Exit(_evaluate(corrector, labelled, output, rivals, look, as_json))
+
+
+def _evaluate(
+    corrector: Corrector,
+    data: LabelledImages,
+    output: Path,
+    rivals: dict[str, Look],
+    name: str,
+    as_json: bool,
+) -> int:
+    from rich.console import Console
+
+    from relook.evaluation import DataError, RunError, evaluate
+    from relook.report import write_report
+    from relook.report.findings import find
+    from relook.report.terminal import evaluation_bar, print_statistics, progress_bars
+
+    _say_model(corrector)
+    typer.echo(f"{len(data):,} images, labels matched {data.matched}", err=True)
+    try:
+        with evaluation_bar("images", len(data)) as bar:
+            evaluation = evaluate(corrector, data, output, versus=rivals, on_rows=bar)
+    except (DataError, RunError) as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        _complain(f"stopped; the same command goes on where this left off ({output})")
+        return INTERRUPTED
+    with progress_bars(0) as bars:
+        write_report(evaluation, corrector, data, output / "report.html", name, bars)
+    if as_json:
+        typer.echo(json.dumps(evaluation.summary()))
+    else:
+        found = find(evaluation.statistics, corrector.gate)
+        print_statistics(Console(), evaluation.statistics, found, name)
+    typer.echo(f"report: {output / 'report.html'}", err=True)
+    errors = [row for row in evaluation.rows if row.error]
+    for row in errors[:_ERRORS_SHOWN]:
+        _complain(str(row.error))
+    if errors:
+        _complain(f"{len(errors)} of {len(data)} images could not be used; see {output}")
+    return FAILED if errors else DONE
+
+
+def _say_model(corrector: Corrector) -> None:
+    classifier = corrector.classifier
+    used = f"target layer {classifier.target_layer}, " if corrector.look.needs_activations else ""
+    typer.echo(f"{classifier.name}: {used}k = {corrector.k}, on {classifier.device}", err=True)
+
+
 @app.command(epilog="Example: relook demo --output demo")
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("relook-demo"),
@@ -230,9 +326,13 @@ def demo(
     typer.echo("Now a photo of yours: relook predict photo.jpg --output pictures", err=True)
 
 
-def _gate(text: str) -> float | None:
-    if text.lower() == "none":
-        return None
+_ALWAYS = "none"
+
+
+def _gate(text: str | None) -> float | str | None:
+    """None where nothing was given; "none" where that was."""
+    if text is None or text.lower() == _ALWAYS:
+        return text and _ALWAYS
     try:
         gate = float(text)
     except ValueError:
@@ -240,6 +340,45 @@ def _gate(text: str) -> float | None:
     if not 0 <= gate <= 1:
         _refuse(f"--gate takes a number from 0 to 1, or none; not {text!r}")
     return gate
+
+
+def _budget(budget: int | None, fast: bool) -> int | Literal["fast"] | None:
+    if fast and budget is not None:
+        _refuse(f"--fast is a budget of its own; drop it or --budget {budget}")
+    return "fast" if fast else budget
+
+
+def _preset(
+    look: str,
+    gate: float | str | None,
+    default_gate: float | None,
+    k: int | None,
+    fill: str | None,
+    attribution: str | None,
+    variant: str | None,
+    budget: int | Literal["fast"] | None,
+) -> Preset:
+    """The look's name or file with what was given beside it; the gate too, if a file has one."""
+    from relook.looks import LOOKS, Preset
+
+    preset = Preset.of(
+        look, k=k, fill=fill, attribution=attribution, variant=variant, budget=budget
+    )
+    if gate is None:
+        return replace(preset, gate=default_gate) if look in LOOKS else preset
+    return replace(preset, gate=None if isinstance(gate, str) else gate)
+
+
+def _classifier(
+    model: str,
+    checkpoint: Path | None,
+    layer: str | None,
+    device: str | None,
+    dtype: str | None,
+) -> Classifier:
+    from relook.models import load
+
+    return load(model, checkpoint=checkpoint, target_layer=layer, device=device, dtype=dtype)
 
 
 @contextmanager

@@ -1,19 +1,25 @@
 """Labelled data in, rows out, and what the rows say."""
 
 from relook.evaluation.data import DataError, LabelledImage, LabelledImages, read_data
+from relook.evaluation.evaluation import Evaluation, evaluate
 from relook.evaluation.rows import Answer, Row, from_table, to_table
+from relook.evaluation.run import Run, RunError
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
 
 __all__ = [
     "Answer",
     "DataError",
+    "Evaluation",
     "LabelledImage",
     "LabelledImages",
     "Method",
     "Pairing",
     "Row",
+    "Run",
+    "RunError",
     "Statistics",
     "Tally",
+    "evaluate",
     "from_table",
     "read_data",
     "to_table",

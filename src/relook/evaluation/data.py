@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,31 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def sample(self, count: int) -> LabelledImages:
+        """So many of them at random, the same every time; all if there are no more."""
+        chosen = sorted(shuffled(len(self.images))[:count])
+        return replace(self, images=tuple(self.images[index] for index in chosen))
+
+    def halves(self) -> tuple[LabelledImages, LabelledImages]:
+        """Two halves at random, the same every time, with as many images of each class as can be:
+        what is chosen on one is measured on the other.
+        """
+        order = sorted(shuffled(len(self.images)), key=lambda index: self.images[index].label)
+        first, second = (
+            replace(self, images=tuple(self.images[index] for index in sorted(order[start::2])))
+            for start in (0, 1)
+        )
+        return first, second
+
+
+def shuffled(count: int) -> list[int]:
+    """The order in which images are taken: data sorted by class would make the figures on the
+    way, and the first N images, those of a few classes.
+    """
+    order = list(range(count))
+    random.Random(0).shuffle(order)
+    return order
 
 
 def read_data(data: str | os.PathLike[str], labels: Sequence[str]) -> LabelledImages:

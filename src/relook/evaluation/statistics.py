@@ -180,11 +180,13 @@ class Method:
         tally: over all images.
         pairing: the same, before and after.
         ambiguous: over those with gap(1,5) < 0.5 at the first look.
+        against: the corrected answers as "before", these as "after": who is better of the two.
     """
 
     tally: Tally = field(default_factory=Tally)
     pairing: Pairing = field(default_factory=Pairing)
     ambiguous: Pairing = field(default_factory=Pairing)
+    against: Pairing = field(default_factory=Pairing)
 
     def __add__(self, other: Method) -> Method:
         return _sum(self, other)
@@ -235,17 +237,14 @@ class Statistics:
         if before is None or after is None:
             return cls(errors=1)
         right = before.best == row.label
-        ambiguous = row.ambiguous
         wrong_by = before.probabilities[0] - before.true
         changed = before.best != after.best
         return cls(
             corrected=int(row.corrected),
             labels=Counter([row.label]),
             before=Tally.of(before, row.label),
-            after=_method(before, after, row.label, ambiguous),
-            rivals={
-                name: _method(before, answer, row.label, ambiguous) for name, answer in row.rivals
-            },
+            after=_method(row, before, after, after),
+            rivals={name: _method(row, before, after, answer) for name, answer in row.rivals},
             right_gaps=_at(_step(before.gap(2)), int(right), STEPS),
             wrong_gaps=_at(_step(wrong_by), int(not right), STEPS),
             right_small=int(right and before.gap(2) <= AMBIGUOUS),
@@ -257,9 +256,15 @@ class Statistics:
         return _sum(self, other)
 
 
-def _method(before: Answer, after: Answer, label: int, ambiguous: bool) -> Method:
-    pairing = Pairing.of(before.best == label, after.best == label)
-    return Method(Tally.of(after, label), pairing, pairing if ambiguous else Pairing())
+def _method(row: Row, before: Answer, corrected: Answer, answer: Answer) -> Method:
+    was, is_now, now = (a.best == row.label for a in (before, corrected, answer))
+    pairing = Pairing.of(was, now)
+    return Method(
+        tally=Tally.of(answer, row.label),
+        pairing=pairing,
+        ambiguous=pairing if row.ambiguous else Pairing(),
+        against=Pairing.of(is_now, now),
+    )
 
 
 def _step(gap: float) -> int:

@@ -101,7 +101,7 @@ def forwards_in_words(correction: Correction) -> str:
     if total == 1:
         return "1 forward"
     views = total - 1 - maps
-    parts = ["1", f"{maps:,} for the maps" if maps else "", _count(views, "view")]
+    parts = ["1", f"{maps:,} for the maps" if maps else "", count(views, "view")]
     return f"{total:,} forwards = " + " + ".join(part for part in parts if part)
 
 
@@ -147,5 +147,6 @@ def percent(share: float) -> str:
     return "< 0.1\u00a0%" if 0 < share < 0.0005 else f"{100 * share:.1f}\u00a0%"
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """For instance "1 image" or "2,000 images"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

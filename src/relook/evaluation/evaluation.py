@@ -1,0 +1,239 @@
+"""Every image of a labelled data set before and after a second look, and under its rivals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relook.classifier import Classifier, FirstLook
+from relook.correction import Corrector, Outcome
+from relook.errors import ModelError
+from relook.evaluation.data import LabelledImage, LabelledImages, read_data
+from relook.evaluation.rows import Answer, Row
+from relook.evaluation.run import Run, write_atomically
+from relook.evaluation.statistics import Method, Statistics
+from relook.evaluation.work import Labelled, Rows, work
+from relook.looks import Look, Preset
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        settings: all that the rows depend on, as in run.json.
+        labels: the classes' names.
+        rows: one an image, in the order of the data.
+    """
+
+    settings: Mapping[str, Any]
+    labels: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What the rows say."""
+        return Statistics.of(self.rows)
+
+    def summary(self) -> dict[str, Any]:
+        """The object of `relook evaluate --json`."""
+        counted = self.statistics
+        after, ambiguous = counted.after.tally, counted.after.ambiguous
+        return {
+            "images": counted.before.images,
+            "errors": counted.errors,
+            "classes": len({row.label for row in self.rows}),
+            "before": {"top1": counted.before.top1, "top5": counted.before.top5},
+            "after": {"top1": after.top1, "top5": after.top5},
+            "ambiguous": {
+                "images": ambiguous.images,
+                "before": ambiguous.before,
+                "after": ambiguous.after,
+                "both_right": ambiguous.both_right,
+                "fixed": ambiguous.fixed,
+                "broken": ambiguous.broken,
+                "both_wrong": ambiguous.both_wrong,
+                "p_value": ambiguous.p_value,
+            },
+            "forwards": after.forwards,
+            "cost": after.cost,
+            "seconds": after.seconds,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """The summary and what it leaves out: what summary.json holds."""
+        counted = self.statistics
+        methods = {"second look": counted.after, **counted.rivals}
+        return {
+            **self.summary(),
+            "corrected": counted.corrected,
+            "calibration": {"ece": counted.before.ece, "brier": counted.before.mean_brier},
+            "methods": {name: _details(method) for name, method in methods.items()},
+        }
+
+
+def evaluate(
+    corrector: Corrector,
+    data: LabelledImages | str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    versus: Sequence[str] | Mapping[str, Look] = (),
+    on_rows: Rows | None = None,
+) -> Evaluation:
+    """Classify labelled images before and after the second look.
+
+    An image that cannot be read or classified is a row with its error; the others are done. With
+    `output` the rows are on disk within 15 seconds or an image's time, whichever is longer; the
+    same call goes on where another, killed or not, left off.
+
+    Args:
+        corrector: the classifier with its second look.
+        data: labelled images, or what `read_data` takes.
+        output: the run's folder: run.json, rows/*.parquet and, when all is done, summary.json.
+        versus: rivals, which look again at the same images under the same k and gate: names of
+            looks or files, or looks by the names they shall have.
+        on_rows: told of the rows as they come.
+
+    Raises:
+        DataError: the data cannot be used.
+        RunError: `output` holds another run.
+        RelookError: there is no such rival.
+        ModelError: the network cannot do what a look asks of it.
+    """
+    classifier = corrector.classifier
+    if not isinstance(data, LabelledImages):
+        data = read_data(data, classifier.labels)
+    rivals = {
+        name: Corrector(classifier, corrector.k, corrector.gate, look)
+        for name, look in _looks(versus).items()
+    }
+    settings = {
+        **describe(classifier, data),
+        "k": corrector.k,
+        "gate": corrector.gate,
+        "look": _spelt(corrector.look),
+        "versus": {name: _spelt(rival.look) for name, rival in rivals.items()},
+    }
+
+    def judge(
+        images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
+    ) -> Iterator[Row]:
+        own = corrector.look_again(firsts)
+        others = [rival.look_again(firsts) for rival in rivals.values()]
+        for image, outcome, *rest in zip(images, own, *others, strict=True):
+            named = zip(rivals, rest, strict=True)
+            yield image.row(
+                before(outcome.first, image.label, classifier, seconds),
+                corrected=outcome.second is not None,
+                after=after(outcome, image.label, seconds),
+                rivals=tuple((name, after(o, image.label, seconds)) for name, o in named),
+            )
+
+    looks = [corrector.look, *(rival.look for rival in rivals.values())]
+    run = None if output is None else Run.open(output, settings)
+    rows = work(classifier, data, looks, judge, run, on_rows)
+    evaluation = Evaluation(settings if run is None else run.settings, classifier.labels, rows)
+    if run is not None:
+        write_atomically(run.folder / "summary.json", json.dumps(evaluation.details(), indent=2))
+    return evaluation
+
+
+def _details(method: Method) -> dict[str, Any]:
+    tally, pairing = method.tally, method.pairing
+    return {
+        "top1": tally.top1,
+        "top5": tally.top5,
+        "gain": pairing.gain,
+        "interval": pairing.interval,
+        "verdict": pairing.verdict,
+        "all": asdict(pairing) | {"p_value": pairing.p_value},
+        "ambiguous": asdict(method.ambiguous) | {"p_value": method.ambiguous.p_value},
+        "against_second_look": asdict(method.against) | {"p_value": method.against.p_value},
+        "calibration": {"ece": tally.ece, "brier": tally.mean_brier},
+        "forwards": tally.forwards,
+        "cost": tally.cost,
+        "seconds": tally.seconds,
+    }
+
+
+def before(first: FirstLook, label: int, classifier: Classifier, seconds: float) -> Answer:
+    """The first look's answer, in short."""
+    cost = classifier.cost(first.pixels.shape[1], first.pixels.shape[2])
+    return Answer.of(first.probabilities, label, forwards=1, cost=cost, seconds=seconds)
+
+
+def after(outcome: Outcome, label: int, seconds: float) -> Answer:
+    """The corrected answer, in short; `seconds` are those of the first look."""
+    return Answer.of(
+        outcome.after, label, outcome.forwards, outcome.cost, seconds + outcome.seconds
+    )
+
+
+def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
+    """The network and the data as settings: what changes them changes this."""
+    try:
+        layer = classifier.target_layer
+    except ModelError:
+        layer = None
+    return {
+        "model": {
+            "name": classifier.name,
+            "layer": layer,
+            "weights": _weights(classifier),
+            "input_size": list(classifier.input_size),
+            "geometry": repr(classifier.geometry),
+            "mean": list(classifier.mean),
+            "std": list(classifier.std),
+            "dtype": str(classifier.dtype).removeprefix("torch."),
+            "device": classifier.device.type,
+            "labels": list(classifier.labels),
+        },
+        "data": {
+            "images": len(data),
+            "classes": len({image.label for image in data.images}),
+            "matched": data.matched,
+            "content": _content(data.images),
+        },
+    }
+
+
+def _looks(versus: Sequence[str] | Mapping[str, Look]) -> dict[str, Look]:
+    if isinstance(versus, Mapping):
+        return dict(versus)
+    return {name: Preset.of(name).make() for name in versus}
+
+
+def _spelt(look: Look) -> str:
+    """All of a look's options; an object without a spelling of its own is named by its class."""
+    return re.sub(r" object at 0x[0-9a-f]+", "", repr(look))
+
+
+def _weights(classifier: Classifier) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in classifier.network.state_dict().items():
+        if isinstance(tensor, Tensor):
+            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(content.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _content(images: Sequence[LabelledImage]) -> str:
+    """Of names, labels and file sizes: another for other data."""
+    digest = hashlib.sha256()
+    for image in images:
+        try:
+            size = image.path.stat().st_size
+        except OSError:
+            size = -1
+        digest.update(f"{image.name}\0{image.label}\0{size}\n".encode())
+    return digest.hexdigest()[:16]

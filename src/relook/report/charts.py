@@ -1,0 +1,119 @@
+"""Diagrams as SVG inside a page: colours are the page's, light and dark, and text is text."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from relook.correction import AMBIGUOUS
+from relook.evaluation import Method, Tally
+
+# Colours that stand for those of the page; see page.html.j2.
+_INK, _SOFT, _LINE, _BEFORE, _AFTER = (f"#0{n}0{n}0{n}" for n in range(1, 6))
+_PAGE = {
+    _INK: "currentColor",
+    _SOFT: "var(--soft)",
+    _LINE: "var(--line)",
+    _BEFORE: "var(--before)",
+    _AFTER: "var(--after)",
+}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "relook",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _SOFT,
+    "axes.edgecolor": _LINE,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+}
+
+
+def gap_histogram(counts: Sequence[int], label: str) -> str:
+    """Images by gap, in equal steps from 0 to 1; those ≤ 0.5 stand out."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(4.8, 2.7)
+        width = 1 / len(counts)
+        starts = [place * width for place in range(len(counts))]
+        colours = [_AFTER if start < AMBIGUOUS else _BEFORE for start in starts]
+        axes.bar(starts, counts, width * 0.92, align="edge", color=colours)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(label)
+        axes.set_ylabel("images")
+        return _svg(figure)
+
+
+def reliability(before: Tally, after: Tally) -> str:
+    """How often answers are right, by how probable the network calls them (Guo et al. 2017)."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(3.6, 3.4)
+        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1.2, zorder=0)
+        for tally, colour, marker in ((before, _BEFORE, "o"), (after, _AFTER, "s")):
+            steps = [
+                (confidence / images, correct / images, images)
+                for confidence, correct, images in zip(
+                    tally.confidence, tally.correct, tally.confident, strict=True
+                )
+                if images
+            ]
+            xs, ys, sizes = zip(*steps, strict=True) if steps else ((), (), ())
+            most = max(sizes, default=1)
+            axes.plot(xs, ys, color=colour, linewidth=1)
+            areas = [8 + 50 * size / most for size in sizes]
+            axes.scatter(xs, ys, areas, color=colour, marker=marker, linewidths=0)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("probability of the answer")
+        axes.set_ylabel("share that is right")
+        return _svg(figure)
+
+
+def gains(methods: dict[str, Method]) -> str:
+    """The gain of each method with its 95 % interval, in points."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(5.2, 0.75 + 0.36 * len(methods))
+        axes.axvline(0, color=_SOFT, linewidth=1)
+        for place, method in enumerate(methods.values()):
+            colour = _BEFORE if place else _AFTER
+            low, high = method.pairing.interval or (0.0, 0.0)
+            axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2.4)
+            axes.plot([100 * (method.pairing.gain or 0)], [place], "o", color=colour, markersize=7)
+        axes.set_yticks(range(len(methods)), [name[:24] for name in methods])
+        for tick in axes.get_yticklabels():
+            tick.set_color(_INK)
+            tick.set_parse_math(False)
+        axes.set_ylim(len(methods) - 0.4, -0.6)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("gain of top-1 in points, with 95 % interval")
+        return _svg(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # a page knows
+    # As wide as its place, but its text not much larger than the page's.
+    widest = f' style="max-width: {1.5 * 72 * figure.get_figwidth():.0f}px"'
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2).replace(
+        "<svg", f"<svg{widest}", 1
+    )
+    for colour, name in _PAGE.items():
+        svg = svg.replace(colour, name)
+    return svg

@@ -1,0 +1,160 @@
+"""The page of an evaluation: what a manager reads, and what an engineer digs in."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from relook.correction import Corrector
+from relook.errors import RelookError
+from relook.evaluation import Evaluation, LabelledImages, Row, Statistics, Tally
+from relook.report import charts
+from relook.report.findings import change, find, gain, interval, p
+from relook.report.page import render_page
+from relook.report.story import Story, tell
+from relook.report.terminal import Bars
+
+GALLERY = 6
+"""How many of the fixed and of the broken images are shown."""
+
+_PAIRS = 8
+_ERRORS = 20
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image of a gallery.
+
+    Attributes:
+        story: what happened to it.
+        label: its true class.
+    """
+
+    story: Story
+    label: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """Images of a class whose answer went from one class to another.
+
+    Attributes:
+        label: the true class.
+        other: what it was taken for, before it was fixed or after it was broken.
+        images: how many.
+    """
+
+    label: str
+    other: str
+    images: int
+
+
+def write_report(
+    evaluation: Evaluation,
+    corrector: Corrector,
+    data: LabelledImages,
+    file: Path,
+    name: str,
+    bars: Bars | None = None,
+) -> None:
+    """Write the page: one file, nothing fetched.
+
+    The images of the galleries are corrected once more for their maps, `GALLERY` of each kind at
+    most, evenly spread over the data.
+
+    Args:
+        evaluation: what came out.
+        corrector: what it came from.
+        data: the same data.
+        file: where the page goes, in a folder that is there.
+        name: what to call the look.
+        bars: where the progress of the galleries is shown.
+    """
+    statistics = evaluation.statistics
+    fixed = [row for row in evaluation.rows if row.fixed]
+    broken = [row for row in evaluation.rows if row.broken]
+    errors = [row for row in evaluation.rows if row.error]
+    methods = {name: statistics.after, **statistics.rivals}
+    if name in statistics.rivals:  # a rival of the same name is not the same look
+        methods = {f"{name} (this run)": statistics.after, **statistics.rivals}
+    classified = bool(statistics.before.images)
+    render_page(
+        "evaluation.html.j2",
+        file,
+        found=find(statistics, corrector.gate),
+        statistics=statistics,
+        methods=methods,
+        tallies={"before": statistics.before, **{m: methods[m].tally for m in methods}},
+        name=name,
+        corrector=corrector,
+        settings=evaluation.settings,
+        settings_text=json.dumps(_readable(evaluation), indent=2, ensure_ascii=False),
+        fixed=_gallery(fixed, corrector, data, bars),
+        broken=_gallery(broken, corrector, data, bars),
+        fixed_pairs=_pairs(statistics, evaluation.labels, fixed=True),
+        broken_pairs=_pairs(statistics, evaluation.labels, fixed=False),
+        errors=errors[:_ERRORS],
+        error_count=len(errors),
+        gains_chart=charts.gains(methods) if classified else "",
+        right_chart=charts.gap_histogram(statistics.right_gaps, "gap(1,2) of images first right"),
+        wrong_chart=charts.gap_histogram(
+            statistics.wrong_gaps, "Y[c₁] − Y[true] of images first wrong"
+        ),
+        reliability_chart=charts.reliability(statistics.before, statistics.after.tally),
+        change=change,
+        gain=gain,
+        interval=interval,
+        p=p,
+        hours=_hours,
+        million=_MILLION,
+    )
+
+
+def _gallery(
+    rows: Sequence[Row], corrector: Corrector, data: LabelledImages, bars: Bars | None
+) -> list[Shown]:
+    count = min(GALLERY, len(rows))
+    chosen = [rows[place * len(rows) // count] for place in range(count)]
+    shown = []
+    for row in chosen:
+        if bars:
+            bars.begin(f"gallery: {Path(row.image).name}")
+        try:
+            correction = corrector.correct(
+                data.images[row.index].path, bars.forwards if bars else None
+            )
+        except RelookError:
+            continue  # it could be read a moment ago; its row stands
+        finally:
+            if bars:
+                bars.end()
+        shown.append(Shown(tell(correction), corrector.classifier.labels[row.label]))
+    return shown
+
+
+def _pairs(statistics: Statistics, labels: Sequence[str], fixed: bool) -> list[Change]:
+    """The pairs of classes with most fixed, or broken, images."""
+    pairs: Counter[tuple[int, int]] = Counter()
+    for (label, before, after), images in statistics.changes.items():
+        if fixed and after == label:
+            pairs[label, before] += images
+        if not fixed and before == label:
+            pairs[label, after] += images
+    most = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:_PAIRS]
+    return [Change(labels[label], labels[other], images) for (label, other), images in most]
+
+
+def _hours(tally: Tally, images: int = _MILLION) -> str:
+    """How long so many images take at this rate."""
+    hours = tally.seconds / tally.images * images / 3600
+    return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def _readable(evaluation: Evaluation) -> dict[str, object]:
+    """The settings without a thousand class names."""
+    model = {key: value for key, value in evaluation.settings["model"].items() if key != "labels"}
+    return {**evaluation.settings, "model": model}

@@ -1,0 +1,152 @@
+"""What an evaluation found, in sentences that can be defended: verdict, rivals, cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from relook.correction import AMBIGUOUS
+from relook.evaluation import Pairing, Statistics
+from relook.report.story import count, percent
+
+_NOUNS = {"helps": "helps", "hurts": "hurts", "no evidence": "no evidence that it helps"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Of one evaluation.
+
+    Attributes:
+        verdict: by McNemar's test at 5 % over all images.
+        title: the verdict in a few words.
+        details: the numbers behind it, a sentence.
+        remarks: what else has to be said, a sentence or two each.
+    """
+
+    verdict: Literal["helps", "no evidence", "hurts"]
+    title: str
+    details: str
+    remarks: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with its numbers."""
+        return f"{self.title}: {self.details[0].lower()}{self.details[1:]}"
+
+
+def find(statistics: Statistics, gate: float | None) -> Findings:
+    """What the statistics say of a second look under this gate."""
+    pairing = statistics.after.pairing
+    if not pairing.images:
+        return Findings("no evidence", "Nothing to judge", "No image could be classified.", ())
+    verdict = pairing.verdict
+    titles = {
+        "helps": "The second look helps",
+        "hurts": "The second look hurts",
+        "no evidence": "No evidence that the second look helps",
+    }
+    remarks = [
+        _ambiguous(statistics, gate),
+        _sure(statistics) if gate is None else "",
+        _rival(statistics),
+        _cost(statistics),
+    ]
+    return Findings(
+        verdict,
+        titles[verdict],
+        f"Of {count(pairing.images, 'image')} it fixed {pairing.fixed:,} and "
+        f"broke {pairing.broken:,}, top-1 {change(pairing)} (gain {gain(pairing)} points, 95 % "
+        f"interval {interval(pairing)}; McNemar's {p(pairing.p_value)}).",
+        tuple(remark for remark in remarks if remark),
+    )
+
+
+def _ambiguous(statistics: Statistics, gate: float | None) -> str:
+    pairing = statistics.after.ambiguous
+    if not pairing.images:
+        return "No image is ambiguous (gap(1,5) < 0.5): there is hardly anything to correct."
+    told = (
+        f"Of the {count(pairing.images, 'ambiguous image')} (gap(1,5) < {AMBIGUOUS}) it fixed "
+        f"{pairing.fixed:,} and broke {pairing.broken:,}: {change(pairing)} right, "
+        f"{p(pairing.p_value)}"
+    )
+    if gate == AMBIGUOUS:
+        return f"{told}. The others kept their first answer."
+    return f"{told}; on those alone: {_NOUNS[pairing.verdict]}."
+
+
+def _sure(statistics: Statistics) -> str:
+    everything, ambiguous = statistics.after.pairing, statistics.after.ambiguous
+    fixed, broken = everything.fixed - ambiguous.fixed, everything.broken - ambiguous.broken
+    if broken <= fixed:
+        return ""
+    return (
+        f"Of the others, which the network was surer of, it fixed {fixed:,} and broke "
+        f"{broken:,}: a gate of {AMBIGUOUS} would leave them alone, and save their forwards."
+    )
+
+
+def _rival(statistics: Statistics) -> str:
+    """How the best rival does beside the second look."""
+    if not statistics.rivals:
+        return ""
+    name, rival = max(statistics.rivals.items(), key=lambda item: item[1].tally.right)
+    own = statistics.after.tally
+    more = rival.tally.right - own.right
+    cost = (
+        f"at a cost of {rival.tally.cost / own.images:.2f} forwards an image in place of "
+        f"{own.cost / own.images:.2f}"
+    )
+    if more <= 0:
+        return (
+            f"Of the rivals none is right more often; the best, {name}, is right on "
+            f"{count(-more, 'image')} fewer ({p(rival.against.p_value)}), {cost}."
+            if more
+            else f"The best rival, {name}, is right on as many images, {cost}."
+        )
+    sure = rival.against.verdict == "helps"
+    beats = f"{name} beats it" if sure else f"{name} does at least as well"
+    doubt = "" if sure else ", which may be luck"
+    told = f"right on {count(more, 'image')} more ({p(rival.against.p_value)}{doubt})"
+    return f"{beats}: {told}, {cost}."
+
+
+def _cost(statistics: Statistics) -> str:
+    before, after = statistics.before, statistics.after.tally
+    return (
+        f"{count(statistics.corrected, 'image')} got a second look. An image takes "
+        f"{after.forwards / after.images:,.2f} forwards on average in place of 1, and "
+        f"{after.seconds / max(before.seconds, 1e-9):.1f} times as long."
+    )
+
+
+def change(pairing: Pairing) -> str:
+    """For instance "63.9 % → 64.3 %"."""
+    return f"{percent(pairing.before or 0)} → {percent(pairing.after or 0)}"
+
+
+def gain(pairing: Pairing) -> str:
+    """In points, with its sign."""
+    return "–" if pairing.gain is None else _points(pairing.gain)
+
+
+def interval(pairing: Pairing) -> str:
+    """In points: for instance "−0.9 to +0.9"."""
+    if pairing.interval is None:
+        return "–"
+    low, high = pairing.interval
+    return f"{_points(low)} to {_points(high)}"
+
+
+def p(value: float | None) -> str:
+    """For instance "p = 0.58" or "p < 0.001"."""
+    if value is None:
+        return "p –"
+    return (
+        "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    )
+
+
+def _points(share: float) -> str:
+    rounded = round(100 * share, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
