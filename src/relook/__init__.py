@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from relook.errors import RelookError as RelookError
     from relook.evaluation import Evaluation as Evaluation
     from relook.evaluation import evaluate as evaluate
+    from relook.evaluation import tune as tune
     from relook.models import load as load
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _HOMES = {
     "ScoreCAM": "relook.attribution",
     "evaluate": "relook.evaluation",
     "load": "relook.models",
+    "tune": "relook.evaluation",
 }
 
 __all__ = sorted(_HOMES)

@@ -17,8 +17,8 @@ from relook.errors import RelookError
 if TYPE_CHECKING:
     from relook.classifier import Classifier
     from relook.correction import Corrector
-    from relook.evaluation import LabelledImages
-    from relook.looks import Look, Preset
+    from relook.evaluation import LabelledImages, Tuning
+    from relook.looks import Preset
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _ERRORS_SHOWN = 20
@@ -216,6 +216,14 @@ def evaluate(
         str | None,
         typer.Option(metavar="LOOK,LOOK", help="Rivals on the same images: flip, tencrop, ..."),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Choose k, gate, fill, attribution and budget on half of the images (what you "
+            "give stays), evaluate on the other half, and save the choice.",
+        ),
+    ] = False,
     as_json: Json = False,
     model: Model = "bundled/efficientnet_lite0",
     checkpoint: Checkpoint = None,
@@ -237,46 +245,79 @@ def evaluate(
         from relook.evaluation import read_data
         from relook.looks import Preset
 
+        given = _gate(gate)
         budgeted = _budget(budget, fast)
-        preset = _preset(look, _gate(gate), AMBIGUOUS, k, fill, attribution, variant, budgeted)
+        preset = _preset(look, given, AMBIGUOUS, k, fill, attribution, variant, budgeted)
         chosen = preset.make()
         classifier = _classifier(model, checkpoint, layer, device, dtype)
         corrector = Corrector(classifier, k=preset.k, gate=preset.gate, look=chosen)
         labelled = read_data(data, classifier.labels)
         if limit is not None:
             labelled = labelled.sample(limit)
-        names = [name.strip() for name in (versus or "").split(",")]
-        rivals = {name: Preset.of(name).make() for name in names if name}
-    raise typer.Exit(_evaluate(corrector, labelled, output, rivals, look, as_json))
+        rivals = [name.strip() for name in (versus or "").split(",") if name.strip()]
+        for name in rivals:
+            Preset.of(name).make()
+    _say_model(corrector)
+    typer.echo(f"{len(labelled):,} images, labels matched {labelled.matched}", err=True)
+    try:
+        if tune:
+            gates = None if given is None else [preset.gate]
+            tuning, corrector, labelled = _tune(classifier, labelled, output, preset, gates)
+            status = _evaluate(corrector, labelled, output, rivals, "tuned", as_json, tuning)
+        else:
+            status = _evaluate(corrector, labelled, output, rivals, look, as_json)
+    except RelookError as error:
+        _refuse_run(error)
+    except OSError as error:
+        _complain(f"{output}: cannot be written ({error}); the rows so far are kept")
+        status = FAILED
+    except KeyboardInterrupt:
+        _complain(f"stopped; the same command goes on where this left off ({output})")
+        status = INTERRUPTED
+    raise typer.Exit(status)
+
+
+def _tune(
+    classifier: Classifier,
+    data: LabelledImages,
+    output: Path,
+    keep: Preset,
+    gates: list[float | None] | None,
+) -> tuple[Tuning, Corrector, LabelledImages]:
+    """The choice on one half of the data, a corrector of it, and the other half."""
+    from relook.correction import Corrector
+    from relook.evaluation import GATES, tune
+    from relook.report.terminal import evaluation_bar
+
+    half, other = data.halves()
+    with evaluation_bar("choosing", len(half)) as bar:
+        tuning = tune(classifier, half, output, keep=keep, gates=gates or GATES, on_rows=bar)
+    file = output / "tuned.json"
+    typer.echo(f"chosen on {tuning.images:,} images: {tuning.chosen.describe()}", err=True)
+    typer.echo(f"saved for --look and Corrector(look=...): {file}", err=True)
+    return tuning, Corrector(classifier, look=str(file)), other
 
 
 def _evaluate(
     corrector: Corrector,
     data: LabelledImages,
     output: Path,
-    rivals: dict[str, Look],
+    rivals: list[str],
     name: str,
     as_json: bool,
+    tuning: Tuning | None = None,
 ) -> int:
     from rich.console import Console
 
-    from relook.evaluation import DataError, RunError, evaluate
+    from relook.evaluation import evaluate
     from relook.report import write_report
     from relook.report.findings import find
     from relook.report.terminal import evaluation_bar, print_statistics, progress_bars
 
-    _say_model(corrector)
-    typer.echo(f"{len(data):,} images, labels matched {data.matched}", err=True)
-    try:
-        with evaluation_bar("images", len(data)) as bar:
-            evaluation = evaluate(corrector, data, output, versus=rivals, on_rows=bar)
-    except (DataError, RunError) as error:
-        _refuse(str(error))
-    except KeyboardInterrupt:
-        _complain(f"stopped; the same command goes on where this left off ({output})")
-        return INTERRUPTED
-    with progress_bars(0) as bars:
-        write_report(evaluation, corrector, data, output / "report.html", name, bars)
+    with evaluation_bar("images", len(data)) as bar:
+        evaluation = evaluate(corrector, data, output, versus=rivals, on_rows=bar)
+    with progress_bars(1) as bars:
+        write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
     if as_json:
         typer.echo(json.dumps(evaluation.summary()))
     else:
@@ -289,6 +330,14 @@ def _evaluate(
     if errors:
         _complain(f"{len(errors)} of {len(data)} images could not be used; see {output}")
     return FAILED if errors else DONE
+
+
+def _refuse_run(error: RelookError) -> NoReturn:
+    """Data or a folder of no use are the arguments' fault; a network that fails is not."""
+    from relook.evaluation import DataError, RunError
+
+    _complain(str(error))
+    raise typer.Exit(BAD_USAGE if isinstance(error, DataError | RunError) else FAILED)
 
 
 def _say_model(corrector: Corrector) -> None:

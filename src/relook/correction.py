@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -317,6 +317,28 @@ class Corrector(nn.Module):
                 yield from self._outcomes(waiting)
                 waiting = []
         yield from self._outcomes(waiting)
+
+    def about(self, outcome: Outcome, k: int) -> Outcome:
+        """The same second look about the first k of its classes only; it asks nothing anew.
+
+        Views that were made for no class in particular stay.
+        """
+        if outcome.second is None or k >= len(outcome.classes):
+            return outcome
+        views, answers = [], []
+        for some, asked in zip(outcome.second.views, outcome.view_answers, strict=True):
+            kept = slice(None) if some.of is None else some.of < k
+            of = None if some.of is None else some.of[kept]
+            views.append(Views(some.pixels[kept], some.weights[kept], of))
+            answers.append(asked[kept])
+        second = replace(
+            outcome.second,
+            views=tuple(views),
+            maps=outcome.second.maps[:k],
+            mask_images=outcome.second.mask_images[:k],
+        )
+        fewer = _Waiting(outcome.first, outcome.classes[:k], second, outcome.seconds)
+        return self._sum(fewer, tuple(answers), 0.0)
 
     def _outcomes(self, waiting: Sequence[_Waiting]) -> Iterator[Outcome]:
         start = time.perf_counter()

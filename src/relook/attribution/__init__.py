@@ -2,6 +2,6 @@
 
 from relook.attribution.cam import CAM
 from relook.attribution.protocol import Attribution, AttributionMaps, Progress
-from relook.attribution.score_cam import VARIANTS, ScoreCAM
+from relook.attribution.score_cam import FAST, VARIANTS, ScoreCAM
 
-__all__ = ["CAM", "VARIANTS", "Attribution", "AttributionMaps", "Progress", "ScoreCAM"]
+__all__ = ["CAM", "FAST", "VARIANTS", "Attribution", "AttributionMaps", "Progress", "ScoreCAM"]

@@ -5,9 +5,12 @@ from relook.evaluation.evaluation import Evaluation, evaluate
 from relook.evaluation.rows import Answer, Row, from_table, to_table
 from relook.evaluation.run import Run, RunError
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
+from relook.evaluation.tuning import GATES, Candidate, Tuning, tune
 
 __all__ = [
+    "GATES",
     "Answer",
+    "Candidate",
     "DataError",
     "Evaluation",
     "LabelledImage",
@@ -19,8 +22,10 @@ __all__ = [
     "RunError",
     "Statistics",
     "Tally",
+    "Tuning",
     "evaluate",
     "from_table",
     "read_data",
     "to_table",
+    "tune",
 ]

@@ -99,8 +99,8 @@ def evaluate(
         corrector: the classifier with its second look.
         data: labelled images, or what `read_data` takes.
         output: the run's folder: run.json, rows/*.parquet and, when all is done, summary.json.
-        versus: rivals, which look again at the same images under the same k and gate: names of
-            looks or files, or looks by the names they shall have.
+        versus: rivals, which look again at the same images under the same k and gate (a file's own
+            if it has them): names of looks or files, or looks by the names they shall have.
         on_rows: told of the rows as they come.
 
     Raises:
@@ -112,16 +112,16 @@ def evaluate(
     classifier = corrector.classifier
     if not isinstance(data, LabelledImages):
         data = read_data(data, classifier.labels)
-    rivals = {
-        name: Corrector(classifier, corrector.k, corrector.gate, look)
-        for name, look in _looks(versus).items()
-    }
+    rivals = _rivals(corrector, versus)
     settings = {
         **describe(classifier, data),
         "k": corrector.k,
         "gate": corrector.gate,
         "look": _spelt(corrector.look),
-        "versus": {name: _spelt(rival.look) for name, rival in rivals.items()},
+        "versus": {
+            name: {"k": rival.k, "gate": rival.gate, "look": _spelt(rival.look)}
+            for name, rival in rivals.items()
+        },
     }
 
     def judge(
@@ -206,10 +206,18 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
     }
 
 
-def _looks(versus: Sequence[str] | Mapping[str, Look]) -> dict[str, Look]:
-    if isinstance(versus, Mapping):
-        return dict(versus)
-    return {name: Preset.of(name).make() for name in versus}
+def _rivals(
+    corrector: Corrector, versus: Sequence[str] | Mapping[str, Look]
+) -> dict[str, Corrector]:
+    presets = {} if isinstance(versus, Mapping) else {name: Preset.of(name) for name in versus}
+    looks = versus if isinstance(versus, Mapping) else {n: p.make() for n, p in presets.items()}
+    rivals = {}
+    for name, look in looks.items():
+        own = presets.get(name, Preset())
+        k = corrector.k if own.k is None else own.k
+        gate = corrector.gate if own.gate is None else own.gate
+        rivals[name] = Corrector(corrector.classifier, k, gate, look)
+    return rivals
 
 
 def _spelt(look: Look) -> str:

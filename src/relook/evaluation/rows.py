@@ -79,7 +79,8 @@ class Row:
         label: its true class.
         error: why it could not be classified; None where it was.
         corrected: whether it got a second look.
-        before, after: the first answer and the corrected one; None with an error.
+        before, after: the first answer and the corrected one; None with an error. Where ways to
+            look again are tried (`tune`) all of them are rivals, and `after` is None.
         rivals: the answers of other looks, by name.
     """
 

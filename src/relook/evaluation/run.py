@@ -135,9 +135,14 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
             inner = f"{name}.{key}" if name else key
             yield from _differences(found.get(key), wanted.get(key), inner)
     elif found != wanted:
-        yield f"{name} was {_short(found)} and is {_short(wanted)} now"
+        was, now = (json.dumps(value, ensure_ascii=False) for value in (found, wanted))
+        start = max(0, len(os.path.commonprefix([was, now])) - _SHOWN // 2)
+        yield f"{name} was {_short(was, start)} and is {_short(now, start)} now"
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+def _short(text: str, start: int) -> str:
+    """All of it, or what lies around the first difference."""
+    if len(text) <= _SHOWN:
+        return text
+    end = start + _SHOWN
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"

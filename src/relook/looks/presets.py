@@ -129,6 +129,14 @@ class Preset:
             budget=self.budget,
         )
 
+    def describe(self) -> str:
+        """In words: what is not given is left out."""
+        if self.gate == 0:
+            return "no second look"
+        options = {name: value for name, value in asdict(self).items() if value is not None}
+        look = options.pop("look")
+        return ", ".join([look, *(f"{name} {value}" for name, value in options.items())])
+
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write a JSON file that `--look` and `Corrector(look=...)` take."""
         Path(file).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")

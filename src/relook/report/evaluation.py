@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relook.correction import Corrector
 from relook.errors import RelookError
-from relook.evaluation import Evaluation, LabelledImages, Row, Statistics, Tally
+from relook.evaluation import Evaluation, LabelledImages, Row, Statistics, Tally, Tuning
 from relook.report import charts
 from relook.report.findings import change, find, gain, interval, p
 from relook.report.page import render_page
@@ -22,6 +22,7 @@ GALLERY = 6
 
 _PAIRS = 8
 _ERRORS = 20
+_CANDIDATES = 10
 _MILLION = 1_000_000
 
 
@@ -59,6 +60,7 @@ def write_report(
     data: LabelledImages,
     file: Path,
     name: str,
+    tuning: Tuning | None = None,
     bars: Bars | None = None,
 ) -> None:
     """Write the page: one file, nothing fetched.
@@ -72,6 +74,7 @@ def write_report(
         data: the same data.
         file: where the page goes, in a folder that is there.
         name: what to call the look.
+        tuning: how it was chosen, on other images.
         bars: where the progress of the galleries is shown.
     """
     statistics = evaluation.statistics
@@ -91,6 +94,8 @@ def write_report(
         tallies={"before": statistics.before, **{m: methods[m].tally for m in methods}},
         name=name,
         corrector=corrector,
+        tuning=tuning,
+        candidates=tuning.candidates[:_CANDIDATES] if tuning else (),
         settings=evaluation.settings,
         settings_text=json.dumps(_readable(evaluation), indent=2, ensure_ascii=False),
         fixed=_gallery(fixed, corrector, data, bars),

@@ -45,6 +45,13 @@ def find(statistics: Statistics, gate: float | None) -> Findings:
         "hurts": "The second look hurts",
         "no evidence": "No evidence that the second look helps",
     }
+    if gate == 0:
+        told = (
+            f"The gate is 0, so that all {count(pairing.images, 'image')} keep their first answer: "
+            f"{percent(pairing.before or 0)} are right."
+        )
+        rival = _rival(statistics)
+        return Findings(verdict, "No second look is taken", told, (rival,) if rival else ())
     remarks = [
         _ambiguous(statistics, gate),
         _sure(statistics) if gate is None else "",
@@ -54,10 +61,16 @@ def find(statistics: Statistics, gate: float | None) -> Findings:
     return Findings(
         verdict,
         titles[verdict],
-        f"Of {count(pairing.images, 'image')} it fixed {pairing.fixed:,} and "
-        f"broke {pairing.broken:,}, top-1 {change(pairing)} (gain {gain(pairing)} points, 95 % "
-        f"interval {interval(pairing)}; McNemar's {p(pairing.p_value)}).",
+        _numbers(pairing),
         tuple(remark for remark in remarks if remark),
+    )
+
+
+def _numbers(pairing: Pairing) -> str:
+    return (
+        f"Of {count(pairing.images, 'image')} it fixed {pairing.fixed:,} and broke "
+        f"{pairing.broken:,}, top-1 {change(pairing)} (gain {gain(pairing)} points, 95 % interval "
+        f"{interval(pairing)}; McNemar's {p(pairing.p_value)})."
     )
 
 

@@ -1,0 +1,338 @@
+"""A run: every row right, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import relook
+from networks import NaNNet, counting_forwards, random_cnn
+from relook.errors import ModelError, RelookError
+from relook.evaluation import Run, RunError, evaluate, from_table, read_data, to_table, work
+from relook.looks import Flip, Mask
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def grey():
+    """A random network of 4 classes on 16×16 pixels."""
+    return relook.Classifier(
+        random_cnn(torch.float32, seed=7), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), input_size=16
+    )
+
+
+def write_noise(file, seed, size=20):
+    generator = np.random.default_rng(seed)
+    # Noise of few pixels, scaled up: images that a network of random weights tells apart.
+    small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), np.uint8))
+    small.resize((size, size), Image.Resampling.BICUBIC).save(file)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """40 images in four class folders, "0" to "3"."""
+    root = tmp_path / "data"
+    for index in range(40):
+        folder = root / str(index % 4)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_noise(folder / f"{index:02}.png", index)
+    return root
+
+
+def same(rows, others):
+    """Equal but for the seconds, and for rounding in the probabilities."""
+    assert len(rows) == len(others)
+    for row, other in zip(rows, others, strict=True):
+        assert (row.index, row.image, row.label, row.error) == (
+            other.index, other.image, other.label, other.error
+        )  # fmt: skip
+        assert [name for name, _ in row.rivals] == [name for name, _ in other.rivals]
+        answers = zip(
+            (row.before, row.after, *(a for _, a in row.rivals)),
+            (other.before, other.after, *(a for _, a in other.rivals)),
+            strict=True,
+        )
+        for one, two in answers:
+            if one is None or two is None:
+                assert one is two
+                continue
+            assert one.classes == two.classes
+            assert one.probabilities == pytest.approx(two.probabilities, abs=1e-5)
+            assert (one.forwards, one.cost) == (two.forwards, two.cost)
+
+
+def test_rows_are_what_the_corrector_says_of_each_image(grey, data):
+    corrector = relook.Corrector(grey, k=3, gate=0.09)
+    images = read_data(data, grey.labels)
+    evaluation = evaluate(corrector, images)
+    assert [row.image for row in evaluation.rows] == [image.name for image in images.images]
+    looked = 0
+    for row, image in zip(evaluation.rows, images.images, strict=True):
+        correction = corrector.correct(image.path)
+        assert row.label == image.label
+        assert row.before.probabilities == pytest.approx(
+            correction.before.topk(4).values.tolist(), abs=1e-6
+        )
+        assert row.after.classes == tuple(correction.after.topk(4).indices.tolist())
+        assert row.after.true == pytest.approx(float(correction.after[row.label]), abs=1e-6)
+        assert row.corrected == correction.corrected == (row.before.gap(5) < 0.09)
+        assert (row.after.forwards, row.after.cost) == (correction.forwards, correction.cost)
+        assert row.before.forwards == 1
+        looked += row.corrected
+    assert looked == 20  # the gate does something here
+
+
+def test_forwards_of_the_rows_are_those_of_the_network(grey, data):
+    with counting_forwards(grey.network) as count:
+        evaluation = evaluate(relook.Corrector(grey, k=2, gate=0.09), data)
+    assert sum(row.after.forwards for row in evaluation.rows) == count[0]
+    assert evaluation.summary()["forwards"] == count[0]
+
+
+def test_rivals_are_looks_like_any_other_and_share_the_first_look(grey, data):
+    with counting_forwards(grey.network) as count:
+        both = evaluate(
+            relook.Corrector(grey, k=2, gate=0.09), data, versus=["flip", "tencrop", "larger"]
+        )
+    looked = sum(row.corrected for row in both.rows)
+    own = sum(row.after.forwards for row in both.rows)
+    assert count[0] == own + looked * (1 + 9 + 1)
+    for name in ("flip", "tencrop", "larger"):
+        alone = evaluate(relook.Corrector(grey, gate=0.09, look=name), data)
+        for row, other in zip(both.rows, alone.rows, strict=True):
+            rival = dict(row.rivals)[name]
+            assert rival.probabilities == pytest.approx(other.after.probabilities, abs=1e-6)
+            assert (rival.forwards, rival.cost) == (other.after.forwards, other.after.cost)
+    named = evaluate(relook.Corrector(grey, gate=0.09), data, versus={"mirror": Flip()})
+    assert [dict(row.rivals)["mirror"].classes for row in named.rows] == [
+        dict(row.rivals)["flip"].classes for row in both.rows
+    ]
+
+
+def test_a_rival_from_a_file_keeps_its_own_k_and_gate(grey, data, tmp_path):
+    file = tmp_path / "tuned.json"
+    relook.looks.Preset("flip", gate=0.0).save(file)
+    evaluation = evaluate(relook.Corrector(grey), data, versus=[str(file)])
+    assert all(answer.forwards == 1 for row in evaluation.rows for _, answer in row.rivals)
+    assert all(row.after.forwards > 1 for row in evaluation.rows)
+
+
+def damage(data, names):
+    for number, name in enumerate(names):
+        file = data / name
+        content = file.read_bytes()
+        file.write_bytes((b"", b"no image", content[: len(content) // 2])[number % 3])
+
+
+def test_bad_images_are_rows_with_their_error_and_the_others_are_as_without(grey, data, tmp_path):
+    corrector = relook.Corrector(grey, k=2)
+    whole = evaluate(corrector, data)
+    bad = ["0/04.png", "2/10.png", "3/39.png"]
+    damage(data, bad)
+    evaluation = evaluate(corrector, data, tmp_path / "run")
+    assert [row.image for row in evaluation.rows if row.error] == bad
+    assert all("copy or export" in row.error or "not an image" in row.error
+               for row in evaluation.rows if row.error)  # fmt: skip
+    same([row for row in evaluation.rows if not row.error],
+         [row for row in whole.rows if row.image not in bad])  # fmt: skip
+    summary = evaluation.summary()
+    assert (summary["images"], summary["errors"], summary["classes"]) == (37, 3, 4)
+
+
+def test_a_network_that_answers_nan_for_one_image_loses_that_one(tmp_path):
+    for name, colour in (("red", (255, 0, 0)), ("green", (0, 255, 0))):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (4, 4), colour).save(tmp_path / name / f"{number}.png")
+    Image.new("RGB", (4, 4), (0, 0, 255)).save(tmp_path / "red" / "blue.png")
+    classifier = relook.Classifier(
+        NaNNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4, labels=["red", "green"]
+    )
+    evaluation = evaluate(relook.Corrector(classifier), tmp_path)
+    [bad] = [row for row in evaluation.rows if row.error]
+    assert bad.image == "red/blue.png"
+    assert "NaN" in bad.error
+    assert "red/blue.png" in bad.error
+    assert evaluation.statistics.before.images == 6
+
+
+def test_what_no_network_of_this_kind_can_do_ends_the_run(grey, data):
+    class FixedSize(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = random_cnn(torch.float32, seed=7)
+
+        def forward(self, x):
+            assert x.shape[-1] == 16
+            return self.inner(x)
+
+    fixed = relook.Classifier(FixedSize(), mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
+    with pytest.raises(ModelError, match="takes no inputs of 24×24"):
+        evaluate(relook.Corrector(fixed, look="larger"), data)
+    with pytest.raises(RelookError, match="look 'flop' is unknown"):
+        evaluate(relook.Corrector(grey), data, versus=["flop"])
+
+
+def test_a_second_call_asks_the_network_nothing(grey, data, tmp_path):
+    corrector = relook.Corrector(grey, k=2)
+    first = evaluate(corrector, data, tmp_path / "run")
+    came = []
+    with counting_forwards(grey.network) as count:
+        second = evaluate(corrector, data, tmp_path / "run", on_rows=came.extend)
+    assert count == [0]
+    assert second.rows == first.rows
+    assert len(came) == 40
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["images"] == 40
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+import torch, relook
+from networks import random_cnn
+from relook.evaluation import evaluate, work
+work.PART_SECONDS = 0.0  # a part for every row
+network = random_cnn(torch.float32, seed=7)
+classifier = relook.Classifier(network, mean=(.5, .5, .5), std=(.2, .2, .2), input_size=16)
+done = 0
+def stop(rows):
+    global done
+    done += len(rows)
+    if done > {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+corrector = relook.Corrector(classifier, k=2, gate=0.09)
+evaluate(corrector, {data!r}, {run!r}, versus=["flip"], on_rows=stop)
+"""
+
+
+def test_killed_runs_go_on_to_the_same_rows_without_doing_any_twice(grey, data, tmp_path):
+    run = tmp_path / "run"
+    for after in (7, 23):
+        script = KILLED.format(here=str(HERE), after=after, data=str(data), run=str(run))
+        killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    parts = list((run / "rows").glob("*.parquet"))
+    kept = Run(run, {}).rows()
+    assert len(parts) == len(kept) == 23
+    (run / "rows" / "part-1.parquet.writing").write_bytes(b"half a part")
+    corrector = relook.Corrector(grey, k=2, gate=0.09)
+    with counting_forwards(grey.network) as count:
+        resumed = evaluate(corrector, data, run, versus=["flip"])
+    new = [row for row in resumed.rows if row.index not in {row.index for row in kept}]
+    assert len(new) == 17
+    assert count[0] == sum(row.after.forwards + row.corrected for row in new)
+    same(resumed.rows, evaluate(corrector, data, versus=["flip"]).rows)
+    assert sum(row.after.seconds for row in resumed.rows) == resumed.summary()["seconds"]
+    assert [file.suffix for file in (run / "rows").iterdir()] == [".parquet"]  # one, whole
+
+
+def test_rows_survive_an_exception_on_the_way(grey, data, tmp_path):
+    def stop(rows):
+        if rows[0].index == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run", on_rows=stop)
+    kept = Run(tmp_path / "run", {}).rows()
+    assert 20 in [row.index for row in kept]
+    assert len(kept) == 1 + work.shuffled(40).index(20)
+
+
+def test_other_settings_other_data_and_other_weights_are_refused(grey, data, tmp_path):
+    run = tmp_path / "run"
+    evaluate(relook.Corrector(grey, k=2), data, run)
+    with pytest.raises(RunError, match="k was 2 and is 3 now"):
+        evaluate(relook.Corrector(grey, k=3), data, run)
+    with pytest.raises(RunError, match=r"look was .*fill=None.* and is .*fill='mean'"):
+        evaluate(relook.Corrector(grey, k=2, look=Mask(relook.ScoreCAM(), "mean")), data, run)
+    with pytest.raises(RunError, match=r"versus\.flip was null"):
+        evaluate(relook.Corrector(grey, k=2), data, run, versus=["flip"])
+    with pytest.raises(RunError, match=r"data\.images was 40 and is 10 now"):
+        evaluate(relook.Corrector(grey, k=2), read_data(data, grey.labels).sample(10), run)
+    write_noise(data / "0" / "00.png", seed=99, size=30)
+    with pytest.raises(RunError, match=r"data\.content was"):
+        evaluate(relook.Corrector(grey, k=2), data, run)
+    write_noise(data / "0" / "00.png", seed=0)
+    with torch.no_grad():
+        grey.network.fc.bias.add_(1)
+    with pytest.raises(RunError, match=r"model\.weights was"):
+        evaluate(relook.Corrector(grey, k=2), data, run)
+
+
+def test_other_versions_are_refused(grey, data, tmp_path):
+    run = tmp_path / "run"
+    evaluate(relook.Corrector(grey, k=1), data, run)
+    settings = json.loads((run / "run.json").read_text())
+    settings["versions"]["torch"] = "1.0"
+    (run / "run.json").write_text(json.dumps(settings))
+    with pytest.raises(RunError, match=r'versions\.torch was "1\.0" and is'):
+        evaluate(relook.Corrector(grey, k=1), data, run)
+
+
+def test_a_run_that_cannot_be_read_is_named(grey, data, tmp_path):
+    run = tmp_path / "run"
+    evaluate(relook.Corrector(grey, k=1), data, run)
+    (run / "rows" / "part-0.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(RunError, match=r"part-0\.parquet: cannot be read .* delete it"):
+        evaluate(relook.Corrector(grey, k=1), data, run)
+    (run / "run.json").write_text("{")
+    with pytest.raises(RunError, match=r"run\.json: cannot be used"):
+        evaluate(relook.Corrector(grey, k=1), data, run)
+    (run / "run.json").unlink()
+    with pytest.raises(RunError, match=r"holds rows but no run\.json"):
+        evaluate(relook.Corrector(grey, k=1), data, run)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot be used"):
+        evaluate(relook.Corrector(grey, k=1), data, tmp_path / "file")
+
+
+def test_rows_that_are_there_twice_count_once(grey, data, tmp_path):
+    """As after a kill between writing all rows into one part and removing the others."""
+    evaluation = evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
+    Run(tmp_path / "run", {}).write(evaluation.rows[:5])
+    assert Run(tmp_path / "run", {}).rows() == list(evaluation.rows)
+
+
+def test_every_row_goes_through_arrow_unchanged(grey, data):
+    rows = list(evaluate(relook.Corrector(grey, k=2, gate=0.09), data, versus=["flip"]).rows)
+    assert from_table(to_table(rows)) == rows
+
+
+def test_a_sample_is_the_same_every_time_and_of_all_classes(grey, data):
+    images = read_data(data, grey.labels)
+    sample = images.sample(12)
+    assert sample == images.sample(12)
+    assert len(sample) == 12
+    assert len({image.label for image in sample.images}) == 4
+    assert list(sample.images) == [image for image in images.images if image in sample.images]
+    assert images.sample(1000) == images
+
+
+def test_halves_share_no_image_and_every_class(grey, data):
+    images = read_data(data, grey.labels)
+    one, two = images.halves()
+    assert set(one.images) | set(two.images) == set(images.images)
+    assert not set(one.images) & set(two.images)
+    for half in (one, two):
+        counts = [sum(image.label == c for image in half.images) for c in range(4)]
+        assert counts == [5, 5, 5, 5]
+    assert images.halves() == (one, two)
+
+
+def test_nothing_is_left_behind_in_the_network(grey, data):
+    grey.network.train()
+    evaluate(relook.Corrector(grey, k=2), data)
+    assert grey.network.training
+    assert not any(m._forward_hooks for m in grey.network.modules())
+    assert all(p.grad is None for p in grey.network.parameters())
+    assert sorted(os.listdir(data)) == list("0123")
