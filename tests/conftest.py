@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import relook
-from networks import HalvesNet, random_cnn
+from networks import HalvesNet, make_torn, random_cnn, write_noise
 
 
 @pytest.fixture
@@ -74,3 +74,20 @@ def photo(tmp_path):
     gradient = torch.linspace(0, 255, 40 * 30).reshape(30, 40).byte().numpy()
     Image.fromarray(gradient).convert("RGB").save(file)
     return file
+
+
+@pytest.fixture
+def grey():
+    """A random network of 4 classes on 16×16 pixels."""
+    return make_torn()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """40 images in four class folders, "0" to "3"."""
+    root = tmp_path / "data"
+    for index in range(40):
+        folder = root / str(index % 4)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_noise(folder / f"{index:02}.png", index)
+    return root

@@ -1,11 +1,13 @@
-"""Networks to test with, and what needs no network at all: ways to watch one."""
+"""Networks to test with, images to show them, and ways to watch them."""
 
 from __future__ import annotations
 
 import math
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 
@@ -96,6 +98,15 @@ def make_grey():
     )
 
 
+def make_torn():
+    """For `module:function`: as the fixture `grey`, torn between four classes."""
+    import relook
+
+    return relook.Classifier(
+        random_cnn(torch.float32, seed=7), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), input_size=16
+    )
+
+
 class NaNNet(HalvesNet):
     """NaN for any image with a bright blue pixel."""
 
@@ -109,3 +120,10 @@ def make_nan():
     import relook
 
     return relook.Classifier(NaNNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4)
+
+
+def write_noise(file, seed, size=20):
+    generator = np.random.default_rng(seed)
+    # Noise of few pixels, scaled up: images that a network of random weights tells apart.
+    small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), np.uint8))
+    small.resize((size, size), Image.Resampling.BICUBIC).save(file)

@@ -276,3 +276,139 @@ def test_version_and_no_arguments():
     nothing = relook_process()
     assert nothing.returncode == 2
     assert "Usage" in nothing.stdout + nothing.stderr
+
+
+TORN = ["--model", "networks:make_torn"]
+
+
+def test_evaluate_prints_the_tables_and_writes_the_run(data, tmp_path):
+    run = tmp_path / "run"
+    result = relook("evaluate", data, "--output", run, *TORN, "--versus", "flip, tencrop")
+    assert result.exit_code == 0, result.stderr
+    for text in ("40 images", "before", "after: poster", "flip", "tencrop", "ambiguous", "fixed",
+                 "broken", "McNemar", "No evidence that the second look helps"):  # fmt: skip
+        assert text in result.stdout
+    assert "labels matched by label" in result.stderr
+    assert "target layer" in result.stderr
+    assert sorted(file.name for file in run.iterdir()) == [
+        "report.html", "rows", "run.json", "summary.json"
+    ]  # fmt: skip
+
+
+def test_the_last_line_of_evaluate_json(data, tmp_path):
+    arguments = ["evaluate", data, "--output", tmp_path / "run", *TORN, "--gate", "none", "--json"]
+    result = relook(*arguments)
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert list(summary) == [
+        "images", "errors", "classes", "before", "after", "ambiguous", "forwards", "cost", "seconds"
+    ]  # fmt: skip
+    assert (summary["images"], summary["errors"], summary["classes"]) == (40, 0, 4)
+    assert set(summary["before"]) == set(summary["after"]) == {"top1", "top5"}
+    ambiguous = summary["ambiguous"]
+    assert list(ambiguous) == [
+        "images", "before", "after", "both_right", "fixed", "broken", "both_wrong", "p_value"
+    ]  # fmt: skip
+    # Whatever the gate, ambiguous means gap(1,5) < 0.5; this network is never surer.
+    assert ambiguous["images"] == 40
+    assert ambiguous["before"] == (ambiguous["both_right"] + ambiguous["broken"]) / 40
+    assert ambiguous["after"] == (ambiguous["both_right"] + ambiguous["fixed"]) / 40
+    assert summary["before"]["top1"] == ambiguous["before"]
+    assert summary["before"]["top5"] == 1
+    again = relook(*arguments)
+    assert json.loads(again.stdout.splitlines()[-1]) == summary  # seconds too: they are the rows'
+
+
+def test_evaluate_with_damaged_images_is_status_1_and_loses_nothing(data, tmp_path):
+    for index in (3, 8, 21):
+        (data / str(index % 4) / f"{index:02}.png").write_bytes(b"no image")
+    result = relook("evaluate", data, "--output", tmp_path / "run", *TORN, "--json")
+    assert result.exit_code == 1
+    summary = json.loads(result.stdout)
+    assert (summary["images"], summary["errors"]) == (37, 3)
+    assert "3 of 40 images could not be used" in result.stderr
+    assert "08.png: not an image" in result.stderr
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "3 images could not be used" in page
+    assert "21.png" in page
+
+
+def test_evaluate_where_no_image_can_be_used(tmp_path):
+    for name in "0123":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "a.png").touch()
+    result = relook("evaluate", tmp_path / "data", "--output", tmp_path / "run", *TORN, "--json")
+    assert result.exit_code == 1
+    summary = json.loads(result.stdout)
+    assert summary["before"] == {"top1": None, "top5": None}
+    assert summary["ambiguous"]["p_value"] is None
+    result = relook("evaluate", tmp_path / "data", "--output", tmp_path / "run", *TORN)
+    assert "Nothing to judge: no image could be classified" in result.stdout
+
+
+def test_evaluate_refuses_another_run_with_the_difference(data, tmp_path):
+    run = tmp_path / "run"
+    assert relook("evaluate", data, "--output", run, *TORN).exit_code == 0
+    result = relook("evaluate", data, "--output", run, *TORN, "-k", 2, "--limit", 7)
+    assert result.exit_code == 2
+    assert "k was 4 and is 2 now" in result.stderr
+    assert "data.images was 40 and is 7 now" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "no such folder or table"),
+        (["{data}", "--gate", "2"], "--gate takes a number"),
+        (["{data}", "--versus", "flip,flop"], "look 'flop' is unknown"),
+        (["{data}", "--look", "absent.json"], "look 'absent.json' is unknown"),
+        (["{data}", "--limit", "0"], "greater than or equal to 1"),
+        (["{data}", "-k", "9"], "k must be 1 to 4"),
+        (["{data}", "--look", "flip", "--fill", "mean"], "no fill"),
+        (["{data}/0"], "no folders"),
+    ],
+)
+def test_bad_usage_of_evaluate_is_status_2(data, tmp_path, arguments, message):
+    arguments = [argument.format(data=data) for argument in arguments]
+    result = relook("evaluate", *arguments, "--output", tmp_path / "run", *TORN)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_default_gate_of_evaluate_is_one_half(data, tmp_path):
+    relook("evaluate", data, "--output", tmp_path / "run", *TORN)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["gate"] == 0.5
+
+
+def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo):
+    run = tmp_path / "run"
+    arguments = ["evaluate", data, "--output", run, *TORN, "--tune", "--fill", "mean", "--json"]
+    result = relook(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["images"] == 20
+    assert "chosen on 20 images" in result.stderr
+    tuned = json.loads((run / "tuned.json").read_text())
+    settings = json.loads((run / "run.json").read_text())
+    assert settings["gate"] == tuned["gate"]
+    assert "How it was chosen" in (run / "report.html").read_text()
+    assert relook(*arguments).stdout == result.stdout
+    # predict and evaluate take the file, with its k and gate, and what is given goes before it.
+    tuned = {**tuned, "k": 2, "gate": 0.001}
+    (run / "tuned.json").write_text(json.dumps(tuned))
+    took = relook("predict", photo, *TORN, "--look", run / "tuned.json", "--json")
+    assert json.loads(took.stdout) | {"k": 2, "corrected": False} == json.loads(took.stdout)
+    took = relook("predict", photo, *TORN, "--look", run / "tuned.json", "--gate", "none", "--json")
+    assert json.loads(took.stdout)["corrected"] is True
+    other = tmp_path / "other"
+    relook("evaluate", data, "--output", other, *TORN, "--look", run / "tuned.json")
+    settings = json.loads((other / "run.json").read_text())
+    assert (settings["k"], settings["gate"]) == (2, 0.001)
+
+
+def test_evaluate_in_a_pipe_is_quiet(data, tmp_path):
+    result = relook_process("evaluate", data, "--output", tmp_path / "run", *TORN, "--json")
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout + result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    assert len(result.stderr.splitlines()) == 3  # the model, the data, the report

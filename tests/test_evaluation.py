@@ -9,44 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import relook
-from networks import NaNNet, counting_forwards, random_cnn
+from networks import NaNNet, counting_forwards, random_cnn, write_noise
 from relook.errors import ModelError, RelookError
 from relook.evaluation import Run, RunError, evaluate, from_table, read_data, to_table, work
 from relook.looks import Flip, Mask
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def grey():
-    """A random network of 4 classes on 16×16 pixels."""
-    return relook.Classifier(
-        random_cnn(torch.float32, seed=7), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), input_size=16
-    )
-
-
-def write_noise(file, seed, size=20):
-    generator = np.random.default_rng(seed)
-    # Noise of few pixels, scaled up: images that a network of random weights tells apart.
-    small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), np.uint8))
-    small.resize((size, size), Image.Resampling.BICUBIC).save(file)
-
-
-@pytest.fixture
-def data(tmp_path):
-    """40 images in four class folders, "0" to "3"."""
-    root = tmp_path / "data"
-    for index in range(40):
-        folder = root / str(index % 4)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_noise(folder / f"{index:02}.png", index)
-    return root
 
 
 def same(rows, others):
@@ -232,7 +205,8 @@ def test_killed_runs_go_on_to_the_same_rows_without_doing_any_twice(grey, data, 
     assert len(new) == 17
     assert count[0] == sum(row.after.forwards + row.corrected for row in new)
     same(resumed.rows, evaluate(corrector, data, versus=["flip"]).rows)
-    assert sum(row.after.seconds for row in resumed.rows) == resumed.summary()["seconds"]
+    seconds = sum(row.after.seconds for row in resumed.rows)
+    assert resumed.summary()["seconds"] == pytest.approx(seconds)
     assert [file.suffix for file in (run / "rows").iterdir()] == [".parquet"]  # one, whole
 
 

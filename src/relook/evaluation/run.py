@@ -136,7 +136,8 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
             yield from _differences(found.get(key), wanted.get(key), inner)
     elif found != wanted:
         was, now = (json.dumps(value, ensure_ascii=False) for value in (found, wanted))
-        start = max(0, len(os.path.commonprefix([was, now])) - _SHOWN // 2)
+        unlike = (place for place, (a, b) in enumerate(zip(was, now, strict=False)) if a != b)
+        start = max(0, next(unlike, 0) - _SHOWN // 2)
         yield f"{name} was {_short(was, start)} and is {_short(now, start)} now"
 
 

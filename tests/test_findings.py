@@ -1,0 +1,94 @@
+"""The sentences of an evaluation: what they say of literal counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from relook.evaluation import Method, Pairing, Statistics, Tally
+from relook.report.findings import find, gain, interval, p
+
+
+def tally(images, right, forwards, seconds=1.0):
+    return Tally(images, right, right, 0.0, forwards, float(forwards), seconds)
+
+
+def statistics(pairing, ambiguous=None, forwards=3000, rivals=None):
+    images = pairing.images
+    right = pairing.both_right + pairing.fixed
+    after = Method(
+        tally(images, right, forwards, 2.5), pairing, ambiguous or pairing, Pairing(right)
+    )
+    before = tally(images, pairing.both_right + pairing.broken, images)
+    return Statistics(corrected=40, before=before, after=after, rivals=rivals or {})
+
+
+def test_helps_with_the_numbers():
+    found = find(statistics(Pairing(900, 30, 5, 65)), gate=0.5)
+    assert found.verdict == "helps"
+    assert found.sentence == (
+        "The second look helps: of 1,000 images it fixed 30 and broke 5, top-1 90.5\u00a0% → "
+        "93.0\u00a0% (gain +2.5 points, 95 % interval +1.3 to +3.7; McNemar's p < 0.001)."
+    )
+
+
+def test_hurts_and_no_evidence():
+    assert find(statistics(Pairing(900, 5, 30, 65)), 0.5).title == "The second look hurts"
+    none = find(statistics(Pairing(130, 11, 11, 100)), 0.5)
+    assert none.verdict == "no evidence"
+    assert none.title == "No evidence that the second look helps"
+    assert "fixed 11 and broke 11" in none.sentence
+    assert "gain 0.0 points" in none.sentence
+    assert "p = 1.00" in none.sentence
+
+
+def test_without_a_gate_the_ambiguous_and_the_sure_images_are_told_apart():
+    everything, ambiguous = Pairing(900, 20, 60, 20), Pairing(20, 15, 4, 61)
+    found = find(statistics(everything, ambiguous), gate=None)
+    assert found.verdict == "hurts"
+    told = " ".join(found.remarks)
+    assert "Of the 100 ambiguous images (gap(1,5) < 0.5) it fixed 15 and broke 4" in told
+    assert "on those alone: helps" in told
+    assert "it fixed 5 and broke 56: a gate of 0.5 would leave them alone" in told
+    gated = " ".join(find(statistics(ambiguous, ambiguous), gate=0.5).remarks)
+    assert "The others kept their first answer" in gated
+    assert "would leave them alone" not in gated
+
+
+@pytest.mark.parametrize(
+    ("right", "against", "said"),
+    [
+        (960, Pairing(930, 30, 5, 40), "flip beats it: right on 30 images more (p < 0.001), "),
+        (933, Pairing(928, 5, 2, 65), "flip does at least as well: right on 3 images more (p = 0.45"),
+        (930, Pairing(930, 0, 0, 70), "The best rival, flip, is right on as many images"),
+        (928, Pairing(928, 0, 2, 70), "Of the rivals none is right more often; the best, flip, is "
+         "right on 2 images fewer (p = 0.50)"),
+    ],
+)  # fmt: skip
+def test_rivals_are_named_plainly(right, against, said):
+    flip = Method(tally(1000, right, 2000), Pairing(), Pairing(), against)
+    bad = replace(flip, tally=tally(1000, 900, 5000))
+    found = find(statistics(Pairing(900, 30, 5, 65), rivals={"bad": bad, "flip": flip}), 0.5)
+    [told] = [remark for remark in found.remarks if "flip" in remark]
+    assert told.startswith(said)
+    assert "at a cost of 2.00 forwards an image in place of 3.00" in told
+
+
+def test_the_cost_is_said():
+    told = find(statistics(Pairing(900, 30, 5, 65), forwards=12345), 0.5).remarks[-1]
+    assert "40 images got a second look" in told
+    assert "12.35 forwards on average in place of 1, and 2.5 times as long" in told
+
+
+def test_nothing_to_judge_and_nothing_looked_at():
+    assert find(Statistics(errors=3), 0.5).title == "Nothing to judge"
+    assert find(statistics(Pairing(9, 0, 0, 1)), gate=0.0).title == "No second look is taken"
+
+
+def test_numbers_in_words():
+    assert [p(value) for value in (None, 0.0004, 0.0212, 0.58, 1.0)] == [
+        "p –", "p < 0.001", "p = 0.021", "p = 0.58", "p = 1.00"
+    ]  # fmt: skip
+    assert gain(Pairing(5, 0, 1, 4)) == "−10.0"
+    assert gain(Pairing()) == interval(Pairing()) == "–"

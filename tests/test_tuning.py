@@ -1,0 +1,129 @@
+"""Tuning: what it tries, what it chooses, and that the choice can be used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import relook
+from networks import counting_forwards, random_cnn
+from relook.evaluation import Pairing, Run, RunError, evaluate, read_data, tune
+from relook.looks import Flip, Mask, Preset
+
+
+@pytest.fixture
+def images(grey, data):
+    return read_data(data, grey.labels)
+
+
+def test_the_same_second_look_about_fewer_classes_is_that_of_a_smaller_k(cnn, noise):
+    corrector = relook.Corrector(cnn, k=4)
+    with counting_forwards(cnn.network) as count:
+        outcomes = list(corrector.look_again(cnn.first_looks(noise)))
+        asked = count[0]
+        for k in (1, 2, 3, 4):
+            smaller = relook.Corrector(cnn, k=k)
+            count[0] = 0
+            fewer = [corrector.about(outcome, k) for outcome in outcomes]
+            assert count == [0]
+            expected = smaller(noise)
+            torch.testing.assert_close(torch.stack([o.after for o in fewer]), expected)
+            assert sum(o.forwards for o in fewer) == count[0]
+    assert asked == sum(outcome.forwards for outcome in outcomes)
+
+
+def test_candidates_are_what_an_evaluation_of_each_says(grey, images):
+    tuning = tune(grey, images, gates=[0.05, 0.09, None])
+    presets = [candidate.preset for candidate in tuning.candidates]
+    # k 1 to 3 and 4 (there are no 5 classes); three fills; CAM and exact Score-CAM (6 channels:
+    # no budget of 64); three gates; and no second look.
+    assert len(presets) == len(set(presets)) == 4 * 3 * 2 * 3 + 1
+    assert {p.k for p in presets if p.k} == {1, 2, 3, 4}
+    for candidate in tuning.candidates[:3] + tuning.candidates[-3:]:
+        preset = candidate.preset
+        corrector = relook.Corrector(grey, k=preset.k, gate=preset.gate, look=preset.make())
+        evaluation = evaluate(corrector, images)
+        assert candidate.pairing == evaluation.statistics.after.pairing
+        assert candidate.forwards == pytest.approx(evaluation.summary()["forwards"] / 40)
+
+
+def test_the_best_comes_first_and_of_equals_the_cheapest(grey, images):
+    candidates = tune(grey, images, gates=[0.05, None]).candidates
+    ranks = [(c.pairing.broken - c.pairing.fixed, c.forwards) for c in candidates]
+    assert ranks == sorted(ranks)
+    [none] = [c for c in candidates if c.preset.gate == 0]
+    assert none.forwards == 1
+    assert none.pairing.fixed == none.pairing.broken == 0
+
+
+def test_what_only_breaks_is_not_chosen(halves, tmp_path):
+    """Where no second look does better, the choice is none, and costs one forward."""
+    from PIL import Image
+
+    for name, colour in (("red", (255, 0, 0)), ("green", (0, 255, 0))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4), colour).save(tmp_path / name / "a.png")
+    images = read_data(tmp_path, halves.labels)
+    tuning = tune(halves, images, tmp_path / "run")
+    assert tuning.chosen == Preset("poster", gate=0.0)
+    assert tuning.chosen.describe() == "no second look"
+    corrector = relook.Corrector(halves, look=str(tmp_path / "run" / "tuned.json"))
+    evaluation = evaluate(corrector, images, tmp_path / "run")
+    assert evaluation.summary()["forwards"] == 2
+    assert evaluation.statistics.after.pairing == Pairing(both_right=2)
+
+
+def test_what_is_settled_stays(grey, images):
+    keep = Preset("poster", fill="mean", attribution="scorecam", budget=3, k=2)
+    tuning = tune(grey, images, keep=keep, gates=[0.09])
+    assert {c.preset for c in tuning.candidates} == {
+        Preset("poster", fill="mean", attribution="scorecam", budget=3, k=2, gate=0.09),
+        Preset("poster", fill="mean", attribution="scorecam", budget=3, k=2, gate=0.0),
+    }
+    assert tuning.candidates[0].preset.make() in (
+        Mask(relook.ScoreCAM(fill="mean", budget=3), "mean"), Flip()
+    )  # fmt: skip
+    flips = tune(grey, images, keep=Preset("flip"), gates=[0.05, 0.09])
+    assert {c.preset.look for c in flips.candidates} == {"flip"}
+
+
+def test_a_network_with_many_channels_is_tried_with_a_budget_too(images):
+    network = random_cnn(torch.float32, seed=7, channels=70)
+    classifier = relook.Classifier(network, mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
+    keep = Preset(fill="black", attribution="scorecam", k=2)
+    tuning = tune(classifier, images.sample(3), keep=keep, gates=[None])
+    assert {c.preset.budget for c in tuning.candidates if c.preset.gate != 0} == {None, 64}
+
+
+def test_each_image_is_looked_at_once_for_all_k_and_gates(grey, images, tmp_path):
+    keep = Preset("poster", fill="black", attribution="scorecam")
+    with counting_forwards(grey.network) as count:
+        tune(grey, images, tmp_path / "run", keep=keep, gates=[0.05, 0.09])
+    rows = Run(tmp_path / "run" / "tuning", {}).rows()
+    looked = [row for row in rows if row.rivals]
+    assert len(looked) == 20
+    assert all(row.before.gap(5) < 0.09 for row in looked)
+    # One more: the noise that tells how many channels there are.
+    most = sum(max(answer.forwards for _, answer in row.rivals) - 1 for row in looked)
+    assert count[0] == 40 + most + 1
+    count[0] = 0
+    with counting_forwards(grey.network) as count:
+        tune(grey, images, tmp_path / "run", keep=keep, gates=[0.05, 0.09])
+    assert count == [1]
+
+
+def test_the_choice_is_a_file_that_the_corrector_takes(grey, images, tmp_path):
+    tuning = tune(grey, images, tmp_path, gates=[0.09])
+    corrector = relook.Corrector(grey, look=str(tmp_path / "tuned.json"))
+    assert corrector.gate == tuning.chosen.gate
+    assert corrector.look == tuning.chosen.make()
+
+
+def test_a_run_without_tuning_is_refused_before_any_work(grey, images, tmp_path):
+    evaluate(relook.Corrector(grey, k=1), images, tmp_path / "run")
+    with (
+        counting_forwards(grey.network) as count,
+        pytest.raises(RunError, match="holds a run without tuning"),
+    ):
+        tune(grey, images, tmp_path / "run")
+    assert count == [1]  # the noise
