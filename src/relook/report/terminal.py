@@ -159,9 +159,9 @@ def _whole_set(statistics: Statistics, name: str) -> Table:
         title += f", {count(statistics.errors, 'other')} could not be used"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True, min_width=min(24, len(name) + 7))
-    for column in ("right", "wrong", "top-1", "top-5", "gain", "p", "forwards", "ms"):
+    for column in ("right", "wrong", "top-1 %", "top-5 %", "gain", "p", "forwards"):
         table.add_column(column, justify="right")
-    table.add_row("before", *_counts(statistics.before), "", "", *_per_image(statistics.before))
+    table.add_row("before", *_counts(statistics.before), "", "", _per_image(statistics.before))
     for label, method in {f"after: {name}": statistics.after, **statistics.rivals}.items():
         table.add_row(escape(label), *_counts(method.tally), *_gained(method))
     return table
@@ -172,18 +172,18 @@ def _counts(tally: Tally) -> list[str]:
     return [
         f"{tally.right:,}",
         f"{wrong:,}",
-        percent(tally.top1 or 0),
-        percent(tally.top5 or 0),
+        f"{100 * (tally.top1 or 0):.1f}",
+        f"{100 * (tally.top5 or 0):.1f}",
     ]
 
 
 def _gained(method: Method) -> list[str]:
-    significance = p(method.pairing.p_value).removeprefix("p ").removeprefix("= ")
-    return [gain(method.pairing), significance, *_per_image(method.tally)]
+    significance = p(method.pairing.p_value).removeprefix("p ").removeprefix("= ").replace(" ", "")
+    return [gain(method.pairing), significance, _per_image(method.tally)]
 
 
-def _per_image(tally: Tally) -> list[str]:
-    return [f"{tally.forwards / tally.images:,.2f}", f"{1000 * tally.seconds / tally.images:,.1f}"]
+def _per_image(tally: Tally) -> str:
+    return f"{tally.forwards / tally.images:,.2f}"
 
 
 def _two_by_two(pairing: Pairing) -> Table:
