@@ -3,8 +3,9 @@
     python benchmarks/gain.py DATA [--output FOLDER]
 
 DATA holds `nips17/` (labels.csv: photos with ImageNet labels), `cifar10/` (class folders) and
-`weights/` (cifar10_resnet20.safetensors and so on, for examples/cifar_resnet.py). Every line is one
-`relook.evaluate`, in a folder of its own: stopped, the same command goes on. Prints a Markdown table.
+`weights/` (cifar10_resnet20.safetensors and so on, for examples/cifar_resnet.py). Every line is
+one `relook.evaluate`, in a folder of its own: stopped, the same command goes on. Prints a Markdown
+table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every Python block of the README runs as written, in order, beside a photo.jpg."""
+"""Every Python block of the README runs as written, in order, beside a photo.jpg and a folder photos."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ README = Path(__file__).parents[1] / "README.md"
 def test_python_blocks(tmp_path, monkeypatch, chelsea, capsys):
     monkeypatch.chdir(tmp_path)
     open_image(chelsea).save("photo.jpg", quality=95)
+    Path("photos/Egyptian cat").mkdir(parents=True)
+    open_image(chelsea).save("photos/Egyptian cat/chelsea.png")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("Egyptian cat 0.4")
     assert printed[1] == "torch.Size([5, 224, 224]) torch.Size([5, 3, 224, 224])"
-    assert printed[2].startswith("1 torch.Size([3, 64, 64]) ")
+    assert (
+        printed[2] == "no evidence 0.0"
+    )  # one photo proves nothing; its mirror image is a tiger cat
+    assert printed[3].startswith("1 torch.Size([3, 64, 64]) ")
     assert names["probabilities"].shape == (8, 4)

@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 
 import relook
+from networks import random_cnn, write_noise
 from relook.demo import photos, write_demo
-from relook.report import save_picture
+from relook.evaluation import read_data
+from relook.report import save_picture, write_report
+from relook.report.evaluation import GALLERY
 from relook.report.story import forwards_in_words, tell
 from relook.report.tiles import crop_tile, map_tile, photo_tile
 
@@ -142,3 +145,77 @@ def test_the_demo_page_tells_what_happened(page):
     assert "538 answers fixed and 464 broken" in text
     assert {name for name, _, _ in told} == {photo.name for photo in photos()}
     assert ("chelsea.png", 453, 453) in told
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A report of 24 images in classes of awkward names, one image damaged, with two rivals."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    labels = ["<b>bold</b>", "$2 & more", "plain", "über"]
+    for index in range(24):
+        place = folder / "data" / str(index % 4)
+        place.mkdir(parents=True, exist_ok=True)
+        write_noise(place / f"{index:02}.png", index)
+    (folder / "data" / "1" / "01.png").write_bytes(b"<script>alert(1)</script>")
+    classifier = relook.Classifier(
+        random_cnn(torch.float32, seed=7),
+        mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), input_size=16, labels=labels, name="<i>net</i>",
+    )  # fmt: skip
+    corrector = relook.Corrector(classifier, gate=0.12)
+    data = read_data(folder / "data", classifier.labels)
+    evaluation = relook.evaluate(corrector, data, versus=["flip", "larger"])
+    write_report(evaluation, corrector, data, folder / "report.html", "poster")
+    return evaluation, (folder / "report.html").read_text(encoding="utf-8")
+
+
+def words(html):
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def test_the_report_is_self_contained_and_escapes_what_it_is_told(evaluated):
+    _, html = evaluated
+    links = re.findall(r"""\b(?:src|href)=["']([^"']{0,40})""", html)
+    assert links
+    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in links)
+    assert not re.search("https?:", re.sub("<pre>.*</pre>", "", html, flags=re.DOTALL))
+    for raw in ("<script", "<b>bold</b>", "<i>net</i>"):
+        assert raw not in html
+    assert "&lt;b&gt;bold&lt;/b&gt;" in html
+    assert "prefers-color-scheme: dark" in html
+    assert "#010101" not in html  # every colour of the diagrams is one of the page's
+
+
+def test_the_report_has_the_figures_of_the_evaluation(evaluated):
+    evaluation, html = evaluated
+    text = words(html)
+    counted = evaluation.statistics
+    pairing = counted.after.pairing
+    assert pairing.fixed + pairing.broken > 0
+    assert f"Of 23 images it fixed {pairing.fixed} and broke {pairing.broken}" in text
+    assert "1 image could not be used and is in none of the figures" in text
+    assert "01.png : " in text
+    assert counted.before.right + counted.after.tally.right > 0
+    for heading in ("The second look and its rivals", "Ambiguous images", "Can the probabilities",
+                    "What it costs", "Which classes", "Fixed", "Broken"):  # fmt: skip
+        assert heading in text
+    assert f"{1e6 * counted.after.tally.forwards / 23:,.0f}" in text
+    assert "Look “poster”, k = 4, gate 0.12" in text
+    assert '"relook": ' in html.replace("&#34;", '"')
+
+
+def test_the_galleries_are_bounded_and_show_what_changed(evaluated):
+    evaluation, html = evaluated
+    fixed = sum(row.fixed for row in evaluation.rows)
+    broken = sum(row.broken for row in evaluation.rows)
+    assert html.count("<article") == min(GALLERY, fixed) + min(GALLERY, broken)
+    assert html.count("Labelled <b>") == html.count("<article")
+
+
+def test_a_report_of_nothing_but_errors(tmp_path, grey):
+    (tmp_path / "data" / "0").mkdir(parents=True)
+    (tmp_path / "data" / "0" / "a.png").touch()
+    corrector = relook.Corrector(grey)
+    data = read_data(tmp_path / "data", grey.labels)
+    evaluation = relook.evaluate(corrector, data)
+    write_report(evaluation, corrector, data, tmp_path / "report.html", "poster")
+    assert "No image could be classified" in words((tmp_path / "report.html").read_text())

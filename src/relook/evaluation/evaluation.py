@@ -19,7 +19,7 @@ from relook.correction import Corrector, Outcome
 from relook.errors import ModelError
 from relook.evaluation.data import LabelledImage, LabelledImages, read_data
 from relook.evaluation.rows import Answer, Row
-from relook.evaluation.run import Run, write_atomically
+from relook.evaluation.run import Run, versions, write_atomically
 from relook.evaluation.statistics import Method, Statistics
 from relook.evaluation.work import Labelled, Rows, work
 from relook.looks import Look, Preset
@@ -114,7 +114,6 @@ def evaluate(
         data = read_data(data, classifier.labels)
     rivals = _rivals(corrector, versus)
     settings = {
-        **describe(classifier, data),
         "k": corrector.k,
         "gate": corrector.gate,
         "look": _spelt(corrector.look),
@@ -122,6 +121,7 @@ def evaluate(
             name: {"k": rival.k, "gate": rival.gate, "look": _spelt(rival.look)}
             for name, rival in rivals.items()
         },
+        **describe(classifier, data),
     }
 
     def judge(
@@ -179,7 +179,7 @@ def after(outcome: Outcome, label: int, seconds: float) -> Answer:
 
 
 def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
-    """The network and the data as settings: what changes them changes this."""
+    """The network, the data and the versions as settings: what changes them changes this."""
     try:
         layer = classifier.target_layer
     except ModelError:
@@ -203,6 +203,7 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
             "matched": data.matched,
             "content": _content(data.images),
         },
+        "versions": versions(),
     }
 
 

@@ -52,7 +52,7 @@ class Run:
         """
         folder = Path(folder)
         file = folder / "run.json"
-        wanted = json.loads(json.dumps({**settings, "versions": versions()}))
+        wanted = json.loads(json.dumps(settings))
         try:
             (folder / "rows").mkdir(parents=True, exist_ok=True)
             if not file.exists():
