@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from relook.evaluation import DataError, read_data
-from relook.models.imagenet import imagenet_labels
+from relook.imagenet import imagenet_labels
 
 PETS = ["cat", "dog", "guinea pig"]
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,18 @@ from PIL import Image
 import relook
 from networks import NaNNet, counting_forwards, random_cnn, write_noise
 from relook.errors import ModelError, RelookError
-from relook.evaluation import Run, RunError, evaluate, from_table, read_data, to_table, work
+from relook.evaluation import (
+    DataError,
+    Run,
+    RunError,
+    evaluate,
+    from_table,
+    read_data,
+    to_table,
+    work,
+)
 from relook.looks import Flip, Mask
+from relook.report.terminal import evaluation_bar
 
 HERE = Path(__file__).parent
 
@@ -207,7 +218,7 @@ def test_killed_runs_go_on_to_the_same_rows_without_doing_any_twice(grey, data, 
     same(resumed.rows, evaluate(corrector, data, versus=["flip"]).rows)
     seconds = sum(row.after.seconds for row in resumed.rows)
     assert resumed.summary()["seconds"] == pytest.approx(seconds)
-    assert [file.suffix for file in (run / "rows").iterdir()] == [".parquet"]  # one, whole
+    assert len(list((run / "rows").glob("*"))) == 1 + 1  # all in one, and the lock
 
 
 def test_rows_survive_an_exception_on_the_way(grey, data, tmp_path):
@@ -310,3 +321,113 @@ def test_nothing_is_left_behind_in_the_network(grey, data):
     assert not any(m._forward_hooks for m in grey.network.modules())
     assert all(p.grad is None for p in grey.network.parameters())
     assert sorted(os.listdir(data)) == list("0123")
+
+
+def test_a_network_that_fails_on_all_images_ends_the_run(grey, data, tmp_path):
+    """What is no image's fault makes no rows; healed, the same call goes on."""
+
+    class Failing(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.fails = inner, False
+
+        def forward(self, x):
+            if self.fails:
+                raise RuntimeError("device-side assert triggered")
+            return self.inner(x)
+
+    network = Failing(grey.network)
+    classifier = relook.Classifier(network, mean=(0,) * 3, std=(1,) * 3, input_size=16)
+    corrector = relook.Corrector(classifier, k=1, gate=0.0, look="flip")
+    came = []
+
+    def fail_after_the_first_batch(rows):
+        came.extend(rows)
+        network.fails = len(came) >= 32
+
+    grow(data)
+    with pytest.raises(RelookError, match=r"failed on 20 images in a row.*device-side assert"):
+        evaluate(corrector, data, tmp_path / "run", on_rows=fail_after_the_first_batch)
+    kept = Run(tmp_path / "run", {}).rows()
+    assert len(kept) == 32
+    assert not any(row.error for row in kept)
+    network.fails = False
+    assert evaluate(corrector, data, tmp_path / "run").summary()["errors"] == 0
+
+
+def grow(data):
+    """60 images more."""
+    for index in range(40, 100):
+        write_noise(data / str(index % 4) / f"{index}.png", index)
+    return data
+
+
+def test_rivals_of_no_second_look_have_the_gate_one_half(grey, data):
+    evaluation = evaluate(relook.Corrector(grey, gate=0.0), data, versus=["flip"])
+    assert evaluation.summary()["forwards"] == 40
+    assert evaluation.statistics.rivals["flip"].tally.forwards == 80
+
+
+def test_a_file_without_a_gate_and_one_with_none(grey, data, tmp_path):
+    """null: not given, so that the run's own holds; "none": every image."""
+    for name, gate in (("open", None), ("always", "none")):
+        relook.looks.Preset("flip", gate=gate).save(tmp_path / f"{name}.json")
+    names = [str(tmp_path / f"{name}.json") for name in ("open", "always")]
+    rivals = evaluate(relook.Corrector(grey, gate=0.09), data, versus=names).statistics.rivals
+    assert [rivals[name].tally.forwards for name in names] == [60, 80]
+    assert relook.Corrector(grey, look=names[1]).gate is None
+
+
+def test_a_folder_is_one_process_s_at_a_time(grey, data, tmp_path):
+    with (
+        Run.open(tmp_path / "run", {"k": 1}),
+        pytest.raises(RunError, match="another process is at work"),
+    ):
+        evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
+    evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
+
+
+def test_a_run_without_rows_binds_its_folder_to_nothing(grey, data, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(RunError), Run.open(run, {"k": 1}):
+        raise RunError("before the first row")
+    assert not (run / "run.json").exists()
+    evaluate(relook.Corrector(grey, k=2), data, run)
+
+
+def test_warnings_of_others_are_as_before(grey, data):
+    """Pillow's are silenced while images are read, by threads; nobody else's, and not for good."""
+    filters = list(warnings.filters)
+
+    def warn(_rows):
+        warnings.warn("mine", UserWarning, stacklevel=1)
+
+    with pytest.warns(UserWarning, match="mine"):
+        evaluate(relook.Corrector(grey, k=1, gate=0.0), data, on_rows=warn)
+    assert warnings.filters == filters
+
+
+def test_the_callers_gradients_are_on_while_rows_come(grey, data):
+    enabled = []
+    evaluate(
+        relook.Corrector(grey, k=1), data, on_rows=lambda _: enabled.append(torch.is_grad_enabled())
+    )
+    assert set(enabled) == {True}
+
+
+def test_one_image_has_no_halves(grey, data):
+    with pytest.raises(DataError, match="no two halves"):
+        read_data(data, grey.labels).sample(1).halves()
+
+
+def test_the_bar_tells_rate_and_running_accuracy(grey, data):
+    rows = list(evaluate(relook.Corrector(grey, k=2), data).rows)
+    with evaluation_bar("images", 40) as bar:
+        bar(rows[:10])
+        task = bar._progress.tasks[0]
+        assert (task.completed, task.total) == (10, 40)
+        right = sum(row.before.best == row.label for row in rows[:10])
+        assert task.fields["told"].startswith(f" · top-1 {10 * right:.1f}")  # no rate of old rows
+        bar(rows[10:11])
+        assert task.completed == 11
+        assert "images/s" in task.fields["told"]

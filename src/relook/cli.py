@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -121,13 +120,10 @@ def predict(
     if output is not None:
         _make_folder(output)
     with _usage_errors():
-        from relook.correction import Corrector
-
-        budgeted = _budget(budget, fast)
-        preset = _preset(look, _gate(gate), None, k, fill, attribution, variant, budgeted)
-        chosen = preset.make()
+        preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
+        preset.make()  # what cannot be is said before the network is loaded
         classifier = _classifier(model, checkpoint, layer, device, dtype)
-        corrector = Corrector(classifier, k=preset.k, gate=preset.gate, look=chosen)
+        corrector = _corrector(classifier, preset, None)
     raise typer.Exit(_predict(corrector, images, output, as_json))
 
 
@@ -241,28 +237,23 @@ def evaluate(
 ) -> None:
     """Does a second look help on labelled images, and what does it cost? Tables, and a report."""
     with _usage_errors():
-        from relook.correction import AMBIGUOUS, Corrector
-        from relook.evaluation import read_data
-        from relook.looks import Preset
+        from relook.correction import AMBIGUOUS
+        from relook.evaluation import read_data, rivals_of
 
-        given = _gate(gate)
-        budgeted = _budget(budget, fast)
-        preset = _preset(look, given, AMBIGUOUS, k, fill, attribution, variant, budgeted)
-        chosen = preset.make()
+        preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
+        preset.make()
         classifier = _classifier(model, checkpoint, layer, device, dtype)
-        corrector = Corrector(classifier, k=preset.k, gate=preset.gate, look=chosen)
+        corrector = _corrector(classifier, preset, AMBIGUOUS)
         labelled = read_data(data, classifier.labels)
         if limit is not None:
             labelled = labelled.sample(limit)
         rivals = [name.strip() for name in (versus or "").split(",") if name.strip()]
-        for name in rivals:
-            Preset.of(name).make()
+        rivals_of(corrector, rivals)
     _say_model(corrector)
     typer.echo(f"{len(labelled):,} images, labels matched {labelled.matched}", err=True)
     try:
         if tune:
-            gates = None if given is None else [preset.gate]
-            tuning, corrector, labelled = _tune(classifier, labelled, output, preset, gates)
+            tuning, corrector, labelled = _tune(classifier, labelled, output, preset)
             status = _evaluate(corrector, labelled, output, rivals, "tuned", as_json, tuning)
         else:
             status = _evaluate(corrector, labelled, output, rivals, look, as_json)
@@ -278,20 +269,16 @@ def evaluate(
 
 
 def _tune(
-    classifier: Classifier,
-    data: LabelledImages,
-    output: Path,
-    keep: Preset,
-    gates: list[float | None] | None,
+    classifier: Classifier, data: LabelledImages, output: Path, keep: Preset
 ) -> tuple[Tuning, Corrector, LabelledImages]:
     """The choice on one half of the data, a corrector of it, and the other half."""
     from relook.correction import Corrector
-    from relook.evaluation import GATES, tune
+    from relook.evaluation import tune
     from relook.report.terminal import evaluation_bar
 
     half, other = data.halves()
     with evaluation_bar("choosing", len(half)) as bar:
-        tuning = tune(classifier, half, output, keep=keep, gates=gates or GATES, on_rows=bar)
+        tuning = tune(classifier, half, output, keep=keep, on_rows=bar)
     file = output / "tuned.json"
     typer.echo(f"chosen on {tuning.images:,} images: {tuning.chosen.describe()}", err=True)
     typer.echo(f"saved for --look and Corrector(look=...): {file}", err=True)
@@ -316,13 +303,13 @@ def _evaluate(
 
     with evaluation_bar("images", len(data)) as bar:
         evaluation = evaluate(corrector, data, output, versus=rivals, on_rows=bar)
-    with progress_bars(1) as bars:
-        write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
     if as_json:
         typer.echo(json.dumps(evaluation.summary()))
     else:
         found = find(evaluation.statistics, corrector.gate)
         print_statistics(Console(), evaluation.statistics, found, name)
+    with progress_bars(1) as bars:
+        write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
     typer.echo(f"report: {output / 'report.html'}", err=True)
     errors = [row for row in evaluation.rows if row.error]
     for row in errors[:_ERRORS_SHOWN]:
@@ -375,13 +362,11 @@ def demo(
     typer.echo("Now a photo of yours: relook predict photo.jpg --output pictures", err=True)
 
 
-_ALWAYS = "none"
-
-
-def _gate(text: str | None) -> float | str | None:
-    """None where nothing was given; "none" where that was."""
-    if text is None or text.lower() == _ALWAYS:
-        return text and _ALWAYS
+def _gate(text: str | None) -> float | Literal["none"] | None:
+    if text is None:
+        return None
+    if text.lower() == "none":
+        return "none"
     try:
         gate = float(text)
     except ValueError:
@@ -399,23 +384,35 @@ def _budget(budget: int | None, fast: bool) -> int | Literal["fast"] | None:
 
 def _preset(
     look: str,
-    gate: float | str | None,
-    default_gate: float | None,
+    gate: str | None,
     k: int | None,
     fill: str | None,
     attribution: str | None,
     variant: str | None,
-    budget: int | Literal["fast"] | None,
+    budget: int | None,
+    fast: bool,
 ) -> Preset:
-    """The look's name or file with what was given beside it; the gate too, if a file has one."""
-    from relook.looks import LOOKS, Preset
+    """The look's name or file, with what was given beside it."""
+    from relook.looks import Preset
 
-    preset = Preset.of(
-        look, k=k, fill=fill, attribution=attribution, variant=variant, budget=budget
+    return Preset.of(
+        look,
+        gate=_gate(gate),
+        k=k,
+        fill=fill,
+        attribution=attribution,
+        variant=variant,
+        budget=_budget(budget, fast),
     )
-    if gate is None:
-        return replace(preset, gate=default_gate) if look in LOOKS else preset
-    return replace(preset, gate=None if isinstance(gate, str) else gate)
+
+
+def _corrector(classifier: Classifier, preset: Preset, gate: float | None) -> Corrector:
+    """With the preset's gate, or the command's own where it has none."""
+    from relook.correction import Corrector
+
+    if preset.gate is not None:
+        gate = None if preset.gate == "none" else preset.gate
+    return Corrector(classifier, k=preset.k, gate=gate, look=preset.make())
 
 
 def _classifier(

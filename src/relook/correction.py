@@ -207,7 +207,8 @@ class Corrector(nn.Module):
             )
         if isinstance(look, str):
             preset = Preset.of(look, k=k, gate=gate, budget=budget)
-            k, gate, look = preset.k, preset.gate, preset.make()
+            k, look = preset.k, preset.make()
+            gate = None if preset.gate == "none" else preset.gate
         count = len(classifier.labels)
         if k is not None and not 1 <= k <= count:
             raise RelookError(

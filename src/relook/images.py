@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +81,23 @@ def _read(path: Path, name: str) -> Image.Image:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings: it warns from half of its limit on, and a satellite scene is no
+    attack; and of broken metadata, which is none of the pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+@contextmanager
 def _pillow_errors(name: str) -> Iterator[None]:
     """Whatever Pillow and its plugins raise becomes an ImageError."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from half of its limit on; a satellite scene is not an attack. It warns
-            # of broken metadata too, which is none of the pixels.
-            warnings.simplefilter("ignore")
+        # The list of filters is the whole process's: other threads than the main one leave it
+        # alone, and who starts them calls `quiet` around.
+        main = threading.current_thread() is threading.main_thread()
+        with quiet() if main else nullcontext():
             yield
     except ImageError:
         raise

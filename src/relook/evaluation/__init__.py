@@ -1,7 +1,7 @@
 """Labelled data in, rows out, and what the rows say."""
 
 from relook.evaluation.data import DataError, LabelledImage, LabelledImages, read_data
-from relook.evaluation.evaluation import Evaluation, evaluate
+from relook.evaluation.evaluation import Evaluation, evaluate, rivals_of
 from relook.evaluation.rows import Answer, Row, from_table, to_table
 from relook.evaluation.run import Run, RunError
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
@@ -26,6 +26,7 @@ __all__ = [
     "evaluate",
     "from_table",
     "read_data",
+    "rivals_of",
     "to_table",
     "tune",
 ]

@@ -60,7 +60,12 @@ class LabelledImages:
     def halves(self) -> tuple[LabelledImages, LabelledImages]:
         """Two halves at random, the same every time, with as many images of each class as can be:
         what is chosen on one is measured on the other.
+
+        Raises:
+            DataError: there is only one image.
         """
+        if len(self.images) < 2:
+            raise DataError("one image has no two halves: one to choose on, one to measure on")
         order = sorted(shuffled(len(self.images)), key=lambda index: self.images[index].label)
         first, second = (
             replace(self, images=tuple(self.images[index] for index in sorted(order[start::2])))
@@ -215,7 +220,7 @@ def _some(names: Sequence[Any], count: int = 12) -> str:
 def _is_imagenet(labels: Sequence[str]) -> bool:
     if len(labels) != 1000:
         return False
-    from relook.models.imagenet import imagenet_labels
+    from relook.imagenet import imagenet_labels
 
     return tuple(labels) == imagenet_labels()
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from relook.classifier import Classifier, FirstLook
-from relook.correction import Corrector, Outcome
+from relook.correction import AMBIGUOUS, Corrector, Outcome
 from relook.errors import ModelError
 from relook.evaluation.data import LabelledImage, LabelledImages, read_data
 from relook.evaluation.rows import Answer, Row
@@ -99,8 +99,8 @@ def evaluate(
         corrector: the classifier with its second look.
         data: labelled images, or what `read_data` takes.
         output: the run's folder: run.json, rows/*.parquet and, when all is done, summary.json.
-        versus: rivals, which look again at the same images under the same k and gate (a file's own
-            if it has them): names of looks or files, or looks by the names they shall have.
+        versus: rivals, which look again at the same images (see `rivals_of`): names of looks or
+            files, or looks by the names they shall have.
         on_rows: told of the rows as they come.
 
     Raises:
@@ -112,7 +112,7 @@ def evaluate(
     classifier = corrector.classifier
     if not isinstance(data, LabelledImages):
         data = read_data(data, classifier.labels)
-    rivals = _rivals(corrector, versus)
+    rivals = rivals_of(corrector, versus)
     settings = {
         "k": corrector.k,
         "gate": corrector.gate,
@@ -139,10 +139,12 @@ def evaluate(
             )
 
     looks = [corrector.look, *(rival.look for rival in rivals.values())]
-    run = None if output is None else Run.open(output, settings)
-    rows = work(classifier, data, looks, judge, run, on_rows)
-    evaluation = Evaluation(settings if run is None else run.settings, classifier.labels, rows)
-    if run is not None:
+    if output is None:
+        rows = work(classifier, data, looks, judge, None, on_rows)
+        return Evaluation(settings, classifier.labels, rows)
+    with Run.open(output, settings) as run:
+        rows = work(classifier, data, looks, judge, run, on_rows)
+        evaluation = Evaluation(run.settings, classifier.labels, rows)
         write_atomically(run.folder / "summary.json", json.dumps(evaluation.details(), indent=2))
     return evaluation
 
@@ -207,17 +209,29 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
     }
 
 
-def _rivals(
+def rivals_of(
     corrector: Corrector, versus: Sequence[str] | Mapping[str, Look]
 ) -> dict[str, Corrector]:
-    presets = {} if isinstance(versus, Mapping) else {name: Preset.of(name) for name in versus}
-    looks = versus if isinstance(versus, Mapping) else {n: p.make() for n, p in presets.items()}
+    """Rivals of a corrector, with its k and gate where they bring none of their own.
+
+    Beside a corrector whose gate is 0, which looks at nothing again, they have the gate 0.5.
+
+    Raises:
+        RelookError: there is no such look, or its k is out of range.
+        ModelError: a look needs a target layer and the classifier has none.
+    """
+    gate = AMBIGUOUS if corrector.gate == 0 else corrector.gate
+    if isinstance(versus, Mapping):
+        return {
+            name: Corrector(corrector.classifier, corrector.k, gate, look)
+            for name, look in versus.items()
+        }
     rivals = {}
-    for name, look in looks.items():
-        own = presets.get(name, Preset())
-        k = corrector.k if own.k is None else own.k
-        gate = corrector.gate if own.gate is None else own.gate
-        rivals[name] = Corrector(corrector.classifier, k, gate, look)
+    for name in versus:
+        preset = Preset.of(name)
+        k = corrector.k if preset.k is None else preset.k
+        own = gate if preset.gate is None else None if preset.gate == "none" else preset.gate
+        rivals[name] = Corrector(corrector.classifier, k, own, preset.make())
     return rivals
 
 
@@ -227,7 +241,7 @@ def _spelt(look: Look) -> str:
 
 
 def _weights(classifier: Classifier) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(classifier.network).encode())
     for name, tensor in classifier.network.state_dict().items():
         if isinstance(tensor, Tensor):
             content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

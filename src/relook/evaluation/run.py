@@ -11,11 +11,13 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
@@ -43,20 +45,25 @@ class Run:
     settings: Mapping[str, Any]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> Run:
-        """Begin a run, or go on with the one that is there.
+    @contextmanager
+    def open(cls, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> Iterator[Run]:
+        """Begin a run, or go on with the one that is there; nobody else can until this ends.
+
+        A run that ends without rows leaves no run.json: another may begin in its folder.
 
         Raises:
             RunError: the folder holds a run of other settings, data or versions, and the message
-                shows the difference; or it cannot be read or made.
+                shows the difference; another process works in it; it cannot be read or made.
         """
         folder = Path(folder)
         file = folder / "run.json"
         wanted = json.loads(json.dumps(settings))
         try:
             (folder / "rows").mkdir(parents=True, exist_ok=True)
+            lock = _lock(folder)
+            run = cls(folder, wanted)
             if not file.exists():
-                if any((folder / "rows").glob("*.parquet")):
+                if run._parts():
                     raise RunError(f"{folder} holds rows but no run.json; choose another folder")
                 write_atomically(file, json.dumps(wanted, indent=2, ensure_ascii=False))
             found = json.loads(file.read_text(encoding="utf-8"))
@@ -70,7 +77,12 @@ class Run:
             )
         for left in (folder / "rows").glob("*.writing"):
             left.unlink(missing_ok=True)
-        return cls(folder, wanted)
+        try:
+            yield run
+        finally:
+            if not run._parts():
+                file.unlink(missing_ok=True)
+            lock.close()
 
     def rows(self) -> list[Row]:
         """All rows that are there, in the order of the data.
@@ -80,36 +92,65 @@ class Run:
         """
         rows: dict[int, Row] = {}
         for part in self._parts():
-            try:
-                table = pyarrow.parquet.read_table(part, schema=SCHEMA)
-            except (pyarrow.ArrowException, OSError) as error:
-                raise RunError(
-                    f"{part}: cannot be read ({error}); delete it, and its images are done again"
-                ) from error
-            rows |= {row.index: row for row in from_table(table)}
+            rows |= {row.index: row for row in from_table(self._read(part))}
         return [rows[index] for index in sorted(rows)]
 
     def write(self, rows: Sequence[Row]) -> None:
         """Add a part: all of it or, if this is killed on the way, nothing."""
-        sink = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(to_table(rows), sink)
-        name = f"part-{time.time_ns()}-{os.getpid()}.parquet"
-        write_atomically(self.folder / "rows" / name, sink.getvalue().to_pybytes())
+        self._write(to_table(rows))
 
     def compact(self) -> None:
-        """All rows into one part. Killed on the way, it leaves rows twice, which `rows` knows."""
+        """All rows into one part, in order. Killed on the way, it leaves rows twice, which `rows`
+        knows.
+        """
         parts = self._parts()
-        if len(parts) > 1:
-            self.write(self.rows())
-            for part in parts:
-                part.unlink()
+        if len(parts) < 2:
+            return
+        table = pyarrow.concat_tables(map(self._read, parts))
+        _, places = np.unique(table["index"].to_numpy(), return_index=True)
+        self._write(table.take(places))
+        for part in parts:
+            part.unlink()
+
+    def _read(self, part: Path) -> pyarrow.Table:
+        try:
+            return pyarrow.parquet.read_table(part, schema=SCHEMA)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise RunError(
+                f"{part}: cannot be read ({error}); delete it, and its images are done again"
+            ) from error
+
+    def _write(self, table: pyarrow.Table) -> None:
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(table, sink)
+        name = f"part-{time.time_ns()}-{os.getpid()}.parquet"
+        write_atomically(self.folder / "rows" / name, sink.getvalue().to_pybytes())
 
     def _parts(self) -> list[Path]:
         return sorted((self.folder / "rows").glob("part-*.parquet"))
 
 
+def _lock(folder: Path) -> IO[bytes]:
+    """The folder for this process alone, until the file is closed or the process ends.
+
+    Raises:
+        RunError: another process has it.
+    """
+    file = (folder / "rows" / ".lock").open("ab")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RunError(f"{folder}: another process is at work in it; wait, or stop it") from error
+    except (ImportError, OSError):
+        pass  # no such locks on this system, or on this disk
+    return file
+
+
 def write_atomically(file: Path, content: bytes | str) -> None:
-    """All of it or nothing, also where the power fails."""
+    """All of it or nothing."""
     beside = file.with_name(file.name + ".writing")
     with beside.open("wb") as stream:
         stream.write(content.encode("utf-8") if isinstance(content, str) else content)

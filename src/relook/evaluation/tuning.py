@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from relook.attribution import CAM, FAST
 from relook.classifier import Classifier, FirstLook
-from relook.correction import Corrector, gap
+from relook.correction import Corrector
 from relook.errors import ModelError
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.evaluation import after, before, describe
@@ -23,7 +25,9 @@ from relook.fills import FILLS
 from relook.looks import Preset
 
 KS = (1, 2, 3, 5)
-GATES: tuple[float | None, ...] = (0.1, 0.25, 0.5, 0.75)
+Gate = float | Literal["none"]
+
+GATES: tuple[Gate, ...] = (0.1, 0.25, 0.5, 0.75)
 """No second look at surer images: they are seldom moved and would cost as much as all others."""
 
 
@@ -66,7 +70,7 @@ def tune(
     output: str | os.PathLike[str] | None = None,
     *,
     keep: Preset | None = None,
-    gates: Sequence[float | None] = GATES,
+    gates: Sequence[Gate] = GATES,
     on_rows: Rows | None = None,
 ) -> Tuning:
     """Try k, gate, fill, attribution and budget, and choose.
@@ -81,43 +85,49 @@ def tune(
         output: the run's folder: rows in `tuning/`, resumable as in `evaluate`, the choice in
             `tuned.json`.
         keep: what is settled: the look, and each of its options that is not None.
-        gates: those to try; None among them is every image.
+        gates: those to try, where `keep` has none; "none" among them is every image.
         on_rows: told of the rows as they come.
 
     Raises:
         RunError: `output` holds another run.
-        RelookError: the options that are settled do not go together.
+        RelookError: the options that are settled do not go together, or k is out of range.
     """
     keep = keep or Preset()
+    if keep.gate is not None:
+        gates = (keep.gate,)
+    Corrector(classifier, k=keep.k, look=keep.make())  # raises if that cannot be
     ks = sorted({min(k, len(classifier.labels)) for k in (KS if keep.k is None else (keep.k,))})
     looks = {_name(preset): preset for preset in _contenders(classifier, keep)}
     correctors = {
         name: Corrector(classifier, k=ks[-1], look=preset.make()) for name, preset in looks.items()
     }
-    widest = None if None in gates else max(gate for gate in gates if gate is not None)
+    widest = max(math.inf if gate == "none" else gate for gate in gates)
 
     def judge(
         images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Row]:
         for image, first in zip(images, firsts, strict=True):
+            first_answer = before(first, image.label, classifier, seconds)
             answers: list[tuple[str, Answer]] = []
-            if widest is None or float(gap(first.probabilities)) < widest:
+            if first_answer.gap(5) < widest:
                 for name, corrector in correctors.items():
                     [outcome] = corrector.look_again([first])
                     answers += [
                         (f"k={k} {name}", after(corrector.about(outcome, k), image.label, seconds))
                         for k in ks
                     ]
-            first_answer = before(first, image.label, classifier, seconds)
             yield image.row(first_answer, rivals=tuple(answers))
 
-    run = None
-    if output is not None:
+    used = [corrector.look for corrector in correctors.values()]
+    if output is None:
+        rows = work(classifier, data, used, judge, None, on_rows)
+    else:
         if (Path(output) / "run.json").exists() and not (Path(output) / "tuning").exists():
             raise RunError(f"{output} holds a run without tuning; choose another folder")
-        tuning = {"ks": ks, "gates": list(gates), "looks": list(looks)}
-        run = Run.open(Path(output) / "tuning", {**describe(classifier, data), "tuning": tuning})
-    rows = work(classifier, data, [c.look for c in correctors.values()], judge, run, on_rows)
+        tried = {"ks": ks, "gates": list(gates), "looks": list(looks)}
+        settings = {"tuning": tried, **describe(classifier, data)}
+        with Run.open(Path(output) / "tuning", settings) as run:
+            rows = work(classifier, data, used, judge, run, on_rows)
     ways = {f"k={k} {name}": replace(looks[name], k=k) for name in looks for k in ks}
     result = _rank(rows, ways, gates, keep)
     if output is not None:
@@ -164,7 +174,7 @@ def _name(preset: Preset) -> str:
 
 
 def _rank(
-    rows: Sequence[Row], ways: dict[str, Preset], gates: Sequence[float | None], keep: Preset
+    rows: Sequence[Row], ways: dict[str, Preset], gates: Sequence[Gate], keep: Preset
 ) -> Tuning:
     seen = [(row.before, row.label, dict(row.rivals)) for row in rows if row.before]
     none = Candidate(replace(keep, gate=0.0), *_count(seen, "", 0.0))
@@ -178,12 +188,12 @@ def _rank(
 
 
 def _count(
-    seen: Sequence[tuple[Answer, int, dict[str, Answer]]], name: str, gate: float | None
+    seen: Sequence[tuple[Answer, int, dict[str, Answer]]], name: str, gate: Gate
 ) -> tuple[Pairing, float]:
     """What one way fixed and broke under a gate, and its forwards an image."""
     pairing, forwards = Pairing(), 0
     for first, label, answers in seen:
-        looked = gate is None or first.gap(5) < gate
+        looked = gate == "none" or first.gap(5) < gate
         answer = answers[name] if looked else first
         pairing += Pairing.of(first.best == label, answer.best == label)
         forwards += answer.forwards

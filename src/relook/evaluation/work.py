@@ -20,15 +20,21 @@ from relook.errors import ImageError, ModelError, RelookError
 from relook.evaluation.data import LabelledImage, LabelledImages, shuffled
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
-from relook.images import open_image
+from relook.images import open_image, quiet
 from relook.looks import Look
 
 PART_SECONDS = 6.0
 """A part is written when so much work is done: with the batch in flight, at least every 15 s."""
 
 _BATCH = 32
-_BATCH_OF_ORIGINALS = 8
-"""Whole photos are tens of megabytes each."""
+_BATCH_OF_ORIGINALS = 4
+"""Whole photos are tens of megabytes each, and twice as many are read ahead."""
+
+_IN_A_ROW = 20
+"""So many images that the network fails on, one after the other, are not the images' fault."""
+
+_MANY = 128
+"""From so many images on, or wherever there are maps to make, the fastest engine is made first."""
 
 Rows = Callable[[Sequence[Row]], None]
 """Told of rows as they come; first of those that were there already."""
@@ -78,11 +84,17 @@ def work(
         judge: see `Judge`; told of images that can be read only.
         run: where the rows are kept; None: nowhere.
         on_rows: told of the rows.
+
+    Raises:
+        RelookError: the network failed on many images in a row, which are not written.
     """
     rows = {row.index: row for row in run.rows()} if run else {}
     if rows and on_rows:
         on_rows(list(rows.values()))
     left = [index for index in shuffled(len(data)) if index not in rows]
+    if len(left) >= _MANY or (left and any(look.needs_activations for look in looks)):
+        # Now, so that neither the time of an image nor its answer depends on where a run began.
+        classifier.runner(_MANY, classifier.input_size)
     waiting: list[Row] = []
     written = time.monotonic()
     try:
@@ -119,21 +131,35 @@ def _rows(
         firsts = classifier.first_looks(pixels, activations, [image.original for image in batch])
         yield from judge(batch, firsts, (time.perf_counter() - start) / len(batch))
 
+    failed: list[Row] = []
     for batch in _batches(classifier, data, indices, originals):
         yield from (image.row(error=image.error) for image in batch if image.error)
-        yield from _each(judged, [image for image in batch if not image.error])
+        for row in _each(judged, [image for image in batch if not image.error]):
+            if row.error:
+                failed.append(row)
+                if len(failed) == _IN_A_ROW:
+                    raise RelookError(
+                        f"the network failed on {_IN_A_ROW} images in a row, the last time with: "
+                        f"{row.error}; the rows before them are kept"
+                    )
+                continue
+            yield from failed
+            failed = []
+            yield row
+    yield from failed
 
 
-def _each(judged: Callable[[Sequence[Labelled]], Iterator[Row]], batch: list[Labelled]) -> Any:
+def _each(
+    judged: Callable[[Sequence[Labelled]], Iterator[Row]], batch: list[Labelled]
+) -> Iterator[Row]:
     """Rows of a batch; if the network fails on it, image by image, and a row for the culprit."""
     if not batch:
         return
     done = 0
     try:
-        with torch.no_grad():
-            for row in judged(batch):
-                yield row
-                done += 1
+        for row in judged(batch):
+            yield row
+            done += 1
         return
     except ModelError:
         raise  # of no image in particular
@@ -155,7 +181,7 @@ def _batches(
     size = _BATCH_OF_ORIGINALS if originals else _BATCH
     reading: deque[Future[Labelled]] = deque()
     ahead = iter(indices)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with quiet(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
             while True:
                 for index in ahead:

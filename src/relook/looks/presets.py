@@ -92,8 +92,9 @@ class Preset:
     Attributes:
         look: a name in `LOOKS`.
         fill, attribution, variant, budget: its options, see `make_look`; None where not given.
-        k: how many of the most probable classes; None for 5.
-        gate: only images with gap(1,5) below it get a second look; None for all.
+        k: how many of the most probable classes; None where not given.
+        gate: only images with gap(1,5) below it get a second look, "none": all do; None where not
+            given.
     """
 
     look: str = "poster"
@@ -102,7 +103,7 @@ class Preset:
     variant: str | None = None
     budget: int | Literal["fast"] | None = None
     k: int | None = None
-    gate: float | None = None
+    gate: float | Literal["none"] | None = None
 
     @classmethod
     def of(cls, look: str, **options: Any) -> Preset:
@@ -186,6 +187,6 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "variant": _is_text,
     "budget": lambda value: value == "fast" or _is_count(value),
     "k": _is_count,
-    "gate": _is_number,
+    "gate": lambda value: value == "none" or _is_number(value),
 }
 """What a saved value is, where it is not null."""

@@ -14,8 +14,8 @@ from torch import nn
 from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError
 from relook.geometry import Geometry
+from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into, weights_missing
-from relook.models.imagenet import imagenet_labels
 
 
 def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:

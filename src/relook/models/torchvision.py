@@ -13,8 +13,8 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 from relook.classifier import Classifier
 from relook.errors import ModelError
 from relook.geometry import Geometry
+from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into, weights_missing
-from relook.models.imagenet import imagenet_labels
 
 
 def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:

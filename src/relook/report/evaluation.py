@@ -132,8 +132,8 @@ def _gallery(
             correction = corrector.correct(
                 data.images[row.index].path, bars.forwards if bars else None
             )
-        except RelookError:
-            continue  # it could be read a moment ago; its row stands
+        except (RelookError, RuntimeError, MemoryError):
+            continue  # it went well a moment ago; its row stands
         finally:
             if bars:
                 bars.end()

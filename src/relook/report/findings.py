@@ -117,11 +117,14 @@ def _rival(statistics: Statistics) -> str:
             if more
             else f"The best rival, {name}, is right on as many images, {cost}."
         )
-    sure = rival.against.verdict == "helps"
-    beats = f"{name} beats it" if sure else f"{name} does at least as well"
-    doubt = "" if sure else ", which may be luck"
-    told = f"right on {count(more, 'image')} more ({p(rival.against.p_value)}{doubt})"
-    return f"{beats}: {told}, {cost}."
+    # The best of several is chosen on the same images: Bonferroni.
+    rivals = len(statistics.rivals)
+    value = min(1.0, rivals * (rival.against.p_value or 0.0))
+    told = p(value) + (f" after correction for {rivals} rivals" if rivals > 1 else "")
+    better = f"right on {count(more, 'image')} more"
+    if value < 0.05 and rival.against.verdict == "helps":
+        return f"{name} beats it: {better} ({told}), {cost}."
+    return f"{name} was {better} here, which may be luck ({told}), {cost}."
 
 
 def _cost(statistics: Statistics) -> str:

@@ -58,15 +58,13 @@ class EvaluationBar:
         self._task = progress.add_task(what, total=images, told="")
         self._done = self._resumed = self._classified = 0
         self._right = [0, 0]
-        self._start = 0.0
+        self._start = time.monotonic()
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        """Rows came; first those that were there already."""
-        if not self._start:
-            self._start = time.monotonic()
-            if len(rows) > 1:  # an earlier run's, which say nothing of the rate
-                self._resumed = len(rows)
-                self._progress.reset(self._task, completed=len(rows))
+        """Rows came; first those that were there already, if any."""
+        if not self._done and len(rows) > 1:  # an earlier run's, which say nothing of the rate
+            self._resumed = len(rows)
+            self._progress.reset(self._task, completed=len(rows))
         self._done += len(rows)
         for row in rows:
             if row.before and row.after:
