@@ -14,9 +14,11 @@ import relook
 from networks import counting_forwards
 from relook.errors import ModelError, RelookError
 from relook.geometry import cut_pixels
-from relook.looks import Crops, Flip, Mask, Preset, make_look
+from relook.looks import Crops, Flip, Mask, Preset, Together, Whole, Zoom, make_look
 from relook.looks.crops import corner_boxes
 from relook.looks.larger import grown
+from relook.looks.weights import weigh
+from relook.looks.zoom import fitted, region
 
 
 class Means(nn.Module):
@@ -192,6 +194,116 @@ def test_a_file_that_is_no_preset_is_named(tmp_path, cnn, content, said):
 
 def test_an_unknown_look_lists_the_known_ones():
     with pytest.raises(
-        RelookError, match="poster, flip, fivecrop, tencrop, larger, or name a file"
+        RelookError, match="poster, zoom, flip, whole, larger, fivecrop, tencrop, several"
     ):
         make_look("flop")
+
+
+def test_what_views_weigh():
+    y = torch.tensor([0.1, 0.5, 0.3, 0.1])
+    classes = torch.tensor([1, 2])
+    expected = {
+        "poster": [[0.5] * 4, [0.3] * 4],
+        "share": [[0.625] * 4, [0.375] * 4],
+        "own": [[0, 1, 0, 0], [0, 0, 1, 0]],
+        "mean": [[0.5] * 4, [0.5] * 4],
+    }
+    for rule, weights in expected.items():
+        torch.testing.assert_close(weigh(rule, y, classes), torch.tensor(weights).float())
+    with pytest.raises(RelookError, match="choose one of poster, share, own, mean"):
+        weigh("votes", y, classes)
+
+
+def test_the_region_holds_all_that_is_at_least_the_threshold():
+    seen = torch.zeros(4, 8)
+    seen[1, 2], seen[2, 5], seen[3, 7] = 1.0, 0.4, 0.39
+    assert region(seen, 0.4) == (2 / 8, 1 / 4, 6 / 8, 3 / 4)
+    assert region(seen, 1.0) == (2 / 8, 1 / 4, 3 / 8, 2 / 4)
+    assert region(seen * 0.5, 0.4) == (2 / 8, 1 / 4, 6 / 8, 3 / 4)  # of its own maximum
+
+
+def test_the_box_keeps_the_shape_of_what_was_shown_and_stays_inside():
+    shown, extent = (10.0, 0.0, 30.0, 20.0), (40, 20)
+    # A quarter of the width, half of the height: a square of half the sides about its centre.
+    assert fitted((0.5, 0.25, 0.75, 0.75), shown, extent, 0, 0.1) == (17.5, 5, 27.5, 15)
+    # 20 % more on each side: 14 pixels.
+    assert fitted((0.5, 0.25, 0.75, 0.75), shown, extent, 0.2, 0.1) == pytest.approx(
+        (15.5, 3, 29.5, 17)
+    )
+    # In a corner it is moved, not cut; never smaller than `smallest`.
+    assert fitted((0, 0, 0.1, 0.1), shown, extent, 0, 0.5) == (6, 0, 16, 10)
+    assert fitted((0.9, 0.9, 1, 1), shown, extent, 0, 0.5) == pytest.approx((24, 10, 34, 20))
+    # Never larger than the image.
+    assert fitted((0, 0, 1, 1), shown, extent, 0.5, 0.1) == (10, 0, 30, 20)
+
+
+def test_zoom_cuts_each_class_from_the_original(halves):
+    """Red in one corner of a fine original, green in the opposite one: the views are the corners."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:32, :32, 0] = image[32:, 32:, 1] = 255
+    correction = relook.Corrector(halves, look=Zoom(threshold=0.6, weights="own")).correct(image)
+    assert correction.forwards == 1 + 2
+    red, green = correction.class_views
+    assert float(red[0].mean()) > 0.9
+    assert float(green[1].mean()) > 0.9
+    answers = halves(correction.class_views)
+    expected = correction.before.clone()
+    expected[correction.classes[0]] += answers[0, correction.classes[0]]
+    expected[correction.classes[1]] += answers[1, correction.classes[1]]
+    torch.testing.assert_close(correction.after, expected / expected.sum())
+
+
+def test_a_flat_map_gets_no_zoom(halves):
+    black = np.zeros((8, 8, 3), np.uint8)
+    correction = relook.Corrector(halves, look="zoom").correct(black)
+    assert correction.forwards == 1
+    torch.testing.assert_close(correction.after, correction.before)
+
+
+def test_the_whole_is_the_larger_crop_at_the_networks_size():
+    classifier = means(56, crop_pct=0.5)
+    correction = relook.Corrector(classifier, look="whole").correct(numbered(112, 168))
+    _, second = classifier.network.shown
+    assert second.shape == (3, 56, 56)
+    # Every second pixel of the centre square, of which the first column is 28.
+    assert corners([second])[0][0] in (28, 29)
+    assert corners([second])[0][2] in (138, 139)
+    assert (correction.forwards, correction.cost) == (2, 2.0)
+    seen_all = relook.Corrector(means(8), look="whole").correct(numbered(9, 9))
+    assert seen_all.forwards == 1  # there is nothing more to see
+
+
+def test_looks_compose(halves, cnn, noise):
+    assert make_look("zoom+flip") == Together((Zoom(), Flip()))
+    assert make_look("poster+whole", fill="mean").looks[1] == Whole()
+    assert make_look("zoom+poster", budget=8).looks[0].attribution == relook.ScoreCAM(budget=8)
+    with pytest.raises(RelookError, match="look 'flop' is unknown"):
+        make_look("zoom+flop")
+    with pytest.raises(RelookError, match=r"'zoom\+flip' has no fill"):
+        make_look("zoom+flip", fill="mean")
+    y, mirrored = cnn(noise), cnn(noise.flip(-1))
+    zoom = relook.Corrector(cnn, k=2, look=Zoom())
+    alone = zoom(noise)
+    together = relook.Corrector(cnn, k=2, look="zoom+flip")(noise)
+    # Zoom's views weigh 1 in all: Y + Z = 2 · alone; with the mirror image 3 in all.
+    torch.testing.assert_close(together, (2 * alone + mirrored) / 3)
+    with counting_forwards(cnn.network) as count:
+        outcomes = list(
+            relook.Corrector(cnn, k=2, look="zoom+flip").look_again(cnn.first_looks(noise))
+        )
+    assert [o.forwards for o in outcomes] == [1 + 2 + 1] * 3
+    assert count == [3 * 4]
+    assert y.shape == together.shape
+
+
+def test_pictures_of_a_zoom_show_what_was_cut(tmp_path, halves):
+    from relook.report import save_picture
+    from relook.report.story import tell
+
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :32, 0] = image[:, 32:, 1] = 255
+    story = tell(relook.Corrector(halves, look="zoom+flip").correct(image))
+    assert story.view_name == "zoomed"
+    assert [mask.label for mask in story.masks] == ["red", "green"]
+    save_picture(story, tmp_path / "zoom.png")
+    assert (tmp_path / "zoom.png").stat().st_size > 10_000

@@ -55,7 +55,8 @@ LookName = Annotated[
     str,
     typer.Option(
         metavar="NAME|FILE",
-        help="poster (mask images), flip, fivecrop, tencrop, larger, or a file that --tune saved.",
+        help="poster (mask images), zoom, flip, whole, larger, fivecrop, tencrop; several joined "
+        "by +; or a file that --tune saved.",
     ),
 ]
 FillName = Annotated[

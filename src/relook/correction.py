@@ -71,8 +71,11 @@ class Correction:
         maps: (k, H, W) in [0, 1], attribution maps with values ≤ 0.1 set to 0; (0, H, W) where
             the look made none.
         mask_images: (k, 3, H, W) in [0, 1]; (0, 3, H, W) where the look made none.
-        mask_probabilities: (k, C), f of the mask images; a row of zeros where the map was flat
-            and the network was not asked; (0, C) where the look made none.
+        class_views: (k, 3, H, W) in [0, 1], for each of the classes the view that was made for it,
+            a mask image for one; zeros where the map was flat and there was none; (0, 3, H, W)
+            where the look makes no views for classes.
+        mask_probabilities: (k, C), f of these views; a row of zeros where the network was not
+            asked; (0, C) where the look makes none.
         forwards: images that went through the network: 1 + `attribution_forwards` + views.
         attribution_forwards: those spent on the attribution maps.
         cost: the same in units of one forward at the network's own input size.
@@ -90,7 +93,8 @@ class Correction:
     classes: Int[Tensor, " k"]
     corrected: bool
     maps: Float[Tensor, "m h w"]
-    mask_images: Float[Tensor, "m 3 h w"]
+    mask_images: Float[Tensor, "n 3 h w"]
+    class_views: Float[Tensor, "m 3 h w"]
     mask_probabilities: Float[Tensor, "m c"]
     forwards: int
     attribution_forwards: int
@@ -273,6 +277,7 @@ class Corrector(nn.Module):
         except NotFiniteError as error:
             raise NotFiniteError(f"{name}: {error}") from error
         second = outcome.second or SecondLook.without_maps(pixels)
+        views, answers = _of_classes(outcome, len(second.maps))
         return Correction(
             image=name,
             model=self.classifier.name,
@@ -286,7 +291,8 @@ class Corrector(nn.Module):
             corrected=outcome.second is not None,
             maps=second.maps.cpu(),
             mask_images=second.mask_images.cpu(),
-            mask_probabilities=_mask_probabilities(outcome, len(second.mask_images)).cpu(),
+            class_views=views.cpu(),
+            mask_probabilities=answers.cpu(),
             forwards=outcome.forwards,
             attribution_forwards=second.forwards,
             cost=outcome.cost,
@@ -322,7 +328,8 @@ class Corrector(nn.Module):
     def about(self, outcome: Outcome, k: int) -> Outcome:
         """The same second look about the first k of its classes only; it asks nothing anew.
 
-        Views that were made for no class in particular stay.
+        Views that were made for no class in particular stay. Right for looks whose weights for a
+        class do not depend on the others, such as the poster's.
         """
         if outcome.second is None or k >= len(outcome.classes):
             return outcome
@@ -414,11 +421,16 @@ class _Waiting:
         return self.asked + (self.second.forwards if self.second else 0)
 
 
-def _mask_probabilities(outcome: Outcome, count: int) -> Tensor:
-    """Answers to each mask image, in the order of the classes; zeros where it was not asked."""
+def _of_classes(outcome: Outcome, count: int) -> tuple[Tensor, Tensor]:
+    """The views made for each class and the answers to them, in the order of the classes; zeros
+    where there was none.
+    """
+    pixels = outcome.first.pixels
+    shown = pixels.new_zeros(count, *pixels.shape)
     rows = outcome.after.new_zeros(count, len(outcome.after))
     if outcome.second is not None:
         for views, asked in zip(outcome.second.views, outcome.view_answers, strict=True):
             if views.of is not None:
+                shown[views.of] = views.pixels
                 rows[views.of] = asked
-    return rows
+    return shown, rows

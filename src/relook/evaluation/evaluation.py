@@ -86,7 +86,7 @@ def evaluate(
     data: LabelledImages | str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    versus: Sequence[str] | Mapping[str, Look] = (),
+    versus: Sequence[str] | Mapping[str, Look | Corrector] = (),
     on_rows: Rows | None = None,
 ) -> Evaluation:
     """Classify labelled images before and after the second look.
@@ -100,7 +100,7 @@ def evaluate(
         data: labelled images, or what `read_data` takes.
         output: the run's folder: run.json, rows/*.parquet and, when all is done, summary.json.
         versus: rivals, which look again at the same images (see `rivals_of`): names of looks or
-            files, or looks by the names they shall have.
+            files, or, by the names they shall have, looks or correctors of the same classifier.
         on_rows: told of the rows as they come.
 
     Raises:
@@ -210,7 +210,7 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
 
 
 def rivals_of(
-    corrector: Corrector, versus: Sequence[str] | Mapping[str, Look]
+    corrector: Corrector, versus: Sequence[str] | Mapping[str, Look | Corrector]
 ) -> dict[str, Corrector]:
     """Rivals of a corrector, with its k and gate where they bring none of their own.
 
@@ -223,8 +223,10 @@ def rivals_of(
     gate = AMBIGUOUS if corrector.gate == 0 else corrector.gate
     if isinstance(versus, Mapping):
         return {
-            name: Corrector(corrector.classifier, corrector.k, gate, look)
-            for name, look in versus.items()
+            name: rival
+            if isinstance(rival, Corrector)
+            else Corrector(corrector.classifier, corrector.k, gate, rival)
+            for name, rival in versus.items()
         }
     rivals = {}
     for name in versus:

@@ -84,7 +84,8 @@ def tune(
         data: labelled images to choose on.
         output: the run's folder: rows in `tuning/`, resumable as in `evaluate`, the choice in
             `tuned.json`.
-        keep: what is settled: the look, and each of its options that is not None.
+        keep: what is settled: the look, and each of its options that is not None. Of looks other
+            than the poster's only the gate is chosen.
         gates: those to try, where `keep` has none; "none" among them is every image.
         on_rows: told of the rows as they come.
 
@@ -96,7 +97,8 @@ def tune(
     if keep.gate is not None:
         gates = (keep.gate,)
     Corrector(classifier, k=keep.k, look=keep.make())  # raises if that cannot be
-    ks = sorted({min(k, len(classifier.labels)) for k in (KS if keep.k is None else (keep.k,))})
+    tried = KS if keep.k is None and keep.look == "poster" else (keep.k or 5,)
+    ks = sorted({min(k, len(classifier.labels)) for k in tried})
     looks = {_name(preset): preset for preset in _contenders(classifier, keep)}
     correctors = {
         name: Corrector(classifier, k=ks[-1], look=preset.make()) for name, preset in looks.items()
@@ -124,8 +126,8 @@ def tune(
     else:
         if (Path(output) / "run.json").exists() and not (Path(output) / "tuning").exists():
             raise RunError(f"{output} holds a run without tuning; choose another folder")
-        tried = {"ks": ks, "gates": list(gates), "looks": list(looks)}
-        settings = {"tuning": tried, **describe(classifier, data)}
+        asked = {"ks": ks, "gates": list(gates), "looks": list(looks)}
+        settings = {"tuning": asked, **describe(classifier, data)}
         with Run.open(Path(output) / "tuning", settings) as run:
             rows = work(classifier, data, used, judge, run, on_rows)
     ways = {f"k={k} {name}": replace(looks[name], k=k) for name in looks for k in ks}

@@ -6,6 +6,9 @@ from relook.looks.larger import Larger
 from relook.looks.mask import Mask
 from relook.looks.presets import LOOKS, Preset, make_look
 from relook.looks.protocol import Look, SecondLook, Views
+from relook.looks.together import Together
+from relook.looks.whole import Whole
+from relook.looks.zoom import Zoom
 
 __all__ = [
     "LOOKS",
@@ -16,6 +19,9 @@ __all__ = [
     "Mask",
     "Preset",
     "SecondLook",
+    "Together",
     "Views",
+    "Whole",
+    "Zoom",
     "make_look",
 ]

@@ -17,39 +17,63 @@ from relook.looks.flip import Flip
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
 from relook.looks.protocol import Look
+from relook.looks.together import Together
+from relook.looks.whole import Whole
+from relook.looks.zoom import Zoom
 
 ATTRIBUTIONS = ("scorecam", "cam")
+
+
+Budget = int | Literal["fast"]
+
+
+def _attribution(
+    attribution: str | None, variant: str | None, budget: Budget | None, fill: str | None = None
+) -> Attribution:
+    if attribution == "scorecam":
+        return ScoreCAM(variant or "poster", fill, budget=budget)
+    if attribution != "cam":
+        raise RelookError(
+            f"attribution {attribution!r} is unknown; choose one of {', '.join(ATTRIBUTIONS)}"
+        )
+    if variant is not None:
+        raise RelookError(f"variant {variant!r} is one of Score-CAM; CAM has none")
+    if budget is not None:
+        raise RelookError(f"budget {budget} is one of Score-CAM; CAM needs no forward")
+    return CAM()
 
 
 def _poster(
     fill: str | None = None,
     attribution: str | None = None,
     variant: str | None = None,
-    budget: int | Literal["fast"] | None = None,
+    budget: Budget | None = None,
 ) -> Look:
-    if attribution in (None, "scorecam"):
-        method: Attribution = ScoreCAM(variant or "poster", fill, budget=budget)
-    elif attribution == "cam":
-        if variant is not None:
-            raise RelookError(f"variant {variant!r} is one of Score-CAM; CAM has none")
-        if budget is not None:
-            raise RelookError(f"budget {budget} is one of Score-CAM; CAM needs no forward")
-        method = CAM()
-    else:
-        raise RelookError(
-            f"attribution {attribution!r} is unknown; choose one of {', '.join(ATTRIBUTIONS)}"
-        )
-    return Mask(method, fill)
+    return Mask(_attribution(attribution or "scorecam", variant, budget, fill), fill)
+
+
+def _zoom(
+    attribution: str | None = None, variant: str | None = None, budget: Budget | None = None
+) -> Look:
+    settled = variant is not None or budget is not None  # of Score-CAM
+    return Zoom(_attribution(attribution or ("scorecam" if settled else "cam"), variant, budget))
 
 
 LOOKS: dict[str, Callable[..., Look]] = {
     "poster": _poster,
+    "zoom": _zoom,
     "flip": Flip,
+    "whole": Whole,
+    "larger": Larger,
     "fivecrop": Crops,
     "tencrop": partial(Crops, flip=True),
-    "larger": Larger,
 }
 """Every look that has a name, and what makes it."""
+
+_TAKES = {
+    "poster": ("fill", "attribution", "variant", "budget"),
+    "zoom": ("attribution", "variant", "budget"),
+}
 
 
 def make_look(
@@ -58,31 +82,39 @@ def make_look(
     fill: str | None = None,
     attribution: str | None = None,
     variant: str | None = None,
-    budget: int | Literal["fast"] | None = None,
+    budget: Budget | None = None,
 ) -> Look:
     """The look of that name.
 
     Args:
-        name: "poster" (mask images, the default everywhere), "flip", "fivecrop", "tencrop" or
-            "larger".
+        name: "poster" (mask images, the default everywhere), "zoom", "flip", "whole", "larger",
+            "fivecrop" or "tencrop", or several joined by +, as in "zoom+flip".
         fill: of "poster": "black" (default), "mean" or "blur".
-        attribution: of "poster": "scorecam" (default) or "cam".
+        attribution: of "poster" and "zoom": "scorecam" (default of the former) or "cam" (of the
+            latter).
         variant: of Score-CAM: "poster" (default), "paper", "torchcam" or "gradcam".
         budget: of Score-CAM: at most so many masked forwards an image; "fast" is 64.
 
     Raises:
         RelookError: there is no such look, or it does not take one of the options given.
     """
-    if name not in LOOKS:
-        raise RelookError(
-            f"look {name!r} is unknown; choose one of {', '.join(LOOKS)}, or name a file that "
-            "tuning saved"
-        )
     options = {"fill": fill, "attribution": attribution, "variant": variant, "budget": budget}
     given = {option: value for option, value in options.items() if value is not None}
-    if given and name != "poster":
-        raise RelookError(f"the look {name!r} has no {' and no '.join(given)}; drop it")
-    return LOOKS[name](**given)
+    names = name.split("+")
+    unknown = [part for part in names if part not in LOOKS]
+    if unknown:
+        raise RelookError(
+            f"look {unknown[0]!r} is unknown; choose one of {', '.join(LOOKS)}, several joined by "
+            "+, or name a file that tuning saved"
+        )
+    left_over = [o for o in given if not any(o in _TAKES.get(part, ()) for part in names)]
+    if left_over:
+        raise RelookError(f"the look {name!r} has no {' and no '.join(left_over)}; drop it")
+    looks = tuple(
+        LOOKS[part](**{o: v for o, v in given.items() if o in _TAKES.get(part, ())})
+        for part in names
+    )
+    return looks[0] if len(looks) == 1 else Together(looks)
 
 
 @dataclass(frozen=True)
@@ -101,7 +133,7 @@ class Preset:
     fill: str | None = None
     attribution: str | None = None
     variant: str | None = None
-    budget: int | Literal["fast"] | None = None
+    budget: Budget | None = None
     k: int | None = None
     gate: float | Literal["none"] | None = None
 

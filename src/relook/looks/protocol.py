@@ -42,7 +42,7 @@ class SecondLook:
 
     views: tuple[Views, ...]
     maps: Float[Tensor, "k h w"]
-    mask_images: Float[Tensor, "k 3 h w"]
+    mask_images: Float[Tensor, "m 3 h w"]
     forwards: int = 0
 
     @classmethod

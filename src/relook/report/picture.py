@@ -25,7 +25,11 @@ def save_picture(story: Story, file: Path) -> None:
     parts = figure.subfigures(1 + rows, 1, height_ratios=[bars, *[5.2] * rows], squeeze=False)
     _top(parts[0, 0], story)
     for row in range(rows):
-        _masks(parts[1 + row, 0], story.masks[row * _COLUMNS : (row + 1) * _COLUMNS])
+        _masks(
+            parts[1 + row, 0],
+            story.masks[row * _COLUMNS : (row + 1) * _COLUMNS],
+            story.view_name,
+        )
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name is a dollar
     with warnings.catch_warnings():
@@ -74,7 +78,7 @@ def _headline(story: Story) -> str:
     return f"{name}: {story.top_after}, as before"
 
 
-def _masks(part: SubFigure, masks: tuple[MaskStory, ...]) -> None:
+def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> None:
     axes = part.subplots(2, _COLUMNS, squeeze=False)
     part.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.09, wspace=0.06, hspace=0.04)
     for column in range(_COLUMNS):
@@ -97,7 +101,7 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...]) -> None:
         )
         axes[1, column].set_xlabel(said, fontsize=9, color="#444")
     part.text(0.008, 0.72, "seen here", rotation=90, fontsize=10, color="#444", va="center")
-    part.text(0.008, 0.3, "mask image", rotation=90, fontsize=10, color="#444", va="center")
+    part.text(0.008, 0.3, view_name, rotation=90, fontsize=10, color="#444", va="center")
 
 
 def _image(axes: Axes, image: object) -> None:

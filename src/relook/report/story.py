@@ -42,7 +42,7 @@ class MaskStory:
         before: Y of that class, which the answer is weighted by.
         after: its probability after the second look.
         map_tile: the map over the photo.
-        mask_tile: the mask image.
+        mask_tile: the mask image, or what was cut out.
         answer: the most probable class of the mask image; None where the map was flat and the
             network was not asked.
         answer_probability: its probability.
@@ -80,6 +80,11 @@ class Story:
     left_out: int
 
     @property
+    def view_name(self) -> str:
+        """What the second row of pictures shows."""
+        return "mask image" if len(self.correction.mask_images) else "zoomed"
+
+    @property
     def top_before(self) -> str:
         """The first answer."""
         return self.correction.labels[int(self.correction.before.argmax())]
@@ -115,6 +120,7 @@ def tell(correction: Correction) -> Story:
             listed.append(new)
     listed = sorted(listed, key=lambda c: -float(after[c]))[:LARGEST]
     masks = []
+    shows = correction.mask_images if len(correction.mask_images) else correction.class_views
     for i, c in enumerate(shown[: len(correction.maps)]):
         answers = correction.mask_probabilities[i]
         asked = bool(answers.any())
@@ -124,7 +130,7 @@ def tell(correction: Correction) -> Story:
                 before=float(before[c]),
                 after=float(after[c]),
                 map_tile=map_tile(correction.pixels, correction.maps[i]),
-                mask_tile=photo_tile(correction.mask_images[i]),
+                mask_tile=photo_tile(shows[i]),
                 answer=correction.labels[int(answers.argmax())] if asked else None,
                 answer_probability=float(answers.max()),
             )

@@ -1,0 +1,50 @@
+"""Several looks at one image: all their views together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.looks.protocol import Look, SecondLook
+
+
+@dataclass(frozen=True)
+class Together:
+    """R is the sum of what each look adds.
+
+    Attributes:
+        looks: two or more. Maps and mask images are those of the first that makes any.
+    """
+
+    looks: tuple[Look, ...]
+
+    @property
+    def needs_activations(self) -> bool:
+        """If one of them does."""
+        return any(look.needs_activations for look in self.looks)
+
+    @property
+    def needs_original(self) -> bool:
+        """If one of them does."""
+        return any(look.needs_original for look in self.looks)
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """The views of all, in their order."""
+        seconds = [look(classifier, first, classes, progress) for look in self.looks]
+        shown = next((second for second in seconds if len(second.maps)), seconds[0])
+        return SecondLook(
+            views=tuple(views for second in seconds for views in second.views),
+            maps=shown.maps,
+            mask_images=shown.mask_images,
+            forwards=sum(second.forwards for second in seconds),
+        )

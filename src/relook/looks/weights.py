@@ -1,0 +1,59 @@
+"""What the answer to a view weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from relook.errors import RelookError
+
+
+def _poster(y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "k c"]:
+    return y[classes].unsqueeze(1).expand(-1, len(y))
+
+
+def _share(y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "k c"]:
+    weights = _poster(y, classes)
+    return weights / weights.sum(dim=0)
+
+
+def _own(y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "k c"]:
+    weights = torch.zeros(len(classes), len(y), dtype=y.dtype, device=y.device)
+    return weights.scatter_(1, classes.unsqueeze(1), 1.0)
+
+
+def _mean(y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "k c"]:
+    return y.new_full((len(classes), len(y)), 1 / max(1, len(classes)))
+
+
+_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "poster": _poster,
+    "share": _share,
+    "own": _own,
+    "mean": _mean,
+}
+
+RULES: tuple[str, ...] = tuple(_RULES)
+
+
+def weigh(rule: str, y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "k c"]:
+    """Weights of views made for `classes`, one each, of an image with the first answer Y.
+
+    Args:
+        rule: "poster": Y[c_i] for all classes. "share": the same, divided by their sum, so that
+            all views together weigh as much as the first answer. "own": 1 for the class that the
+            view was made for, and nothing for the others. "mean": 1/k for all classes.
+        y: Y.
+        classes: that the views were made for.
+    """
+    return _RULES[check_rule(rule)](y, classes)
+
+
+def check_rule(rule: str) -> str:
+    """The rule, if there is such a one."""
+    if rule not in _RULES:
+        raise RelookError(f"weights {rule!r} are unknown; choose one of {', '.join(RULES)}")
+    return rule

@@ -1,0 +1,50 @@
+"""The whole image: what resize and centre crop cut off is there to see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.looks.larger import grown
+from relook.looks.protocol import SecondLook, Views
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The network's crop grown until it meets the image's edge, at the network's own input size;
+    its answer weighs as much as the first.
+
+    Where the network saw as much already there is nothing more to see, and no view.
+    """
+
+    @property
+    def needs_activations(self) -> bool:
+        """No map is needed."""
+        return False
+
+    @property
+    def needs_original(self) -> bool:
+        """It shows what the first look's crop cut off."""
+        return True
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """One view, or none."""
+        shown = classifier.shown(first)
+        box = grown(shown, first.extent)
+        if box[2] - box[0] < 1.01 * (shown[2] - shown[0]):
+            return SecondLook.without_maps(first.pixels)
+        size = (first.pixels.shape[1], first.pixels.shape[2])
+        weights = torch.ones_like(first.probabilities).unsqueeze(0)
+        view = Views(classifier.cut(first, box, size).unsqueeze(0), weights)
+        return SecondLook.without_maps(first.pixels, view)

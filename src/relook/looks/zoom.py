@@ -1,0 +1,108 @@
+"""Zoom: the region of each class cut again from the original pixels, where the fine detail is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from relook.attribution import CAM, Attribution, Progress
+from relook.classifier import Classifier, FirstLook
+from relook.errors import RelookError
+from relook.geometry import Box
+from relook.looks.protocol import SecondLook, Views
+from relook.looks.weights import check_rule, weigh
+
+
+@dataclass(frozen=True)
+class Zoom:
+    """For each of the top-k classes the box around where it was seen, at the network's input size.
+
+    The box holds all of the map that is at least `threshold` of its maximum. It is made wider or
+    higher until it has the shape of what the network sees, so that nothing is distorted, and moved
+    into the image. A class whose map is flat gets no view.
+
+    Attributes:
+        attribution: where a class was seen.
+        threshold: of the map's maximum, in (0, 1].
+        margin: on each side, in shares of the box's own sides.
+        smallest: of each side, in shares of what the first look showed: no closer look than that.
+        weights: what a view's answer weighs, see `relook.looks.weights`.
+    """
+
+    attribution: Attribution = field(default_factory=CAM)
+    threshold: float = 0.4
+    margin: float = 0.0
+    smallest: float = 0.25
+    weights: str = "share"
+
+    def __post_init__(self) -> None:
+        check_rule(self.weights)
+        if not 0 < self.threshold <= 1:
+            raise RelookError(f"threshold must be in (0, 1], not {self.threshold}")
+        if self.margin < 0:
+            raise RelookError(f"margin must not be negative, but is {self.margin}")
+        if not 0 < self.smallest <= 1:
+            raise RelookError(f"smallest must be in (0, 1], not {self.smallest}")
+
+    @property
+    def needs_activations(self) -> bool:
+        """Attribution is made of the target layer's maps."""
+        return True
+
+    @property
+    def needs_original(self) -> bool:
+        """A region of the original has detail that the network's input has not."""
+        return True
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """One view a class that was seen anywhere."""
+        seen = self.attribution(classifier, first, classes, progress)
+        found = seen.maps.flatten(1).any(dim=1).nonzero().squeeze(1)
+        none = first.pixels.new_zeros(0, *first.pixels.shape)
+        if not len(found):
+            return SecondLook((), seen.maps, none, seen.forwards)
+        size = (first.pixels.shape[1], first.pixels.shape[2])
+        shown = classifier.shown(first)
+        parts = [region(seen.maps[i], self.threshold) for i in found.tolist()]
+        boxes = [fitted(part, shown, first.extent, self.margin, self.smallest) for part in parts]
+        pixels = torch.stack([classifier.cut(first, box, size) for box in boxes])
+        weights = weigh(self.weights, first.probabilities, classes[found])
+        return SecondLook((Views(pixels, weights, of=found),), seen.maps, none, seen.forwards)
+
+
+def region(seen: Float[Tensor, "h w"], threshold: float) -> Box:
+    """Around all values of at least `threshold` of the maximum; in shares of width and height."""
+    inside = seen >= threshold * seen.max()
+    ys, xs = inside.any(dim=1).nonzero(), inside.any(dim=0).nonzero()
+    height, width = seen.shape
+    return (
+        float(xs.min()) / width,
+        float(ys.min()) / height,
+        float(xs.max() + 1) / width,
+        float(ys.max() + 1) / height,
+    )
+
+
+def fitted(part: Box, shown: Box, extent: tuple[int, int], margin: float, smallest: float) -> Box:
+    """A part of what was shown, in pixels of the image: with margin, in the shape of what was
+    shown, and moved inside.
+    """
+    wide, high = shown[2] - shown[0], shown[3] - shown[1]
+    side = max(part[2] - part[0], part[3] - part[1]) * (1 + 2 * margin)
+    # As large as the image allows: past its edge there is nothing to see.
+    side = min(max(side, smallest), extent[0] / wide, extent[1] / high)
+    half_width, half_height = side * wide / 2, side * high / 2
+    x = shown[0] + wide * (part[0] + part[2]) / 2
+    y = shown[1] + high * (part[1] + part[3]) / 2
+    x = min(max(x, half_width), extent[0] - half_width)
+    y = min(max(y, half_height), extent[1] - half_height)
+    return x - half_width, y - half_height, x + half_width, y + half_height
