@@ -263,7 +263,7 @@ def test_the_installed_command(photo):
     result = relook_process("predict", photo, *HALVES, "--json")
     assert result.returncode == 0
     assert json.loads(result.stdout)["before"][0]["label"] in ("red", "green")
-    assert result.stderr == "networks:make_halves: target layer act, k = 2, on cpu\n"
+    assert result.stderr == "networks:make_halves: target layer act, k = 2, no gate, on cpu\n"
 
 
 def test_a_pipe_gets_no_progress_bar_and_no_colour(photo):
@@ -387,7 +387,7 @@ def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo
     result = relook(*arguments)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["images"] == 20
-    assert "chosen on 20 images" in result.stderr
+    assert "ways on 20 images: " in result.stderr
     tuned = json.loads((run / "tuned.json").read_text())
     settings = json.loads((run / "run.json").read_text())
     assert settings["gate"] == tuned["gate"]

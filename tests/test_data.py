@@ -73,14 +73,14 @@ def test_numbers_sort_as_numbers(tmp_path):
 
 
 def test_a_label_of_two_classes_names_neither(tmp_path):
-    with pytest.raises(DataError, match="Not among the model's: crane"):
+    with pytest.raises(DataError, match="1 of them fit the model's labels; these do not: crane"):
         read_data(folders(tmp_path, "crane", "heron"), ["crane", "Crane", "heron"])
 
 
 def test_names_that_do_not_match_show_both_lists(tmp_path):
     with pytest.raises(DataError) as error:
         read_data(folders(tmp_path, "cat", "horse"), PETS)
-    assert "Not among the model's: horse. The model has: cat, dog, guinea pig." in str(error.value)
+    assert "these do not: horse. The model has: cat, dog, guinea pig." in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -120,7 +120,10 @@ def test_a_parquet_table_with_integers(tmp_path):
         ("image,label\n", "has no rows"),
         ("image,label\na.png,\n", "row 2 lacks its image or its label"),
         ("image,label\na.png,0\na.png,1\n", "a.png is there twice"),
-        ("image,label\na.png,0\nb.png,7\n", "Not among the model's: 0, 7"),
+        (
+            "image,label\na.png,0\nb.png,7\n",
+            "1 of them fit the model's class indices; these do not: 7",
+        ),
         ("image,label\na.png\n", "cannot be read as a table"),
     ],
 )
@@ -141,3 +144,14 @@ def test_what_is_no_data(tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match="neither a folder of class folders nor a table"):
         read_data(tmp_path / "a.png", PETS)
+
+
+def test_one_mistyped_label_is_named_alone(tmp_path):
+    lines = ["image,label", *(f"{i}.png,{i}" for i in range(40)), "x.png,tabby catt"]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError) as raised:
+        read_data(tmp_path / "t.csv", imagenet_labels())
+    assert "40 of them fit the model's class indices; these do not: tabby catt." in str(
+        raised.value
+    )
+    assert "or all by its class indices, or all by its synset ids" in str(raised.value)

@@ -264,7 +264,7 @@ def evaluate(
         _complain(f"{output}: cannot be written ({error}); the rows so far are kept")
         status = FAILED
     except KeyboardInterrupt:
-        _complain(f"stopped; the same command goes on where this left off ({output})")
+        _complain(f"stopped, with {_kept(output)}; the same command goes on from there ({output})")
         status = INTERRUPTED
     raise typer.Exit(status)
 
@@ -281,7 +281,14 @@ def _tune(
     with evaluation_bar("choosing", len(half)) as bar:
         tuning = tune(classifier, half, output, keep=keep, on_rows=bar)
     file = output / "tuned.json"
-    typer.echo(f"chosen on {tuning.images:,} images: {tuning.chosen.describe()}", err=True)
+    best = tuning.candidates[0].pairing
+    typer.echo(
+        f"chosen of {len(tuning.candidates):,} ways on {tuning.images:,} images: "
+        f"{tuning.chosen.describe()} (fixed {best.fixed}, broke {best.broken})",
+        err=True,
+    )
+    if not any(c.pairing.fixed or c.pairing.broken for c in tuning.candidates):
+        typer.echo("none of them changed an answer: there was nothing to choose by", err=True)
     typer.echo(f"saved for --look and Corrector(look=...): {file}", err=True)
     return tuning, Corrector(classifier, look=str(file)), other
 
@@ -320,6 +327,15 @@ def _evaluate(
     return FAILED if errors else DONE
 
 
+def _kept(output: Path) -> str:
+    """How many rows a run's folder holds, in words."""
+    from relook.evaluation import Run
+
+    chosen_on, images = (len(Run(folder, {}).rows()) for folder in (output / "tuning", output))
+    choosing = f" and {chosen_on:,} of the choice" if chosen_on else ""
+    return f"{images:,} images done{choosing}"
+
+
 def _refuse_run(error: RelookError) -> NoReturn:
     """Data or a folder of no use are the arguments' fault; a network that fails is not."""
     from relook.evaluation import DataError, RunError
@@ -331,7 +347,12 @@ def _refuse_run(error: RelookError) -> NoReturn:
 def _say_model(corrector: Corrector) -> None:
     classifier = corrector.classifier
     used = f"target layer {classifier.target_layer}, " if corrector.look.needs_activations else ""
-    typer.echo(f"{classifier.name}: {used}k = {corrector.k}, on {classifier.device}", err=True)
+    gate = {None: "no gate", 0: "gate 0, no second look"}.get(
+        corrector.gate, f"gate {corrector.gate}"
+    )
+    typer.echo(
+        f"{classifier.name}: {used}k = {corrector.k}, {gate}, on {classifier.device}", err=True
+    )
 
 
 @app.command(epilog="Example: relook demo --output demo")

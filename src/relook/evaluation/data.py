@@ -200,11 +200,21 @@ def _match(
         return {name: int(name) for name in names}, "by class index"
     if len(names) == len(labels):
         return {name: index for index, name in enumerate(names)}, "in sorted order"
-    strange = [name for name in names if _plain(name) not in own] or list(names)
+    indices = {str(index) for index in range(len(labels))} if index_allowed else set()
+    ways = {
+        "labels": [name for name in names if _plain(name) not in own],
+        "class indices": [name for name in names if (name.lstrip("0") or "0") not in indices],
+    }
+    if _is_imagenet(labels):
+        ways["synset ids"] = [name for name in names if name not in _imagenet_synsets()]
+    way, strange = min(ways.items(), key=lambda item: len(item[1]))
+    rest = len(names) - len(strange)
+    fit = f"{rest} of them fit the model's {way}; these do not" if rest else "None fits"
     raise DataError(
-        f"{root}: its {len(names)} classes do not match the model's {len(labels)}. Not among the "
-        f"model's: {_some(strange)}. The model has: {_some(labels)}. Name the classes as the "
-        "model does, or give as many as it has, in its order once sorted"
+        f"{root}: its {len(names)} classes do not match the model's {len(labels)}. {fit}: "
+        f"{_some(strange)}. The model has: {_some(labels)}. Name all classes by the model's "
+        f"{', or all by its '.join(w for w in ways if w != 'class indices' or indices)}; or give "
+        "as many as it has, in its order once sorted"
     )
 
 

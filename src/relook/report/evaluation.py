@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relook.correction import Corrector
@@ -137,6 +137,8 @@ def _gallery(
         finally:
             if bars:
                 bars.end()
+        if row.after:  # the time that counted is the run's
+            correction = replace(correction, seconds=row.after.seconds)
         shown.append(Shown(tell(correction), corrector.classifier.labels[row.label]))
     return shown
 

@@ -106,6 +106,7 @@ def _progress(*more: TextColumn) -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        speed_estimate_period=600,  # images come in batches, some of which take far longer
     )
     with progress if console.is_terminal else nullcontext():
         yield progress
@@ -143,7 +144,8 @@ def print_statistics(console: Console, statistics: Statistics, found: Findings, 
     """The tables of an evaluation, and what it found."""
     if statistics.before.images:
         console.print(_whole_set(statistics, name))
-        console.print(_two_by_two(statistics.after.ambiguous))
+        if statistics.after.ambiguous.images:
+            console.print(_two_by_two(statistics.after.ambiguous))
     style = {"helps": "bold green", "hurts": "bold red"}.get(found.verdict, "bold")
     console.print(f"[{style}]{escape(found.sentence)}[/]", soft_wrap=True)
     for remark in found.remarks:
