@@ -347,9 +347,9 @@ def _refuse_run(error: RelookError) -> NoReturn:
 def _say_model(corrector: Corrector) -> None:
     classifier = corrector.classifier
     used = f"target layer {classifier.target_layer}, " if corrector.look.needs_activations else ""
-    gate = {None: "no gate", 0: "gate 0, no second look"}.get(
-        corrector.gate, f"gate {corrector.gate}"
-    )
+    gate = "no gate" if corrector.gate is None else f"gate {corrector.gate}"
+    if corrector.gate == 0:
+        gate += " (no second look)"
     typer.echo(
         f"{classifier.name}: {used}k = {corrector.k}, {gate}, on {classifier.device}", err=True
     )
