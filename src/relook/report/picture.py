@@ -96,9 +96,10 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> Non
         said = (
             "seen nowhere, not asked"
             if mask.answer is None
-            else f"alone: {textwrap.shorten(mask.answer, 20)} {percent(mask.answer_probability)}\n"
-            f"(weight {percent(mask.before)})"
+            else f"alone: {textwrap.shorten(mask.answer, 20)} {percent(mask.answer_probability)}"
         )
+        if mask.answer is not None and view_name == "mask image":  # other looks weigh otherwise
+            said += f"\n(weight {percent(mask.before)})"
         axes[1, column].set_xlabel(said, fontsize=9, color="#444")
     part.text(0.008, 0.72, "seen here", rotation=90, fontsize=10, color="#444", va="center")
     part.text(0.008, 0.3, view_name, rotation=90, fontsize=10, color="#444", va="center")
