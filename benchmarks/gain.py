@@ -17,7 +17,7 @@ from pathlib import Path
 
 import relook
 from relook.evaluation import Evaluation, Method, read_data
-from relook.report.findings import gain, interval, p
+from relook.report.findings import gain, interval, significance
 from relook.report.terminal import evaluation_bar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for examples
@@ -80,7 +80,7 @@ def line(name: str, method: Method) -> str:
             f"{100 * (every.before or 0):.2f} → {100 * (every.after or 0):.2f}",
             f"{every.fixed} / {every.broken}",
             f"{gain(every)} ({interval(every)})",
-            p(every.p_value).removeprefix("p ").removeprefix("= "),
+            significance(every.p_value),
             f"{unsure.images}: {100 * (unsure.before or 0):.1f} → {100 * (unsure.after or 0):.1f}",
             f"{tally.forwards / tally.images:,.2f}",
             f"{1000 * tally.seconds / tally.images:,.1f}",

@@ -18,7 +18,7 @@ from pathlib import Path
 import relook
 from relook.evaluation import Row, Statistics, read_data
 from relook.looks import Crops, Flip, Larger, Look, Mask, Together, Whole, Zoom
-from relook.report.findings import gain, p
+from relook.report.findings import gain, significance
 from relook.report.terminal import evaluation_bar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for examples
@@ -105,8 +105,8 @@ def main() -> None:
             pair = method.ambiguous
             cost = (method.tally.cost - statistics.before.images) / max(1, pair.images) + 1
             print(
-                f"| {look} | {pair.fixed} / {pair.broken} | {gain(pair)} | {p(pair.p_value)[4:]} | "
-                f"{cost:.2f} |",
+                f"| {look} | {pair.fixed} / {pair.broken} | {gain(pair)} | "
+                f"{significance(pair.p_value)} | {cost:.2f} |",
                 flush=True,
             )
 

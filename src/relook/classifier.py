@@ -196,6 +196,11 @@ class Classifier(nn.Module):
         """Pixels in [0, 1] of an RGB image: the centre crop, or any box, at the input size."""
         return self.geometry.pixels(image, box, size)
 
+    def noise(self) -> Float[Tensor, "1 3 h w"]:
+        """Pixels to probe the network with, at its input size; the same every time."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(1, 3, *self.input_size, generator=generator)
+
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """Class probabilities: f.
 
@@ -372,9 +377,8 @@ class Classifier(nn.Module):
     def _probe(self, layer: str | None) -> tuple[int, str | None]:
         """Number of classes and target layer, from one forward of noise at the input size."""
         height, width = self.input_size
-        noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         try:
-            seen = probe(self.network, self.normalised(noise).to(self.dtype))
+            seen = probe(self.network, self.normalised(self.noise()).to(self.dtype))
         except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
             raise ModelError(
                 f"{self.name}: the network fails on an input of 1×3×{height}×{width} "

@@ -432,9 +432,7 @@ def _corrector(classifier: Classifier, preset: Preset, gate: float | None) -> Co
     """With the preset's gate, or the command's own where it has none."""
     from relook.correction import Corrector
 
-    if preset.gate is not None:
-        gate = None if preset.gate == "none" else preset.gate
-    return Corrector(classifier, k=preset.k, gate=gate, look=preset.make())
+    return Corrector(classifier, k=preset.k, gate=preset.gate_or(gate), look=preset.make())
 
 
 def _classifier(

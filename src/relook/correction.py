@@ -211,8 +211,7 @@ class Corrector(nn.Module):
             )
         if isinstance(look, str):
             preset = Preset.of(look, k=k, gate=gate, budget=budget)
-            k, look = preset.k, preset.make()
-            gate = None if preset.gate == "none" else preset.gate
+            k, gate, look = preset.k, preset.gate_or(None), preset.make()
         count = len(classifier.labels)
         if k is not None and not 1 <= k <= count:
             raise RelookError(

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -139,13 +140,12 @@ def evaluate(
             )
 
     looks = [corrector.look, *(rival.look for rival in rivals.values())]
-    if output is None:
-        rows = work(classifier, data, looks, judge, None, on_rows)
-        return Evaluation(settings, classifier.labels, rows)
-    with Run.open(output, settings) as run:
+    with nullcontext() if output is None else Run.open(output, settings) as run:
         rows = work(classifier, data, looks, judge, run, on_rows)
-        evaluation = Evaluation(run.settings, classifier.labels, rows)
-        write_atomically(run.folder / "summary.json", json.dumps(evaluation.details(), indent=2))
+        evaluation = Evaluation(run.settings if run else settings, classifier.labels, rows)
+        if run:
+            summary = json.dumps(evaluation.details(), indent=2)
+            write_atomically(run.folder / "summary.json", summary)
     return evaluation
 
 
@@ -232,8 +232,7 @@ def rivals_of(
     for name in versus:
         preset = Preset.of(name)
         k = corrector.k if preset.k is None else preset.k
-        own = gate if preset.gate is None else None if preset.gate == "none" else preset.gate
-        rivals[name] = Corrector(corrector.classifier, k, own, preset.make())
+        rivals[name] = Corrector(corrector.classifier, k, preset.gate_or(gate), preset.make())
     return rivals
 
 

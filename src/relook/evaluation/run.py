@@ -55,34 +55,41 @@ class Run:
             RunError: the folder holds a run of other settings, data or versions, and the message
                 shows the difference; another process works in it; it cannot be read or made.
         """
-        folder = Path(folder)
-        file = folder / "run.json"
-        wanted = json.loads(json.dumps(settings))
+        run = cls(Path(folder), json.loads(json.dumps(settings)))
+        file = run.folder / "run.json"
         try:
-            (folder / "rows").mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder)
-            run = cls(folder, wanted)
+            (run.folder / "rows").mkdir(parents=True, exist_ok=True)
+            lock = _lock(run.folder)
+        except OSError as error:
+            raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
+        with lock:
+            run._begin(file)
+            try:
+                yield run
+            finally:
+                if not run._parts():
+                    file.unlink(missing_ok=True)
+
+    def _begin(self, file: Path) -> None:
+        """Write run.json, or compare with what is there."""
+        try:
             if not file.exists():
-                if run._parts():
-                    raise RunError(f"{folder} holds rows but no run.json; choose another folder")
-                write_atomically(file, json.dumps(wanted, indent=2, ensure_ascii=False))
+                if self._parts():
+                    raise RunError(
+                        f"{self.folder} holds rows but no run.json; choose another folder"
+                    )
+                write_atomically(file, json.dumps(self.settings, indent=2, ensure_ascii=False))
             found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
-        different = list(_differences(found, wanted))
+        different = list(_differences(found, self.settings))
         if different:
             raise RunError(
-                f"{folder} holds another run; choose another folder, or delete it to begin anew. "
-                f"Different: {'; '.join(different)}"
+                f"{self.folder} holds another run; choose another folder, or delete it to begin "
+                f"anew. Different: {'; '.join(different)}"
             )
-        for left in (folder / "rows").glob("*.writing"):
+        for left in (self.folder / "rows").glob("*.writing"):
             left.unlink(missing_ok=True)
-        try:
-            yield run
-        finally:
-            if not run._parts():
-                file.unlink(missing_ok=True)
-            lock.close()
 
     def rows(self) -> list[Row]:
         """All rows that are there, in the order of the data.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -121,19 +122,17 @@ def tune(
             yield image.row(first_answer, rivals=tuple(answers))
 
     used = [corrector.look for corrector in correctors.values()]
-    if output is None:
-        rows = work(classifier, data, used, judge, None, on_rows)
-    else:
-        if (Path(output) / "run.json").exists() and not (Path(output) / "tuning").exists():
-            raise RunError(f"{output} holds a run without tuning; choose another folder")
-        asked = {"ks": ks, "gates": list(gates), "looks": list(looks)}
-        settings = {"tuning": asked, **describe(classifier, data)}
-        with Run.open(Path(output) / "tuning", settings) as run:
-            rows = work(classifier, data, used, judge, run, on_rows)
+    asked = {"ks": ks, "gates": list(gates), "looks": list(looks)}
+    settings = {"tuning": asked, **describe(classifier, data)}
+    folder = None if output is None else Path(output)
+    if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
+        raise RunError(f"{folder} holds a run without tuning; choose another folder")
+    with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
+        rows = work(classifier, data, used, judge, run, on_rows)
     ways = {f"k={k} {name}": replace(looks[name], k=k) for name in looks for k in ks}
     result = _rank(rows, ways, gates, keep)
-    if output is not None:
-        result.chosen.save(Path(output) / "tuned.json")
+    if folder:
+        result.chosen.save(folder / "tuned.json")
     return result
 
 
@@ -145,9 +144,7 @@ def _contenders(classifier: Classifier, keep: Preset) -> Iterator[Preset]:
         return
     fixed_fill = keep.variant in ("torchcam", "gradcam")
     fills = [keep.fill or "mean"] if fixed_fill else [keep.fill] if keep.fill else FILLS
-    height, width = classifier.input_size
-    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    [first] = classifier.first_looks(noise)
+    [first] = classifier.first_looks(classifier.noise())
     for fill in fills:
         if keep.attribution != "scorecam" and keep.variant is None and keep.budget is None:
             cam = replace(keep, fill=fill, attribution="cam")

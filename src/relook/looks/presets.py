@@ -162,6 +162,12 @@ class Preset:
             budget=self.budget,
         )
 
+    def gate_or(self, default: float | None) -> float | None:
+        """The gate as `Corrector` takes it, None for all images; `default` where none was given."""
+        if self.gate is None:
+            return default
+        return None if self.gate == "none" else self.gate
+
     def describe(self) -> str:
         """In words: what is not given is left out."""
         if self.gate == 0:

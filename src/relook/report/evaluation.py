@@ -12,7 +12,7 @@ from relook.correction import Corrector
 from relook.errors import RelookError
 from relook.evaluation import Evaluation, LabelledImages, Row, Statistics, Tally, Tuning
 from relook.report import charts
-from relook.report.findings import change, find, gain, interval, p
+from relook.report.findings import change, find, gain, interval, p, significance
 from relook.report.page import render_page
 from relook.report.story import Story, tell
 from relook.report.terminal import Bars
@@ -114,6 +114,7 @@ def write_report(
         gain=gain,
         interval=interval,
         p=p,
+        significance=significance,
         hours=_hours,
         million=_MILLION,
     )

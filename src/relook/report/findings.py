@@ -156,11 +156,15 @@ def interval(pairing: Pairing) -> str:
 
 def p(value: float | None) -> str:
     """For instance "p = 0.58" or "p < 0.001"."""
+    told = significance(value)
+    return f"p = {told}" if told[0].isdigit() else f"p {told}"
+
+
+def significance(value: float | None) -> str:
+    """The same for a column that is headed p: "0.58" or "< 0.001"."""
     if value is None:
-        return "p –"
-    return (
-        "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
-    )
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def _points(share: float) -> str:

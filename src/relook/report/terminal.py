@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from relook.evaluation import Method, Pairing, Row, Statistics, Tally
-from relook.report.findings import Findings, gain, p
+from relook.report.findings import Findings, gain, significance
 from relook.report.story import Story, count, percent
 
 _STYLES = {True: "green", False: "red"}
@@ -178,8 +178,8 @@ def _counts(tally: Tally) -> list[str]:
 
 
 def _gained(method: Method) -> list[str]:
-    significance = p(method.pairing.p_value).removeprefix("p ").removeprefix("= ").replace(" ", "")
-    return [gain(method.pairing), significance, _per_image(method.tally)]
+    p = significance(method.pairing.p_value).replace(" ", "")
+    return [gain(method.pairing), p, _per_image(method.tally)]
 
 
 def _per_image(tally: Tally) -> str:
