@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relook.attribution import CAM as CAM
+    from relook.attribution import GradCAM as GradCAM
     from relook.attribution import ScoreCAM as ScoreCAM
     from relook.classifier import Classifier as Classifier
     from relook.correction import Correction as Correction
@@ -28,6 +29,7 @@ _HOMES = {
     "Classifier": "relook.classifier",
     "Correction": "relook.correction",
     "Corrector": "relook.correction",
+    "GradCAM": "relook.attribution",
     "Evaluation": "relook.evaluation",
     "ImageError": "relook.errors",
     "ModelError": "relook.errors",

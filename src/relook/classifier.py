@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from relook.errors import ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box, Geometry, cut_pixels
 from relook.layers import (
     check_layer,
+    differentiating,
     evaluating,
     find_target_layer,
     last_maps,
@@ -27,6 +28,8 @@ Outputs = Literal["logits", "probabilities"]
 T = TypeVar("T")
 
 _PROBABILITY_TOLERANCE = 1e-3
+_REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
+"""What networks raise on an input they do not take."""
 _CHUNK_PIXELS_CPU = 16 * 224 * 224
 """How many pixels go through the network at once: bounds the memory of one forward."""
 _CHUNK_PIXELS_ACCELERATOR = 64 * 224 * 224
@@ -140,6 +143,7 @@ class Classifier(nn.Module):
         self._target_layer: str | None = None
         self._choices = ""
         self._engines = Engines()
+        self._takes: dict[tuple[int, int], bool] = {}
         classes, layer = self._probe(target_layer)
         self._target_layer = layer
         if isinstance(labels, str):
@@ -295,6 +299,38 @@ class Classifier(nn.Module):
         rows = zip(pixels, probabilities, outputs, kept, strict=True)
         return [FirstLook(*row) for row in rows]
 
+    def gradients(
+        self, pixels: Float[Tensor, "3 h w"], classes: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "k u v"], Float[Tensor, "n k u v"]]:
+        """The target layer's maps, and the gradient of each class's output with respect to them.
+
+        The output is the logit; where the network ends in probabilities, their logarithm. One
+        forward and one backward a class, from the output to the target layer. The network's own
+        gradients and modes stay as they are.
+
+        Raises:
+            ModelError: nothing that can be differentiated leads from the layer to the outputs.
+            NotFiniteError: a gradient is NaN or infinite.
+        """
+        with differentiating(self.network, self.target_layer) as maps:
+            inputs = self.normalised(pixels.clone().unsqueeze(0)).to(self.dtype)
+            with evaluating(self.network):
+                outputs = _at_least_float32(self.network(inputs))[0]
+            if self._outputs == "probabilities":
+                outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+            if not maps or not outputs.requires_grad:
+                raise ModelError(
+                    f"{self.name}: no gradient leads from the outputs back to the layer "
+                    f"{self.target_layer!r}; use Score-CAM (--attribution scorecam)"
+                )
+            found = [
+                torch.autograd.grad(outputs[c], maps[0], retain_graph=True)[0][0]
+                for c in classes.tolist()
+            ]
+        gradients = _at_least_float32(torch.stack(found))
+        check_finite(gradients, self.dtype)
+        return _at_least_float32(maps[0].detach()[0]), gradients
+
     def outputs(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """The network's raw outputs, logits or probabilities. One batch; nothing is checked."""
         return self.run(self.normalised(pixels))
@@ -349,6 +385,20 @@ class Classifier(nn.Module):
         """What many forwards run on: "PyTorch", "PyTorch (BatchNorm folded)" or "ONNX Runtime"."""
         return self._engines.name
 
+    def takes(self, height: int, width: int) -> bool:
+        """Whether the network takes inputs of this size: one forward of noise, the first time."""
+        size = (height, width)
+        if size not in self._takes:
+            try:
+                self.run(torch.rand(1, 3, *size, device=self.device))
+            except _REFUSALS as error:
+                if is_out_of_memory(error):
+                    raise
+                self._takes[size] = False
+            else:
+                self._takes[size] = True
+        return self._takes[size]
+
     def chunk_size(self, height: int, width: int) -> int:
         """How many images of this size go through the network at once.
 
@@ -379,7 +429,7 @@ class Classifier(nn.Module):
         height, width = self.input_size
         try:
             seen = probe(self.network, self.normalised(self.noise()).to(self.dtype))
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        except _REFUSALS as error:
             raise ModelError(
                 f"{self.name}: the network fails on an input of 1×3×{height}×{width} "
                 f"({first_line(error)}); check input_size, and that it takes RGB images"

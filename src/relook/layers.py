@@ -97,6 +97,29 @@ def recording(network: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+@contextmanager
+def differentiating(network: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """Gradients begin at `layer`: the list holds the maps of its last call, a leaf.
+
+    What follows in the network works on a copy, so that an in-place operation after the layer
+    finds no leaf in its way; what comes before keeps nothing for a backward.
+    """
+    maps: list[Tensor] = []
+
+    def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if not has_space(output):
+            return output
+        maps[:] = [output.detach().clone().requires_grad_()]
+        return maps[0].clone()
+
+    handle = network.get_submodule(layer).register_forward_hook(cut)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield maps
+    finally:
+        handle.remove()
+
+
 def probe(network: nn.Module, inputs: Tensor) -> Probe:
     """Run the network once in eval mode and note what every module returned."""
     if any(tensor.is_inference() for tensor in (*network.parameters(), *network.buffers())):

@@ -1,7 +1,19 @@
 """Where was a class seen? One file a method."""
 
+from relook.attribution.activity import Activity
 from relook.attribution.cam import CAM
+from relook.attribution.grad_cam import GradCAM
 from relook.attribution.protocol import Attribution, AttributionMaps, Progress
 from relook.attribution.score_cam import FAST, VARIANTS, ScoreCAM
 
-__all__ = ["CAM", "FAST", "VARIANTS", "Attribution", "AttributionMaps", "Progress", "ScoreCAM"]
+__all__ = [
+    "CAM",
+    "FAST",
+    "VARIANTS",
+    "Activity",
+    "Attribution",
+    "AttributionMaps",
+    "GradCAM",
+    "Progress",
+    "ScoreCAM",
+]

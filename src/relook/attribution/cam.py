@@ -8,7 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from relook.attribution.protocol import AttributionMaps, Progress, activations_of, combine
+from relook.attribution.protocol import (
+    Attribution,
+    AttributionMaps,
+    Progress,
+    activations_of,
+    combine,
+)
 from relook.classifier import Classifier, FirstLook
 from relook.errors import ModelError
 
@@ -22,7 +28,12 @@ class CAM:
 
     where w_k^c joins channel k, after global average pooling, to class c. It needs no forward
     beyond the first look.
+
+    Attributes:
+        otherwise: the method for a network that does not end so; None: that is an error.
     """
+
+    otherwise: Attribution | None = None
 
     def __call__(
         self,
@@ -35,10 +46,15 @@ class CAM:
 
         Raises:
             ModelError: the network does not end with global average pooling of the target layer
-                and one fully connected layer.
+                and one fully connected layer, and there is no other method.
         """
         activations = activations_of(first)
-        weights = _class_weights(classifier, first)[classes]
+        try:
+            weights = _class_weights(classifier, first)[classes]
+        except ModelError:
+            if self.otherwise is None:
+                raise
+            return self.otherwise(classifier, first, classes, progress)
         size = (first.pixels.shape[1], first.pixels.shape[2])
         return AttributionMaps(combine(weights, activations, size), forwards=0)
 

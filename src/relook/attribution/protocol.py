@@ -24,10 +24,12 @@ class AttributionMaps:
     Attributes:
         maps: (k, H, W) in [0, 1], one a class; all 0 where nothing was found.
         forwards: how many images went through the network for them, the first look not counted.
+        backwards: how many times gradients went back through it.
     """
 
     maps: Float[Tensor, "k h w"]
     forwards: int
+    backwards: int = 0
 
 
 @runtime_checkable

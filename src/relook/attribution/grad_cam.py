@@ -1,0 +1,40 @@
+"""Grad-CAM: a channel weighs how much the class would gain by more of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution.protocol import AttributionMaps, Progress, combine
+from relook.classifier import Classifier, FirstLook
+
+
+@dataclass(frozen=True)
+class GradCAM:
+    """Grad-CAM (Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via
+    Gradient-based Localization", eq. 1 and 2), with min-max as in Score-CAM:
+
+        alpha_k^c = mean over (u, v) of dz^c / dA_k(u, v),
+        L^c = s(ReLU(sum_k alpha_k^c · up(A_k))).
+
+    z^c is the network's output before softmax; of a network that ends in probabilities it is
+    log Y[c], which differs from it by what is the same for all classes. Any network that PyTorch
+    can differentiate will do, at the price of one more forward and one backward a class; each of
+    those runs only from the output back to the target layer, but counts in full. For a network
+    that ends GAP → FC the maps are those of CAM, which costs nothing.
+    """
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> AttributionMaps:
+        """Maps of `classes` for the image of `first`."""
+        activations, gradients = classifier.gradients(first.pixels, classes)
+        size = (first.pixels.shape[1], first.pixels.shape[2])
+        maps = combine(gradients.mean(dim=(2, 3)), activations, size)
+        return AttributionMaps(maps, forwards=1, backwards=len(classes))
