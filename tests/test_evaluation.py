@@ -83,7 +83,15 @@ def test_forwards_of_the_rows_are_those_of_the_network(grey, data):
     assert evaluation.summary()["forwards"] == count[0]
 
 
+def enlarged(data):
+    """The same images with more pixels than the network takes: a larger crop has something to show."""
+    for file in data.rglob("*.png"):
+        Image.open(file).resize((24, 24)).save(file)
+    return data
+
+
 def test_rivals_are_looks_like_any_other_and_share_the_first_look(grey, data):
+    data = enlarged(data)
     with counting_forwards(grey.network) as count:
         both = evaluate(
             relook.Corrector(grey, k=2, gate=0.09), data, versus=["flip", "tencrop", "larger"]
@@ -162,7 +170,7 @@ def test_what_no_network_of_this_kind_can_do_ends_the_run(grey, data):
 
     fixed = relook.Classifier(FixedSize(), mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
     with pytest.raises(ModelError, match="takes no inputs of 24×24"):
-        evaluate(relook.Corrector(fixed, look="larger"), data)
+        evaluate(relook.Corrector(fixed, look="larger"), enlarged(data))
     with pytest.raises(RelookError, match="look 'flop' is unknown"):
         evaluate(relook.Corrector(grey), data, versus=["flop"])
 

@@ -134,7 +134,7 @@ def test_a_box_grows_in_its_shape_about_its_centre():
 def test_a_network_of_one_size_refuses_the_larger_crop_by_name():
     classifier = means(56, only=56)
     with pytest.raises(ModelError, match="takes no inputs of 72×72"):
-        relook.Corrector(classifier, look="larger").correct(numbered(56, 56))
+        relook.Corrector(classifier, look="larger").correct(numbered(112, 112))
 
 
 def test_the_gate_holds_crops_back():
@@ -194,7 +194,8 @@ def test_a_file_that_is_no_preset_is_named(tmp_path, cnn, content, said):
 
 def test_an_unknown_look_lists_the_known_ones():
     with pytest.raises(
-        RelookError, match="poster, zoom, flip, whole, larger, fivecrop, tencrop, several"
+        RelookError,
+        match="poster, quick, best, zoom, flip, whole, larger, fivecrop, tencrop, several",
     ):
         make_look("flop")
 

@@ -30,6 +30,9 @@ from relook.looks import Look, Preset, SecondLook, Views
 AMBIGUOUS = 0.5
 """An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
 
+_BACKWARD = 2
+"""What a backward costs, in forwards."""
+
 _TOGETHER = 32
 """So many forwards are worth asking together; answers come out as soon as so many are there."""
 
@@ -51,6 +54,23 @@ def corrected_probabilities(y: Float[Tensor, " c"], r: Float[Tensor, " c"]) -> F
     """Y' = Y + R, divided by its sum: the same order, and probabilities again."""
     corrected = y + r
     return corrected / corrected.sum()
+
+
+@dataclass(frozen=True)
+class SeenView:
+    """One view that the network was asked about. Tensors are on the CPU.
+
+    Attributes:
+        what: in a few words, what it shows.
+        pixels: (3, H, W) in [0, 1].
+        probabilities: (C,), f of it.
+        of: for a view made for one of the top-k classes its place among them; None for others.
+    """
+
+    what: str
+    pixels: Float[Tensor, "3 h w"]
+    probabilities: Float[Tensor, " c"]
+    of: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,6 +96,7 @@ class Correction:
             where the look makes no views for classes.
         mask_probabilities: (k, C), f of these views; a row of zeros where the network was not
             asked; (0, C) where the look makes none.
+        views: every view that the network was asked about, those for classes among them.
         forwards: images that went through the network: 1 + `attribution_forwards` + views.
         attribution_forwards: those spent on the attribution maps.
         cost: the same in units of one forward at the network's own input size.
@@ -96,6 +117,7 @@ class Correction:
     mask_images: Float[Tensor, "n 3 h w"]
     class_views: Float[Tensor, "m 3 h w"]
     mask_probabilities: Float[Tensor, "m c"]
+    views: tuple[SeenView, ...]
     forwards: int
     attribution_forwards: int
     cost: float
@@ -276,7 +298,8 @@ class Corrector(nn.Module):
         except NotFiniteError as error:
             raise NotFiniteError(f"{name}: {error}") from error
         second = outcome.second or SecondLook.without_maps(pixels)
-        views, answers = _of_classes(outcome, len(second.maps))
+        seen = _seen(outcome)
+        shown, answers = _of_classes(seen, len(second.maps), outcome)
         return Correction(
             image=name,
             model=self.classifier.name,
@@ -290,8 +313,9 @@ class Corrector(nn.Module):
             corrected=outcome.second is not None,
             maps=second.maps.cpu(),
             mask_images=second.mask_images.cpu(),
-            class_views=views.cpu(),
-            mask_probabilities=answers.cpu(),
+            class_views=shown,
+            mask_probabilities=answers,
+            views=seen,
             forwards=outcome.forwards,
             attribution_forwards=second.forwards,
             cost=outcome.cost,
@@ -336,7 +360,7 @@ class Corrector(nn.Module):
         for some, asked in zip(outcome.second.views, outcome.view_answers, strict=True):
             kept = slice(None) if some.of is None else some.of < k
             of = None if some.of is None else some.of[kept]
-            views.append(Views(some.pixels[kept], some.weights[kept], of))
+            views.append(Views(some.pixels[kept], some.weights[kept], of, some.what))
             answers.append(asked[kept])
         second = replace(
             outcome.second,
@@ -388,7 +412,7 @@ class Corrector(nn.Module):
         if w.second is not None:
             r = torch.zeros_like(y)
             forwards += w.forwards
-            cost += w.second.forwards * own
+            cost += (w.second.forwards + _BACKWARD * w.second.backwards) * own
             for views, answers in zip(w.views, view_answers, strict=True):
                 r = r + correction_term(views.weights, answers)
                 cost += len(views.pixels) * self.classifier.cost(*views.pixels.shape[-2:])
@@ -420,16 +444,29 @@ class _Waiting:
         return self.asked + (self.second.forwards if self.second else 0)
 
 
-def _of_classes(outcome: Outcome, count: int) -> tuple[Tensor, Tensor]:
+def _seen(outcome: Outcome) -> tuple[SeenView, ...]:
+    """Every view with its answer."""
+    batches = outcome.second.views if outcome.second else ()
+    return tuple(
+        SeenView(views.what, pixels, answer, of)
+        for views, answers in zip(batches, outcome.view_answers, strict=True)
+        for pixels, answer, of in zip(
+            views.pixels.cpu(),
+            answers.cpu(),
+            [None] * len(answers) if views.of is None else views.of.tolist(),
+            strict=True,
+        )
+    )
+
+
+def _of_classes(seen: Sequence[SeenView], classes: int, outcome: Outcome) -> tuple[Tensor, Tensor]:
     """The views made for each class and the answers to them, in the order of the classes; zeros
     where there was none.
     """
-    pixels = outcome.first.pixels
-    shown = pixels.new_zeros(count, *pixels.shape)
-    rows = outcome.after.new_zeros(count, len(outcome.after))
-    if outcome.second is not None:
-        for views, asked in zip(outcome.second.views, outcome.view_answers, strict=True):
-            if views.of is not None:
-                shown[views.of] = views.pixels
-                rows[views.of] = asked
-    return shown, rows
+    first = outcome.first.pixels
+    pixels = first.new_zeros(classes, *first.shape, device="cpu")
+    answers = outcome.after.new_zeros(classes, len(outcome.after), device="cpu")
+    for view in seen:
+        if view.of is not None:
+            pixels[view.of], answers[view.of] = view.pixels, view.probabilities
+    return pixels, answers

@@ -4,6 +4,7 @@ from relook.looks.crops import Crops
 from relook.looks.flip import Flip
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
+from relook.looks.mirrored import Mirrored
 from relook.looks.presets import LOOKS, Preset, make_look
 from relook.looks.protocol import Look, SecondLook, Views
 from relook.looks.together import Together
@@ -17,6 +18,7 @@ __all__ = [
     "Larger",
     "Look",
     "Mask",
+    "Mirrored",
     "Preset",
     "SecondLook",
     "Together",

@@ -11,6 +11,7 @@ from torch import Tensor
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
 from relook.geometry import Box
+from relook.looks.flip import Flip
 from relook.looks.protocol import SecondLook, Views
 
 _SHARE = 7 / 8
@@ -53,11 +54,13 @@ class Crops:
         """Four views, or nine."""
         corners = corner_boxes(first.extent, classifier.shown(first))
         size = (first.pixels.shape[1], first.pixels.shape[2])
-        views = torch.stack([classifier.cut(first, box, size) for box in corners])
+        cut = torch.stack([classifier.cut(first, box, size) for box in corners])
+        weights = torch.ones_like(first.probabilities).expand(len(cut), -1)
+        views = [Views(cut, weights, what="corner")]
         if self.flip:
-            views = torch.cat([views, views.flip(-1), first.pixels.flip(-1).unsqueeze(0)])
-        weights = torch.ones_like(first.probabilities).expand(len(views), -1)
-        return SecondLook.without_maps(first.pixels, Views(views, weights))
+            views.append(Views(cut.flip(-1), weights, what="corner, mirrored"))
+            views += Flip()(classifier, first, classes).views
+        return SecondLook.without_maps(first.pixels, *views)
 
 
 def corner_boxes(extent: tuple[int, int], shown: Box) -> list[Box]:

@@ -24,9 +24,16 @@ class Larger:
     (288 for 224 pixels, in steps of 8); its answer weighs as much as the first.
 
     Networks often do better on test images somewhat larger than those they were trained on
-    (H. Touvron et al. 2019, "Fixing the train-test resolution discrepancy"). The network has to
-    take inputs of other sizes than its own. One such forward costs 1.65.
+    (H. Touvron et al. 2019, "Fixing the train-test resolution discrepancy"). One such forward costs
+    1.65. It is given no more pixels than the image has there; where that is no step more than the
+    network's own input there is no view.
+
+    Attributes:
+        required: whether a network that takes no other size than its own is an error, as it is of
+            this look alone; if not, there is no view.
     """
+
+    required: bool = True
 
     @property
     def needs_activations(self) -> bool:
@@ -45,15 +52,24 @@ class Larger:
         classes: Int[Tensor, " k"],
         progress: Progress | None = None,
     ) -> SecondLook:
-        """One view."""
+        """One view, or none."""
         box = grown(classifier.shown(first), first.extent)
-        height, width = (
-            max(side + 1, _STEP * round(side * _SCALE / _STEP)) for side in first.pixels.shape[1:]
-        )
-        view = classifier.cut(first, box, (height, width)).unsqueeze(0)
-        return SecondLook.without_maps(
-            first.pixels, Views(view, torch.ones_like(first.probabilities).unsqueeze(0))
-        )
+        own = (first.pixels.shape[1], first.pixels.shape[2])
+        size = larger_size(own, min((box[3] - box[1]) / own[0], (box[2] - box[0]) / own[1]))
+        if size == own or not (self.required or classifier.takes(*size)):
+            return SecondLook.without_maps(first.pixels)
+        view = classifier.cut(first, box, size).unsqueeze(0)
+        weights = torch.ones_like(first.probabilities).unsqueeze(0)
+        return SecondLook.without_maps(first.pixels, Views(view, weights, what="larger input"))
+
+
+def larger_size(own: tuple[int, int], there: float) -> tuple[int, int]:
+    """(height, width) at 9/7, or up to `there`, in whole steps; never smaller than they are."""
+    height, width = (
+        max(side, _STEP * min(round(side * _SCALE / _STEP), int(side * there / _STEP + 1e-6)))
+        for side in own
+    )
+    return height, width
 
 
 def grown(box: Box, extent: tuple[int, int]) -> Box:

@@ -12,6 +12,7 @@ from relook.classifier import Classifier, FirstLook
 from relook.errors import RelookError
 from relook.fills import check_fill, fill_image, hide
 from relook.looks.protocol import SecondLook, Views
+from relook.looks.weights import check_rule, weigh
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,18 @@ class Mask:
         fill: what a hidden pixel becomes: "black", "mean" or "blur"; None is what
             Score-CAM hides with, so that both hide alike, and "black" for other attributions.
         threshold: map values ≤ threshold become 0.
+        hard: a pixel is kept or hidden as a whole: all other map values become 1.
+        weights: what a view's answer weighs, see `relook.looks.weights`.
     """
 
     attribution: Attribution = field(default_factory=ScoreCAM)
     fill: str | None = None
     threshold: float = 0.1
+    hard: bool = False
+    weights: str = "poster"
 
     def __post_init__(self) -> None:
+        check_rule(self.weights)
         if self.fill is not None:
             check_fill(self.fill)
         if not 0 <= self.threshold < 1:
@@ -65,13 +71,16 @@ class Mask:
         """One mask image a class, and a view of each that shows anything."""
         seen = self.attribution(classifier, first, classes, progress)
         maps = seen.maps.masked_fill(seen.maps <= self.threshold, 0).to(first.pixels.dtype)
+        kept = maps.ceil() if self.hard else maps
         hidden = fill_image(self.hidden_as, first.pixels, classifier.mean)
-        images = hide(first.pixels, maps, hidden)
+        images = hide(first.pixels, kept, hidden)
         found = maps.flatten(1).any(dim=1).nonzero().squeeze(1)
-        weights = first.probabilities[classes[found]]
         views = Views(
             pixels=images[found],
-            weights=weights.unsqueeze(1).expand(-1, len(first.probabilities)),
+            weights=weigh(self.weights, first.probabilities, classes[found]),
             of=found,
+            what="mask image",
         )
-        return SecondLook((views,) if len(found) else (), maps, images, seen.forwards)
+        return SecondLook(
+            (views,) if len(found) else (), maps, images, seen.forwards, seen.backwards
+        )

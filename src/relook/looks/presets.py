@@ -10,18 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from relook.attribution import CAM, Attribution, ScoreCAM
+from relook.attribution import CAM, Activity, Attribution, GradCAM, ScoreCAM
 from relook.errors import RelookError
 from relook.looks.crops import Crops
 from relook.looks.flip import Flip
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
+from relook.looks.mirrored import Mirrored
 from relook.looks.protocol import Look
 from relook.looks.together import Together
 from relook.looks.whole import Whole
 from relook.looks.zoom import Zoom
 
-ATTRIBUTIONS = ("scorecam", "cam")
+ATTRIBUTIONS = ("scorecam", "cam", "gradcam")
 
 
 Budget = int | Literal["fast"]
@@ -32,15 +33,16 @@ def _attribution(
 ) -> Attribution:
     if attribution == "scorecam":
         return ScoreCAM(variant or "poster", fill, budget=budget)
-    if attribution != "cam":
+    if attribution not in ATTRIBUTIONS:
         raise RelookError(
             f"attribution {attribution!r} is unknown; choose one of {', '.join(ATTRIBUTIONS)}"
         )
+    name, needs = ("CAM", "no forward") if attribution == "cam" else ("Grad-CAM", "one forward")
     if variant is not None:
-        raise RelookError(f"variant {variant!r} is one of Score-CAM; CAM has none")
+        raise RelookError(f"variant {variant!r} is one of Score-CAM; {name} has none")
     if budget is not None:
-        raise RelookError(f"budget {budget} is one of Score-CAM; CAM needs no forward")
-    return CAM()
+        raise RelookError(f"budget {budget} is one of Score-CAM; {name} needs {needs}")
+    return CAM() if attribution == "cam" else GradCAM()
 
 
 def _poster(
@@ -59,8 +61,19 @@ def _zoom(
     return Zoom(_attribution(attribution or ("scorecam" if settled else "cam"), variant, budget))
 
 
+def _quick() -> Look:
+    return Mirrored(Whole(), otherwise=Flip())
+
+
+def _best() -> Look:
+    zoom = Zoom(CAM(Activity()), threshold=0.3, magnification=1.25, classes=2, joint=True)
+    return Together((_quick(), Larger(required=False), Mirrored(zoom)))
+
+
 LOOKS: dict[str, Callable[..., Look]] = {
     "poster": _poster,
+    "quick": _quick,
+    "best": _best,
     "zoom": _zoom,
     "flip": Flip,
     "whole": Whole,
@@ -87,11 +100,12 @@ def make_look(
     """The look of that name.
 
     Args:
-        name: "poster" (mask images, the default everywhere), "zoom", "flip", "whole", "larger",
-            "fivecrop" or "tencrop", or several joined by +, as in "zoom+flip".
+        name: "poster" (mask images, the default everywhere), "quick" or "best" (what helped in
+            our study at a cost of at most 4 and 8), "zoom", "flip", "whole", "larger", "fivecrop"
+            or "tencrop", or several joined by +, as in "zoom+flip".
         fill: of "poster": "black" (default), "mean" or "blur".
-        attribution: of "poster" and "zoom": "scorecam" (default of the former) or "cam" (of the
-            latter).
+        attribution: of "poster" and "zoom": "scorecam" (default of the former), "cam" (of the
+            latter) or "gradcam".
         variant: of Score-CAM: "poster" (default), "paper", "torchcam" or "gradcam".
         budget: of Score-CAM: at most so many masked forwards an image; "fast" is 64.
 

@@ -21,11 +21,13 @@ class Views:
         weights: (n, C): R = sum_i weights_i ⊙ f(pixels_i).
         of: (n,), for a view made for one of the top-k classes the place of that class among them;
             None for views made for no class.
+        what: in a few words, what they show; for pictures and pages.
     """
 
     pixels: Float[Tensor, "n 3 h w"]
     weights: Float[Tensor, "n c"]
     of: Int[Tensor, " n"] | None = None
+    what: str = "view"
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class SecondLook:
             the look needs none.
         mask_images: (k, 3, H, W); (0, 3, H, W) where the look makes none.
         forwards: images that went through the network for the maps.
+        backwards: how many times gradients went back through it for them.
     """
 
     views: tuple[Views, ...]
     maps: Float[Tensor, "k h w"]
     mask_images: Float[Tensor, "m 3 h w"]
     forwards: int = 0
+    backwards: int = 0
 
     @classmethod
     def without_maps(cls, pixels: Float[Tensor, "3 h w"], *views: Views) -> SecondLook:

@@ -47,4 +47,5 @@ class Together:
             maps=shown.maps,
             mask_images=shown.mask_images,
             forwards=sum(second.forwards for second in seconds),
+            backwards=sum(second.backwards for second in seconds),
         )

@@ -46,5 +46,5 @@ class Whole:
             return SecondLook.without_maps(first.pixels)
         size = (first.pixels.shape[1], first.pixels.shape[2])
         weights = torch.ones_like(first.probabilities).unsqueeze(0)
-        view = Views(classifier.cut(first, box, size).unsqueeze(0), weights)
+        view = Views(classifier.cut(first, box, size).unsqueeze(0), weights, what="whole image")
         return SecondLook.without_maps(first.pixels, view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -29,13 +30,21 @@ class Zoom:
         threshold: of the map's maximum, in (0, 1].
         margin: on each side, in shares of the box's own sides.
         smallest: of each side, in shares of what the first look showed: no closer look than that.
-        weights: what a view's answer weighs, see `relook.looks.weights`.
+        magnification: a pixel of the original becomes at most so many of the view's, on each side:
+            there is no more detail to be seen than the original has.
+        classes: about the first so many of the top-k classes; None: all.
+        joint: one box around where any of them was seen, and one view for all classes, which weighs
+            as much as the first answer; none where it would show what the first look showed.
+        weights: what the answer to a class's own view weighs, see `relook.looks.weights`.
     """
 
     attribution: Attribution = field(default_factory=CAM)
     threshold: float = 0.4
     margin: float = 0.0
     smallest: float = 0.25
+    magnification: float = math.inf
+    classes: int | None = None
+    joint: bool = False
     weights: str = "share"
 
     def __post_init__(self) -> None:
@@ -46,6 +55,10 @@ class Zoom:
             raise RelookError(f"margin must not be negative, but is {self.margin}")
         if not 0 < self.smallest <= 1:
             raise RelookError(f"smallest must be in (0, 1], not {self.smallest}")
+        if self.classes is not None and self.classes < 1:
+            raise RelookError(f"classes must be at least 1, not {self.classes}")
+        if not self.magnification > 0:
+            raise RelookError(f"magnification must be above 0, not {self.magnification}")
 
     @property
     def needs_activations(self) -> bool:
@@ -64,19 +77,38 @@ class Zoom:
         classes: Int[Tensor, " k"],
         progress: Progress | None = None,
     ) -> SecondLook:
-        """One view a class that was seen anywhere."""
+        """One view a class that was seen anywhere, or one for all."""
         seen = self.attribution(classifier, first, classes, progress)
-        found = seen.maps.flatten(1).any(dim=1).nonzero().squeeze(1)
+        maps = seen.maps[: self.classes]
+        if self.joint:
+            maps = maps.amax(dim=0, keepdim=True)
+        shown, size = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
+        closest = max(size[1] / (shown[2] - shown[0]), size[0] / (shown[3] - shown[1]))
+        smallest = max(self.smallest, closest / self.magnification)
+        boxes = {}
+        for i in maps.flatten(1).any(dim=1).nonzero().squeeze(1).tolist():
+            part = region(maps[i], self.threshold)
+            box = fitted(part, shown, first.extent, self.margin, smallest)
+            if not (self.joint and same(box, shown)):
+                boxes[i] = box
+        views: tuple[Views, ...] = ()
+        if boxes:
+            pixels = torch.stack([classifier.cut(first, box, size) for box in boxes.values()])
+            found = torch.tensor(list(boxes), device=classes.device)
+            y = first.probabilities
+            if self.joint:
+                views = (Views(pixels, torch.ones_like(y).unsqueeze(0), what="zoomed"),)
+            else:
+                weights = weigh(self.weights, y, classes[found])
+                views = (Views(pixels, weights, of=found, what="zoomed"),)
         none = first.pixels.new_zeros(0, *first.pixels.shape)
-        if not len(found):
-            return SecondLook((), seen.maps, none, seen.forwards)
-        size = (first.pixels.shape[1], first.pixels.shape[2])
-        shown = classifier.shown(first)
-        parts = [region(seen.maps[i], self.threshold) for i in found.tolist()]
-        boxes = [fitted(part, shown, first.extent, self.margin, self.smallest) for part in parts]
-        pixels = torch.stack([classifier.cut(first, box, size) for box in boxes])
-        weights = weigh(self.weights, first.probabilities, classes[found])
-        return SecondLook((Views(pixels, weights, of=found),), seen.maps, none, seen.forwards)
+        return SecondLook(views, seen.maps, none, seen.forwards, seen.backwards)
+
+
+def same(box: Box, other: Box) -> bool:
+    """Whether two boxes are one, to 1 % of their sides."""
+    side = min(other[2] - other[0], other[3] - other[1])
+    return max(abs(a - b) for a, b in zip(box, other, strict=True)) < 0.01 * side
 
 
 def region(seen: Float[Tensor, "h w"], threshold: float) -> Box:

@@ -5,36 +5,42 @@ from __future__ import annotations
 import textwrap
 import warnings
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 
-from relook.report.story import MaskStory, Story, percent
+from relook.report.story import MaskStory, Story, ViewStory, percent
 
 _BEFORE, _AFTER = "#9aa5b1", "#d9480f"
 _COLUMNS = 5
+Shown = TypeVar("Shown", MaskStory, ViewStory)
 
 
 def save_picture(story: Story, file: Path) -> None:
-    """Write the photo, the classes before and after, and each class's map and mask image."""
-    rows = -(-len(story.masks) // _COLUMNS)
+    """Write the photo, the classes before and after, each class's map and the views asked about."""
     bars = max(2.9, 0.9 + 0.42 * len(story.classes))
-    figure = Figure(figsize=(12.5, bars + 5.2 * rows + 0.1), dpi=110, facecolor="white")
-    parts = figure.subfigures(1 + rows, 1, height_ratios=[bars, *[5.2] * rows], squeeze=False)
-    _top(parts[0, 0], story)
-    for row in range(rows):
-        _masks(
-            parts[1 + row, 0],
-            story.masks[row * _COLUMNS : (row + 1) * _COLUMNS],
-            story.view_name,
-        )
+    tall = 5.2 if story.view_name else 3.0
+    masks, views = _rows(story.masks), _rows(story.views)
+    heights = [bars, *[tall] * len(masks), *[2.9] * len(views)]
+    figure = Figure(figsize=(12.5, sum(heights) + 0.1), dpi=110, facecolor="white")
+    top, *parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    _top(top, story)
+    for part, row in zip(parts, masks, strict=False):
+        _masks(part, row, story.view_name)
+    for part, seen in zip(parts[len(masks) :], views, strict=True):
+        _views(part, seen)
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name is a dollar
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(file, format="png")
+
+
+def _rows(things: tuple[Shown, ...]) -> list[tuple[Shown, ...]]:
+    return [things[i : i + _COLUMNS] for i in range(0, len(things), _COLUMNS)]
 
 
 def _top(part: SubFigure, story: Story) -> None:
@@ -79,20 +85,23 @@ def _headline(story: Story) -> str:
 
 
 def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> None:
-    axes = part.subplots(2, _COLUMNS, squeeze=False)
-    part.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.09, wspace=0.06, hspace=0.04)
+    axes = part.subplots(2 if view_name else 1, _COLUMNS, squeeze=False)
+    top, bottom = (0.9, 0.09) if view_name else (0.82, 0.02)
+    part.subplots_adjust(left=0.02, right=0.98, top=top, bottom=bottom, wspace=0.06, hspace=0.04)
     for column in range(_COLUMNS):
         if column >= len(masks):
-            axes[0, column].axis("off")
-            axes[1, column].axis("off")
+            for row in axes:
+                row[column].axis("off")
             continue
         mask = masks[column]
         _image(axes[0, column], mask.map_tile)
-        _image(axes[1, column], mask.mask_tile)
         axes[0, column].set_title(
             f"{textwrap.shorten(mask.label, 26)}\n{percent(mask.before)} → {percent(mask.after)}",
             fontsize=10,
         )
+        if mask.mask_tile is None:
+            continue
+        _image(axes[1, column], mask.mask_tile)
         said = (
             "seen nowhere, not asked"
             if mask.answer is None
@@ -101,8 +110,28 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> Non
         if mask.answer is not None and view_name == "mask image":  # other looks weigh otherwise
             said += f"\n(weight {percent(mask.before)})"
         axes[1, column].set_xlabel(said, fontsize=9, color="#444")
-    part.text(0.008, 0.72, "seen here", rotation=90, fontsize=10, color="#444", va="center")
-    part.text(0.008, 0.3, view_name, rotation=90, fontsize=10, color="#444", va="center")
+    if view_name:
+        part.text(0.008, 0.3, view_name, rotation=90, fontsize=10, color="#444", va="center")
+    seen = 0.72 if view_name else 0.42
+    part.text(0.008, seen, "seen here", rotation=90, fontsize=10, color="#444", va="center")
+
+
+def _views(part: SubFigure, views: tuple[ViewStory, ...]) -> None:
+    axes = part.subplots(1, _COLUMNS)
+    part.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.1, wspace=0.06)
+    for column in range(_COLUMNS):
+        if column >= len(views):
+            axes[column].axis("off")
+            continue
+        view = views[column]
+        _image(axes[column], view.tile)
+        axes[column].set_title(view.what, fontsize=10)
+        axes[column].set_xlabel(
+            f"{textwrap.shorten(view.answer, 24)} {percent(view.probability)}",
+            fontsize=9,
+            color="#444",
+        )
+    part.text(0.008, 0.5, "asked again", rotation=90, fontsize=10, color="#444", va="center")
 
 
 def _image(axes: Axes, image: object) -> None:

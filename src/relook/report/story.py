@@ -42,9 +42,10 @@ class MaskStory:
         before: Y of that class, which the answer is weighted by.
         after: its probability after the second look.
         map_tile: the map over the photo.
-        mask_tile: the mask image, or what was cut out.
-        answer: the most probable class of the mask image; None where the map was flat and the
-            network was not asked.
+        mask_tile: the mask image, or what was cut out; None where the look makes no view for a
+            class in particular.
+        answer: the most probable class of that view; None where the network was not asked about
+            one.
         answer_probability: its probability.
     """
 
@@ -52,9 +53,26 @@ class MaskStory:
     before: float
     after: float
     map_tile: Image.Image
-    mask_tile: Image.Image
+    mask_tile: Image.Image | None
     answer: str | None
     answer_probability: float
+
+
+@dataclass(frozen=True)
+class ViewStory:
+    """A view that was made for no class in particular, and what the network said of it.
+
+    Attributes:
+        what: in a few words, what it shows.
+        tile: the view.
+        answer: its most probable class.
+        probability: of that class.
+    """
+
+    what: str
+    tile: Image.Image
+    answer: str
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,8 @@ class Story:
         gap: gap(1,5) of the first answer.
         photo: the whole image, what the network does not see darkened.
         classes: the top-k classes and any other that is most probable now, at most ten.
-        masks: one a class; empty where the look makes no mask images.
+        masks: one a class; empty where the look makes no maps.
+        views: what else the network was asked about.
         left_out: how many of the top-k classes are not shown.
     """
 
@@ -77,12 +96,14 @@ class Story:
     photo: Image.Image
     classes: tuple[ClassStory, ...]
     masks: tuple[MaskStory, ...]
+    views: tuple[ViewStory, ...]
     left_out: int
 
     @property
     def view_name(self) -> str:
-        """What the second row of pictures shows."""
-        return "mask image" if len(self.correction.mask_images) else "zoomed"
+        """What the second row of pictures shows; nothing where there is none."""
+        own = [view.what for view in self.correction.views if view.of is not None]
+        return next(iter(own), "mask image" if len(self.correction.mask_images) else "")
 
     @property
     def top_before(self) -> str:
@@ -120,6 +141,7 @@ def tell(correction: Correction) -> Story:
             listed.append(new)
     listed = sorted(listed, key=lambda c: -float(after[c]))[:LARGEST]
     masks = []
+    made = len(correction.mask_images) or any(view.of is not None for view in correction.views)
     shows = correction.mask_images if len(correction.mask_images) else correction.class_views
     for i, c in enumerate(shown[: len(correction.maps)]):
         answers = correction.mask_probabilities[i]
@@ -130,7 +152,7 @@ def tell(correction: Correction) -> Story:
                 before=float(before[c]),
                 after=float(after[c]),
                 map_tile=map_tile(correction.pixels, correction.maps[i]),
-                mask_tile=photo_tile(shows[i]),
+                mask_tile=photo_tile(shows[i]) if made else None,
                 answer=correction.labels[int(answers.argmax())] if asked else None,
                 answer_probability=float(answers.max()),
             )
@@ -144,6 +166,16 @@ def tell(correction: Correction) -> Story:
             ClassStory(correction.labels[c], float(before[c]), float(after[c])) for c in listed
         ),
         masks=tuple(masks),
+        views=tuple(
+            ViewStory(
+                view.what,
+                photo_tile(view.pixels),
+                correction.labels[int(view.probabilities.argmax())],
+                float(view.probabilities.max()),
+            )
+            for view in correction.views
+            if view.of is None
+        ),
         left_out=max(0, correction.k - LARGEST),
     )
 

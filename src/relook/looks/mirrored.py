@@ -1,0 +1,57 @@
+"""The views of a look, and the mirror image of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.looks.protocol import Look, SecondLook
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """Every view of `look` is asked about twice, as it is and mirrored left to right, both at its
+    weight.
+
+    Attributes:
+        look: whose views are mirrored.
+        otherwise: the look that is taken where that one has no view; None: there is none then.
+    """
+
+    look: Look
+    otherwise: Look | None = None
+
+    @property
+    def needs_activations(self) -> bool:
+        """If one of the looks does."""
+        return any(look.needs_activations for look in self._looks)
+
+    @property
+    def needs_original(self) -> bool:
+        """If one of the looks does."""
+        return any(look.needs_original for look in self._looks)
+
+    @property
+    def _looks(self) -> tuple[Look, ...]:
+        return (self.look,) if self.otherwise is None else (self.look, self.otherwise)
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """Twice as many views as the look has."""
+        second = self.look(classifier, first, classes, progress)
+        if not second.views and self.otherwise is not None:
+            return self.otherwise(classifier, first, classes, progress)
+        mirrored = tuple(
+            replace(views, pixels=views.pixels.flip(-1), of=None, what=f"{views.what}, mirrored")
+            for views in second.views
+        )
+        return replace(second, views=(*second.views, *mirrored))
