@@ -52,18 +52,20 @@ K = Annotated[
 ]
 _GATE_HELP = "Look again only where gap(1,5) is below this (0 to 1); none: always."
 LookName = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME|FILE",
-        help="poster (mask images), zoom, flip, whole, larger, fivecrop, tencrop; several joined "
-        "by +; or a file that --tune saved.",
+        show_default="poster",
+        help="poster (mask images); quick or best (what helped in our study, at a cost of at most "
+        "4 and 8); zoom, flip, whole, larger, fivecrop, tencrop; several joined by +; or a file "
+        "that --tune saved.",
     ),
 ]
 FillName = Annotated[
     str | None,
     typer.Option(help="What a hidden pixel becomes: black (default), mean or blur."),
 ]
-AttributionName = Annotated[str | None, typer.Option(help="scorecam (default) or cam.")]
+AttributionName = Annotated[str | None, typer.Option(help="scorecam (default), cam or gradcam.")]
 Variant = Annotated[
     str | None,
     typer.Option(help="Of Score-CAM: poster (default), paper, torchcam or gradcam."),
@@ -110,7 +112,7 @@ def predict(
     dtype: Dtype = None,
     k: K = None,
     gate: Annotated[str | None, typer.Option(help=_GATE_HELP, show_default="none")] = None,
-    look: LookName = "poster",
+    look: LookName = None,
     fill: FillName = None,
     attribution: AttributionName = None,
     variant: Variant = None,
@@ -217,8 +219,8 @@ def evaluate(
         bool,
         typer.Option(
             "--tune",
-            help="Choose k, gate, fill, attribution and budget on half of the images (what you "
-            "give stays), evaluate on the other half, and save the choice.",
+            help="Choose look, k, gate, fill, attribution and budget on half of the images (what "
+            "you give stays), evaluate on the other half, and save the choice.",
         ),
     ] = False,
     as_json: Json = False,
@@ -229,7 +231,7 @@ def evaluate(
     dtype: Dtype = None,
     k: K = None,
     gate: Annotated[str | None, typer.Option(help=_GATE_HELP, show_default="0.5")] = None,
-    look: LookName = "poster",
+    look: LookName = None,
     fill: FillName = None,
     attribution: AttributionName = None,
     variant: Variant = None,
@@ -254,10 +256,12 @@ def evaluate(
     typer.echo(f"{len(labelled):,} images, labels matched {labelled.matched}", err=True)
     try:
         if tune:
-            tuning, corrector, labelled = _tune(classifier, labelled, output, preset)
+            tried = [preset.look] if look else None
+            tuning, corrector, labelled = _tune(classifier, labelled, output, preset, tried)
             status = _evaluate(corrector, labelled, output, rivals, "tuned", as_json, tuning)
         else:
-            status = _evaluate(corrector, labelled, output, rivals, look, as_json)
+            name = look or preset.look
+            status = _evaluate(corrector, labelled, output, rivals, name, as_json)
     except RelookError as error:
         _refuse_run(error)
     except OSError as error:
@@ -270,16 +274,21 @@ def evaluate(
 
 
 def _tune(
-    classifier: Classifier, data: LabelledImages, output: Path, keep: Preset
+    classifier: Classifier,
+    data: LabelledImages,
+    output: Path,
+    keep: Preset,
+    looks: list[str] | None,
 ) -> tuple[Tuning, Corrector, LabelledImages]:
     """The choice on one half of the data, a corrector of it, and the other half."""
     from relook.correction import Corrector
-    from relook.evaluation import tune
+    from relook.evaluation.tuning import LOOKS, tune
     from relook.report.terminal import evaluation_bar
 
     half, other = data.halves()
     with evaluation_bar("choosing", len(half)) as bar:
-        tuning = tune(classifier, half, output, keep=keep, on_rows=bar)
+        tried = LOOKS if looks is None else looks
+        tuning = tune(classifier, half, output, keep=keep, looks=tried, on_rows=bar)
     file = output / "tuned.json"
     best = tuning.candidates[0].pairing
     typer.echo(
@@ -405,7 +414,7 @@ def _budget(budget: int | None, fast: bool) -> int | Literal["fast"] | None:
 
 
 def _preset(
-    look: str,
+    look: str | None,
     gate: str | None,
     k: int | None,
     fill: str | None,
@@ -418,7 +427,7 @@ def _preset(
     from relook.looks import Preset
 
     return Preset.of(
-        look,
+        look or Preset().look,
         gate=_gate(gate),
         k=k,
         fill=fill,

@@ -1,4 +1,4 @@
-"""Choosing k, gate, fill, attribution and budget on labelled images, to be measured on others."""
+"""Choosing a look, its options, k and gate on labelled images, to be measured on others."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 
 from relook.attribution import CAM, FAST
 from relook.classifier import Classifier, FirstLook
 from relook.correction import Corrector
-from relook.errors import ModelError
+from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.evaluation import after, before, describe
 from relook.evaluation.rows import Answer, Row
@@ -24,6 +26,9 @@ from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import FILLS
 from relook.looks import Preset
+
+LOOKS = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
+"""Tried where no look is settled; a look that the network cannot take is left out."""
 
 KS = (1, 2, 3, 5)
 Gate = float | Literal["none"]
@@ -71,10 +76,11 @@ def tune(
     output: str | os.PathLike[str] | None = None,
     *,
     keep: Preset | None = None,
+    looks: Sequence[str] | None = None,
     gates: Sequence[Gate] = GATES,
     on_rows: Rows | None = None,
 ) -> Tuning:
-    """Try k, gate, fill, attribution and budget, and choose.
+    """Try looks, their k, gate, fill, attribution and budget, and choose.
 
     The gain of the choice on these images is flattered by the choice: measure it on others (see
     `LabelledImages.halves`). One second look about the most classes tells of fewer ones too, and
@@ -85,8 +91,9 @@ def tune(
         data: labelled images to choose on.
         output: the run's folder: rows in `tuning/`, resumable as in `evaluate`, the choice in
             `tuned.json`.
-        keep: what is settled: the look, and each of its options that is not None. Of looks other
-            than the poster's only the gate is chosen.
+        keep: what is settled: the look, and each of its options that is not None.
+        looks: names of those to try; None is the look of `keep`, or all of `LOOKS` without it. Of
+            looks other than the poster's and zoom, which has a k, only the gate is chosen.
         gates: those to try, where `keep` has none; "none" among them is every image.
         on_rows: told of the rows as they come.
 
@@ -94,16 +101,23 @@ def tune(
         RunError: `output` holds another run.
         RelookError: the options that are settled do not go together, or k is out of range.
     """
+    if looks is None:
+        looks = LOOKS if keep is None else (keep.look,)
     keep = keep or Preset()
     if keep.gate is not None:
         gates = (keep.gate,)
     Corrector(classifier, k=keep.k, look=keep.make())  # raises if that cannot be
-    tried = KS if keep.k is None and keep.look == "poster" else (keep.k or 5,)
-    ks = sorted({min(k, len(classifier.labels)) for k in tried})
-    looks = {_name(preset): preset for preset in _contenders(classifier, keep)}
-    correctors = {
-        name: Corrector(classifier, k=ks[-1], look=preset.make()) for name, preset in looks.items()
-    }
+    folder = None if output is None else Path(output)
+    if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
+        raise RunError(f"{folder} holds a run without tuning; choose another folder")
+    found: list[_Contender] = []
+    for look in looks:
+        try:
+            found += _contenders(classifier, replace(keep, look=look))
+        except RelookError:
+            if len(looks) == 1:
+                raise
+    ways = {name: preset for contender in found for name, preset in contender.ways.items()}
     widest = max(math.inf if gate == "none" else gate for gate in gates)
 
     def judge(
@@ -113,35 +127,70 @@ def tune(
             first_answer = before(first, image.label, classifier, seconds)
             answers: list[tuple[str, Answer]] = []
             if first_answer.gap(5) < widest:
-                for name, corrector in correctors.items():
-                    [outcome] = corrector.look_again([first])
-                    answers += [
-                        (f"k={k} {name}", after(corrector.about(outcome, k), image.label, seconds))
-                        for k in ks
-                    ]
+                for contender in found:
+                    [outcome] = contender.corrector.look_again([first])
+                    for name, preset in contender.ways.items():
+                        about = contender.corrector.about(outcome, preset.k or len(outcome.classes))
+                        answers.append((name, after(about, image.label, seconds)))
             yield image.row(first_answer, rivals=tuple(answers))
 
-    used = [corrector.look for corrector in correctors.values()]
-    asked = {"ks": ks, "gates": list(gates), "looks": list(looks)}
+    used = [contender.corrector.look for contender in found]
+    asked = {"gates": list(gates), "ways": list(ways)}
     settings = {"tuning": asked, **describe(classifier, data)}
-    folder = None if output is None else Path(output)
-    if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
-        raise RunError(f"{folder} holds a run without tuning; choose another folder")
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
         rows = work(classifier, data, used, judge, run, on_rows)
-    ways = {f"k={k} {name}": replace(looks[name], k=k) for name in looks for k in ks}
     result = _rank(rows, ways, gates, keep)
     if folder:
         result.chosen.save(folder / "tuned.json")
     return result
 
 
-def _contenders(classifier: Classifier, keep: Preset) -> Iterator[Preset]:
-    """Every look to try, its k and gate aside."""
+@dataclass(frozen=True)
+class _Contender:
+    """One way to look again at an image, and the candidates that its answers tell of.
+
+    Attributes:
+        corrector: looks again about the most classes.
+        ways: candidates by name, their gate aside: the same about fewer classes.
+    """
+
+    corrector: Corrector
+    ways: dict[str, Preset]
+
+    @classmethod
+    def of(cls, classifier: Classifier, preset: Preset, ks: Sequence[int | None]) -> _Contender:
+        """Of a preset and the k's to try, the largest last; None for its own k alone."""
+        corrector = Corrector(classifier, k=ks[-1], look=preset.make())
+        ways = [replace(preset, k=k) for k in ks]
+        return cls(corrector, {_name(way): way for way in ways})
+
+
+def _contenders(classifier: Classifier, keep: Preset) -> Iterator[_Contender]:
+    """Every look of that name to try."""
+    settled = keep.k
     keep = replace(keep, k=None, gate=None)
-    if keep.look != "poster":
-        yield keep
+    tried = KS if settled is None else (settled,)
+    ks = sorted({min(k, len(classifier.labels)) for k in tried})
+    if keep.look == "poster":
+        for preset in _posters(classifier, keep):
+            yield _Contender.of(classifier, preset, ks)
         return
+    # What a zoom's view weighs depends on the others: each k is a look of its own.
+    for k in ks if keep.look == "zoom" else [settled]:
+        contender = _Contender.of(classifier, keep, [k])
+        contender.corrector.correct(_photo(classifier))  # raises if the network cannot take it
+        yield contender
+
+
+def _photo(classifier: Classifier) -> Image.Image:
+    """Noise with twice as many pixels a side as the network takes: there is something to cut."""
+    height, width = classifier.input_size
+    noise = np.random.default_rng(0).integers(0, 256, (2 * height, 2 * width, 3), np.uint8)
+    return Image.fromarray(noise)
+
+
+def _posters(classifier: Classifier, keep: Preset) -> Iterator[Preset]:
+    """Every look of the poster's kind, its k and gate aside."""
     fixed_fill = keep.variant in ("torchcam", "gradcam")
     fills = [keep.fill or "mean"] if fixed_fill else [keep.fill] if keep.fill else FILLS
     [first] = classifier.first_looks(classifier.noise())
@@ -167,7 +216,12 @@ def _has_cam(classifier: Classifier, first: FirstLook) -> bool:
 
 
 def _name(preset: Preset) -> str:
-    options = {"fill": preset.fill, "attribution": preset.attribution, "budget": preset.budget}
+    options = {
+        "k": preset.k,
+        "fill": preset.fill,
+        "attribution": preset.attribution,
+        "budget": preset.budget,
+    }
     given = [f"{option}={value}" for option, value in options.items() if value is not None]
     return " ".join([preset.look, *given])
 
