@@ -85,7 +85,9 @@ def test_frozen_weights_and_an_activation_in_place_change_nothing(noise):
     inplace.network.requires_grad_(False)
     inplace.target_layer = "conv2"  # whose output the activation rewrites
     plain.target_layer = "conv2"
-    maps = [relook.GradCAM()(c, c.first_looks(noise[:1])[0], classes).maps for c in (plain, inplace)]
+    maps = [
+        relook.GradCAM()(c, c.first_looks(noise[:1])[0], classes).maps for c in (plain, inplace)
+    ]
     torch.testing.assert_close(*maps)
 
 

@@ -11,12 +11,24 @@ from PIL import Image
 from torch import nn
 
 import relook
-from networks import counting_forwards
+from networks import HalvesNet, counting_forwards
+from relook.attribution import AttributionMaps
 from relook.errors import ModelError, RelookError
 from relook.geometry import cut_pixels
-from relook.looks import Crops, Flip, Mask, Preset, Together, Whole, Zoom, make_look
+from relook.looks import (
+    Crops,
+    Flip,
+    Larger,
+    Mask,
+    Mirrored,
+    Preset,
+    Together,
+    Whole,
+    Zoom,
+    make_look,
+)
 from relook.looks.crops import corner_boxes
-from relook.looks.larger import grown
+from relook.looks.larger import grown, larger_size
 from relook.looks.weights import weigh
 from relook.looks.zoom import fitted, region
 
@@ -308,3 +320,189 @@ def test_pictures_of_a_zoom_show_what_was_cut(tmp_path, halves):
     assert [mask.label for mask in story.masks] == ["red", "green"]
     save_picture(story, tmp_path / "zoom.png")
     assert (tmp_path / "zoom.png").stat().st_size > 10_000
+
+
+def test_a_larger_input_is_never_more_than_the_image_has():
+    assert larger_size((224, 224), 10.0) == (288, 288)
+    assert larger_size((224, 224), 299 / 224) == (288, 288)
+    assert larger_size((240, 240), 10.0) == (312, 312)
+    assert larger_size((240, 240), 299 / 240) == (296, 296)
+    assert larger_size((224, 224), 231 / 224) == (224, 224)  # not one step of 8
+    assert larger_size((224, 160), 1.1) == (240, 176)
+    classifier = means(56)  # sees all of a 56×56 image
+    assert relook.Corrector(classifier, look="larger").correct(numbered(56, 56)).forwards == 1
+
+
+def test_where_it_is_not_required_a_network_of_one_size_gets_no_larger_input():
+    classifier = means(56, only=56)
+    corrector = relook.Corrector(classifier, look=Larger(required=False))
+    assert corrector.correct(numbered(112, 112)).forwards == 1
+    assert not classifier.takes(72, 72)
+    any_size = means(56)
+    corrector = relook.Corrector(any_size, look=Larger(required=False))
+    with counting_forwards(any_size.network) as count:
+        assert [corrector.correct(numbered(112, 112)).forwards for _ in range(3)] == [2, 2, 2]
+    assert count == [3 * 2 + 1]  # whether it takes 72×72 is asked once
+
+
+def test_mirrored_asks_about_every_view_twice():
+    classifier = means(8, crop_pct=0.5)
+    correction = relook.Corrector(classifier, look=Mirrored(Whole())).correct(numbered(16, 24))
+    first, whole, mirrored = classifier.network.shown
+    torch.testing.assert_close(mirrored, whole.flip(-1))
+    answers = classifier(torch.stack([first, whole, mirrored]))
+    torch.testing.assert_close(correction.after, answers.mean(dim=0))
+    assert [view.what for view in correction.views] == ["whole image", "whole image, mirrored"]
+    torch.testing.assert_close(correction.views[1].pixels, mirrored)
+    torch.testing.assert_close(correction.views[1].probabilities, answers[2])
+
+
+def test_mirrored_takes_the_other_look_where_there_is_no_view():
+    sees_all = means(8)
+    assert relook.Corrector(sees_all, look=Mirrored(Whole())).correct(numbered(8, 8)).forwards == 1
+    quick = relook.Corrector(sees_all, look="quick").correct(numbered(8, 8))
+    flip = relook.Corrector(sees_all, look="flip").correct(numbered(8, 8))
+    assert quick.forwards == flip.forwards == 2
+    torch.testing.assert_close(quick.after, flip.after)
+
+
+def test_a_hard_mask_keeps_or_hides_whole_pixels(halves, halves_pixels):
+    """The red class's map falls 1, 3/4, 1/4, 0 over the columns; at 0.3 two columns are left."""
+    look = Mask(relook.CAM(), threshold=0.3, hard=True)
+    [outcome] = relook.Corrector(halves, k=1, look=look).look_again(
+        halves.first_looks(halves_pixels[None])
+    )
+    kept = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(3, 4, 4)
+    torch.testing.assert_close(outcome.second.views[0].pixels[0], halves_pixels * kept)
+    falling = torch.tensor([1, 0.75, 0, 0]).expand(4, 4)
+    torch.testing.assert_close(outcome.second.maps[0], falling)
+
+
+def test_mask_images_can_vote_for_their_own_class(cnn, noise):
+    [own] = relook.Corrector(cnn, k=2, look=Mask(relook.CAM(), weights="own")).look_again(
+        cnn.first_looks(noise[:1])
+    )
+    weights = torch.zeros(2, 4, dtype=torch.float64)
+    weights[0, own.classes[0]] = weights[1, own.classes[1]] = 1
+    torch.testing.assert_close(own.second.views[0].weights, weights)
+    expected = own.first.probabilities + (weights * own.view_answers[0]).sum(dim=0)
+    torch.testing.assert_close(own.after, expected / expected.sum())
+
+
+def fine_halves():
+    """The same network on 16×16 pixels: its maps are 8×8."""
+    return relook.Classifier(
+        HalvesNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=16, labels=["red", "green"],
+        interpolation="nearest",
+    )  # fmt: skip
+
+
+def test_a_joint_zoom_is_one_box_around_all_classes_and_one_vote():
+    """Red in one corner, green beside it: the box around both, made square, is a quarter."""
+    classifier = fine_halves()
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:16, :16, 0] = image[:16, 16:32, 1] = 255
+    correction = relook.Corrector(classifier, look=Zoom(threshold=0.6, joint=True)).correct(image)
+    assert correction.forwards == 1 + 1
+    [view] = correction.views
+    assert (view.what, view.of) == ("zoomed", None)
+    expected = torch.zeros(3, 16, 16)
+    expected[0, :8, :8] = expected[1, :8, 8:] = 1
+    torch.testing.assert_close(view.pixels, expected)
+    alone = classifier(view.pixels[None])[0]
+    torch.testing.assert_close(correction.after, (correction.before + alone) / 2)
+    one = relook.Corrector(classifier, look=Zoom(threshold=0.6, joint=True, classes=1))
+    [closer] = one.correct(image).views  # red leads by its bias
+    torch.testing.assert_close(closer.pixels[0], torch.ones(16, 16))
+
+
+def test_a_zoom_shows_no_pixel_of_the_original_larger_than_allowed():
+    """A network that takes 16 pixels a side, and a map that is one point in the middle."""
+
+    class Point:
+        def __call__(self, classifier, first, classes, progress=None):
+            maps = torch.zeros(len(classes), 16, 16)
+            maps[:, 8, 8] = 1
+            return AttributionMaps(maps, forwards=0)
+
+    def seen(pixels, **options):
+        corrector = relook.Corrector(fine_halves(), k=1, look=Zoom(Point(), **options))
+        correction = corrector.correct(numbered(pixels, pixels))
+        [(left, top, right, bottom)] = corners([view.pixels for view in correction.views])
+        assert right - left == bottom - top
+        return right - left + 1
+
+    assert seen(128, smallest=0.01, magnification=1.0) == 16  # pixel for pixel
+    assert seen(128, smallest=0.01, magnification=2.0) == 8
+    assert seen(32, smallest=0.01, magnification=1.0) == 16
+    assert seen(32, smallest=0.01, magnification=2.0) == 8
+    assert seen(32, smallest=0.75, magnification=2.0) == 24
+    # A network that sees every pixel of the image already: there is nothing to zoom into.
+    look = Zoom(Point(), smallest=0.01, magnification=1.0, joint=True)
+    assert relook.Corrector(fine_halves(), look=look).correct(numbered(16, 16)).forwards == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"magnification": 0}, {"classes": 0}, {"threshold": 0}, {"margin": -1}]
+)
+def test_a_zoom_that_cannot_be_is_refused(wrong):
+    with pytest.raises(RelookError, match=next(iter(wrong))):
+        Zoom(**wrong)
+
+
+@pytest.mark.parametrize(("name", "forwards", "most"), [("quick", 3, 4), ("best", 6, 8)])
+def test_the_presets_cost_what_they_promise(lite0, chelsea, name, forwards, most):
+    corrector = relook.Corrector(lite0, look=name)
+    with counting_forwards(lite0.network) as count:
+        correction = corrector.correct(chelsea)
+        asked_of_pytorch = count[0]
+    assert correction.forwards == forwards
+    assert asked_of_pytorch <= forwards + 1  # and whether the network takes 288×288
+    larger = (288 / 224) ** 2 if name == "best" else 1
+    assert correction.cost == pytest.approx(forwards - 1 + larger)
+    assert correction.cost <= most
+    views = torch.stack([view.probabilities for view in correction.views])
+    expected = (correction.before + views.sum(dim=0)) / forwards
+    torch.testing.assert_close(correction.after, expected)
+
+
+def test_best_works_where_there_is_no_cam_and_no_other_size():
+    class FlatHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, stride=2)
+            self.fc = nn.Linear(4 * 7 * 7, 3)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).relu().flatten(1))
+
+    torch.manual_seed(0)
+    classifier = relook.Classifier(
+        FlatHead(), mean=(0, 0, 0), std=(1, 1, 1), input_size=16, crop_pct=0.5, target_layer="conv"
+    )
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    correction = relook.Corrector(classifier, look="best").correct(noise)
+    assert {view.what for view in correction.views} <= {
+        "whole image", "whole image, mirrored", "zoomed", "zoomed, mirrored"
+    }  # fmt: skip
+    assert correction.cost == correction.forwards <= 5
+
+
+def test_pictures_and_pages_show_every_view(tmp_path, halves):
+    from relook.report import save_picture
+    from relook.report.story import tell
+
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :32, 0] = image[:, 32:, 1] = 255
+    story = tell(relook.Corrector(halves, look="tencrop").correct(image))
+    assert [view.what for view in story.views] == (
+        ["corner"] * 4 + ["corner, mirrored"] * 4 + ["mirror image"]
+    )
+    assert story.masks == ()
+    assert {view.answer for view in story.views} <= {"red", "green"}
+    joint = tell(relook.Corrector(halves, look=Zoom(joint=True, threshold=0.9)).correct(image))
+    assert [mask.mask_tile for mask in joint.masks] == [None, None]
+    assert joint.view_name == ""
+    for name, told in (("ten", story), ("joint", joint)):
+        save_picture(told, tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
