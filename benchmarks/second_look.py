@@ -88,7 +88,7 @@ PAIRS = (
         for depth in (20, 32, 56)
     ),
     Pair("Lite0, rsscn7", LITE0, "rsscn7/test", "trained/rsscn7.safetensors"),
-    Pair("Lite0, elpv", LITE0, "trained/elpv", "trained/elpv.safetensors"),
+    Pair("Lite0, elpv", LITE0, "trained/elpv", "trained/elpv.safetensors", limit=800),
     Pair(
         "ResNet-20, fashion", "trained:fashion", "trained/fashion", "trained/fashion.safetensors",
         limit=5000,

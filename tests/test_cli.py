@@ -45,6 +45,20 @@ def test_predict_prints_a_table(photo):
     for text in ("photo.png", "class", "before", "after", "red", "green", "forward"):
         assert text in result.stdout
     assert "target layer act" in result.stderr  # the choice is shown
+    assert result.stderr.count("There is --look best too") == 1
+    for chosen in (["--look", "poster"], ["--look", "quick"], ["--json"]):
+        assert "--look best" not in relook("predict", photo, *HALVES, *chosen).stderr
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_every_look_answers_for_a_photo(photo, name):
+    result = relook("predict", photo, "--model", "networks:make_grey", "--look", name, "--json")
+    assert result.exit_code == 0, result.stderr
+    row = json.loads(result.stdout)
+    assert sum(entry["probability"] for entry in row["after"]) == pytest.approx(1, abs=1e-5)
+    assert row["corrected"] is True
+    # A network that sees the whole image has no whole to be shown.
+    assert row["cost"] >= row["forwards"] >= 1 + (name != "whole")
 
 
 def test_predict_on_chelsea_counts_its_forwards(chelsea):

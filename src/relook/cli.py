@@ -50,6 +50,10 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bf
 K = Annotated[
     int | None, typer.Option("-k", help="How many of the most probable classes; 5 by default.")
 ]
+_BEST = (
+    "There is --look best too: at most 8 forwards an image, and in our study it helped where the "
+    "poster's look, which is the default, did not (docs/second-look.md)."
+)
 _GATE_HELP = "Look again only where gap(1,5) is below this (0 to 1); none: always."
 LookName = Annotated[
     str | None,
@@ -127,7 +131,10 @@ def predict(
         preset.make()  # what cannot be is said before the network is loaded
         classifier = _classifier(model, checkpoint, layer, device, dtype)
         corrector = _corrector(classifier, preset, None)
-    raise typer.Exit(_predict(corrector, images, output, as_json))
+    status = _predict(corrector, images, output, as_json)
+    if look is None and not as_json:
+        typer.echo(_BEST, err=True)
+    raise typer.Exit(status)
 
 
 def _predict(corrector: Corrector, images: list[str], output: Path | None, as_json: bool) -> int:
