@@ -8,13 +8,16 @@ DATA is as for benchmarks/gain.py, with `rsscn7/` beside. Every network on every
 image is looked at again in every way at once; a view that several looks share is asked about once,
 and counts for each of them. Prints Markdown: all looks on the ambiguous images, best first, then
 what was chosen. The images of every data set are split in two halves: looks are ranked on the
-first, and the second says what the ranking is worth.
+first, and the second says what the ranking is worth. Networks that share their images are not
+independent: where they are pooled, p by image counts each image once (a sign test on how many of
+its networks it was fixed for, less those it was broken for).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -25,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 import relook
@@ -50,10 +54,20 @@ from relook.report.terminal import evaluation_bar
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for examples
 
 RESULTS = Path(__file__).parent / "results"
-SURE = ("flip", "quick", "best", "tencrop")
+SURE = ("flip", "quick", "best")
 """Looks that are taken without a gate too."""
 PLAIN = ("flip", "whole", "larger", "fivecrop", "tencrop")
 COSTS = {"quick": 4.0, "best": 8.0}
+AGAINST = (
+    ("best", "tencrop"),
+    ("best", "fivecrop + flip"),
+    ("best", "flip"),
+    ("quick", "flip"),
+    ("quick", "tencrop"),
+    ("whole", "flip"),
+    ("best", "best, boxes of activity"),
+)
+"""Paired comparisons; fivecrop + flip is as dear as best, whole as dear as flip."""
 _REMEMBERED = 1024
 
 Flags = npt.NDArray[np.bool_]
@@ -88,10 +102,10 @@ PAIRS = (
         for depth in (20, 32, 56)
     ),
     Pair("Lite0, rsscn7", LITE0, "rsscn7/test", "trained/rsscn7.safetensors"),
-    Pair("Lite0, elpv", LITE0, "trained/elpv", "trained/elpv.safetensors", limit=800),
+    Pair("Lite0, elpv", LITE0, "trained/elpv", "trained/elpv.safetensors", limit=600),
     Pair(
         "ResNet-20, fashion", "trained:fashion", "trained/fashion", "trained/fashion.safetensors",
-        limit=5000,
+        limit=3000,
     ),
 )  # fmt: skip
 
@@ -161,18 +175,20 @@ def looks() -> dict[str, tuple[int, Look]]:
     cam = Remembered(relook.CAM())
     activity = Remembered(Activity())
     scorecam = Remembered(relook.ScoreCAM(budget="fast"))
+    mean_scorecam = Remembered(relook.ScoreCAM(fill="mean", budget="fast"))
     found: dict[str, tuple[int, Look]] = {
         "poster (Score-CAM, 64)": (5, Mask(scorecam)),
         "poster (CAM)": (5, Mask(cam)),
         "poster (CAM), k=2": (2, Mask(cam)),
-        "mask, mean (Score-CAM, 64)": (5, Mask(scorecam, "mean")),
+        "poster, mean (Score-CAM, 64)": (5, Mask(mean_scorecam, "mean")),
         "mask, mean": (5, Mask(cam, "mean")),
         "mask, blur": (5, Mask(cam, "blur")),
         "mask, black, hard": (5, Mask(cam, hard=True)),
         "mask, blur, hard": (5, Mask(cam, "blur", hard=True)),
         "mask, blur, own": (5, Mask(cam, "blur", weights="own")),
         **{name: (1, make_look(name)) for name in PLAIN},
-        **{name: (5, make_look(name)) for name in COSTS},
+        "quick": (5, make_look("quick")),
+        "best": (2, make_look("best")),
     }  # fmt: skip
     for threshold in (0.2, 0.3, 0.4, 0.5):
         for k in (1, 2, 5):
@@ -195,9 +211,10 @@ def looks() -> dict[str, tuple[int, Look]]:
             2,
             Together((Flip(), Mirrored(joint))),
         )
-    near = Zoom(cam, 0.3, magnification=1.25, joint=True)
+    near = Zoom(cam, 0.3, magnification=1.25, joint=True, weights="doubt")
+    sure = Zoom(cam, 0.3, magnification=1.25, joint=True)
     own = Zoom(cam, 0.3, magnification=1.25)
-    nothing_named = Zoom(activity, 0.3, magnification=1.25, joint=True)
+    nothing_named = Zoom(activity, 0.3, magnification=1.25, joint=True, weights="doubt")
     quick = make_look("quick")
     composed: dict[str, tuple[Look, ...]] = {
         "flip + whole": (Flip(), Whole()),
@@ -213,6 +230,7 @@ def looks() -> dict[str, tuple[int, Look]]:
         "quick + mirrored zoom 0.3 joint": (quick, Mirrored(near)),
         "quick + larger + zoom 0.3": (quick, Larger(), own),
         "quick + larger + zoom 0.3 joint": (quick, Larger(), near),
+        "best, zoom weighs 1": (quick, Larger(), Mirrored(sure)),
         "best, boxes of activity": (quick, Larger(), Mirrored(nothing_named)),
         "quick + mirrored larger + zoom 0.3 joint": (quick, Mirrored(Larger()), near),
         "best + flip": (quick, Flip(), Larger(), Mirrored(near)),
@@ -260,6 +278,7 @@ class Studied:
         costs: of each look.
         ambiguous: which images are.
         first: which are of the half that looks are ranked on.
+        names: of the images.
     """
 
     pair: Pair
@@ -267,6 +286,7 @@ class Studied:
     costs: dict[str, Costs]
     ambiguous: Flags
     first: Flags
+    names: tuple[str, ...]
 
     @classmethod
     def of(cls, pair: Pair, rows: Sequence[Row], first: set[str]) -> Studied:
@@ -285,15 +305,14 @@ class Studied:
             {name: np.array([a[name].cost for a in answers]) for name in answers[0]},
             np.array([before.gap(5) < AMBIGUOUS for _, before in seen]),
             np.array([row.image in first for row, _ in seen]),
+            tuple(row.image for row, _ in seen),
         )
 
     def pairing(
         self, look: str, half: int | None = None, than: str = "", sure: bool = False
     ) -> Pairing:
         """Before and after on ambiguous images (with `sure` on all), or after two looks."""
-        chosen = self.ambiguous | sure
-        if half is not None:
-            chosen = chosen & (self.first == (half == 0))
+        chosen = self.chosen(half, sure)
         before, after = self.right[than][chosen], self.right[look][chosen]
         return Pairing(
             int((before & after).sum()),
@@ -302,14 +321,34 @@ class Studied:
             int((~before & ~after).sum()),
         )
 
-    def cost(self, look: str) -> float:
-        """Of an ambiguous image, on average."""
-        return float(self.costs[look][self.ambiguous].mean()) if self.ambiguous.any() else 1.0
+    def chosen(self, half: int | None, sure: bool = False) -> Flags:
+        """Which images: of the first half (0), the other (1) or both (None)."""
+        chosen = self.ambiguous | sure
+        return chosen if half is None else chosen & (self.first == (half == 0))
+
+    def cost(self, look: str, most: bool = False) -> float:
+        """Of an ambiguous image, on average or at most."""
+        costs = self.costs[look][self.ambiguous]
+        return float(costs.max() if most else costs.mean()) if len(costs) else 1.0
 
 
 def pooled(studies: Sequence[Studied], look: str, **options: Any) -> Pairing:
     """Of all pairs together."""
     return reduce(add, (study.pairing(look, **options) for study in studies), Pairing())
+
+
+def by_image(
+    studies: Sequence[Studied], look: str, than: str = "", half: int | None = None
+) -> float:
+    """P of pooled pairs, each image counted once whatever the number of its networks."""
+    changes: Counter[tuple[str, str]] = Counter()
+    for study in studies:
+        gained = study.right[look].astype(int) - study.right[than]
+        for index in np.flatnonzero(study.chosen(half) & (gained != 0)):
+            changes[study.pair.images, study.names[index]] += int(gained[index])
+    better = sum(change > 0 for change in changes.values())
+    worse = sum(change < 0 for change in changes.values())
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def counts(pairing: Pairing) -> str:
@@ -340,7 +379,7 @@ def all_looks(studies: Sequence[Studied], names: Sequence[str]) -> None:
 def ranking(studies: Sequence[Studied], names: Sequence[str]) -> None:
     """What is best on one half, and what that is worth on the other."""
     for limit in COSTS.values():
-        affordable = [n for n in names if max(s.cost(n) for s in studies) <= limit + 1e-6]
+        affordable = [n for n in names if max(s.cost(n, most=True) for s in studies) <= limit]
         ranked = sorted(affordable, key=lambda look: -(pooled(studies, look, half=0).gain or 0))
         print(f"\n## At a cost of at most {limit:.0f}: ranked on one half, measured on the other\n")
         print("| place | look | cost | first half | worst pair there | other half |")
@@ -357,9 +396,10 @@ def ranking(studies: Sequence[Studied], names: Sequence[str]) -> None:
             )
 
 
-def chosen(studies: Sequence[Studied]) -> None:
+def chosen(studies: Sequence[Studied], half: int | None) -> None:
     """The presets and their rivals, pair by pair."""
-    print("\n## The presets: fixed / broken (gain in points, McNemar's p) on ambiguous images\n")
+    images = "all" if half is None else "the half that looks were not ranked on"
+    print(f"\n## The presets on ambiguous images, {images}: fixed / broken (gain in points, p)\n")
     shown = ("poster (Score-CAM, 64)", "flip", "tencrop", *COSTS)
     heads = ("network, images", "ambiguous", *shown, "quick − flip", "best − flip")
     print(f"| {' | '.join(heads)} |")
@@ -368,15 +408,28 @@ def chosen(studies: Sequence[Studied]) -> None:
     parts["ImageNet-labelled photos"] = [study for study in studies if study.pair.photos]
     parts["all"] = list(studies)
     for name, part in parts.items():
-        cells = [told(pooled(part, look)) for look in shown]
-        cells += [told(pooled(part, look, than="flip")) for look in COSTS]
-        print(f"| {name} | {pooled(part, 'flip').images} | {' | '.join(cells)} |")
-    print(f"\nbest − tencrop, all: {told(pooled(studies, 'best', than='tencrop'))}\n")
-    print("\n## Without a gate: all images\n")
-    print("| network, images | images | " + " | ".join(SURE) + " |")
-    print("|---|--:|" + "---|" * len(SURE))
+        cells = [told(pooled(part, look, half=half)) for look in shown]
+        cells += [told(pooled(part, look, half=half, than="flip")) for look in COSTS]
+        print(f"| {name} | {pooled(part, 'flip', half=half).images} | {' | '.join(cells)} |")
+        if len(part) > 1:
+            values = [by_image(part, look, half=half) for look in shown]
+            values += [by_image(part, look, "flip", half) for look in COSTS]
+            print(f"| p by image | | {' | '.join(map(significance, values))} |")
+    print("\nOnly the first of two looks right / only the second, all pairs (p by image):\n")
+    for look, rival in AGAINST:
+        pairing = pooled(studies, look, half=half, than=rival)
+        value = significance(by_image(studies, look, rival, half))
+        print(f"- {look} against {rival}: {counts(pairing)} ({gain(pairing)}, {value})")
+
+
+def without_gate(studies: Sequence[Studied]) -> None:
+    """What a second look at all images does and costs."""
+    print("\n## Without a gate: all images; what one costs with the gate 0.5 and without\n")
+    print("| network, images | images | " + " | ".join(SURE) + " | cost of best: gate 0.5, none |")
+    print("|---|--:|" + "---|" * len(SURE) + "---|")
     for study in studies:
         cells = [told(study.pairing(f"{look}, no gate", sure=True)) for look in SURE]
+        cells.append(" , ".join(f"{study.costs[n].mean():.2f}" for n in ("best", "best, no gate")))
         images = study.pairing("flip, no gate", sure=True).images
         print(f"| {study.pair.name} | {images} | {' | '.join(cells)} |")
 
@@ -390,7 +443,10 @@ def chart(studies: Sequence[Studied], names: Sequence[str], file: Path) -> None:
         "ImageNet-labelled photos": [study for study in studies if study.pair.photos],
         "all networks and images": list(studies),
     }
-    for axes, (title, part) in zip(figure.subplots(1, 2), parts.items(), strict=True):
+    parts = {title: part for title, part in parts.items() if part}
+    for axes, (title, part) in zip(
+        figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True
+    ):
         points = {
             name: (max(s.cost(name) for s in part), 100 * (pooled(part, name).gain or 0))
             for name in names
@@ -421,15 +477,19 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, help="PNG file: gain against cost")
     parser.add_argument("--only", default="", help="pairs whose name holds this text")
     arguments = parser.parse_args()
+    pairs = [pair for pair in PAIRS if arguments.only in pair.name]
+    if not pairs:
+        parser.error(f"no pair's name holds {arguments.only!r}: {', '.join(p.name for p in PAIRS)}")
     studies = []
-    for pair in PAIRS:
-        if arguments.only in pair.name:
-            print(pair.name, file=sys.stderr)
-            studies.append(run(pair, arguments.data, arguments.output))
+    for pair in pairs:
+        print(pair.name, file=sys.stderr)
+        studies.append(run(pair, arguments.data, arguments.output))
     names = [*looks()]
     all_looks(studies, names)
     ranking(studies, names)
-    chosen(studies)
+    chosen(studies, half=1)
+    chosen(studies, half=None)
+    without_gate(studies)
     if arguments.chart:
         chart(studies, names, arguments.chart)
 

@@ -1,13 +1,15 @@
 """Networks of one's own for the study of second looks, trained on three real data sets.
 
-    python benchmarks/trained.py DATA [--output FOLDER] [--seed N]
+    python benchmarks/trained.py DATA [--seed N]
 
 EfficientNet-Lite0, from its ImageNet weights, on `DATA/rsscn7` (satellite scenes, 7 classes) and on
 the solar cells of the package `elpv-dataset` (functional or defective, half of them for the test,
 split by the seed); a ResNet-20 from scratch on Fashion-MNIST (Debian's `dataset-fashion-mnist`).
-What is there already is not made again. Writes weights, and the test images as class folders:
+What is there already is not made again. Writes weights, and the test images as class folders, to
+benchmarks/results/trained:
 
-    relook evaluate FOLDER/elpv --checkpoint FOLDER/elpv.safetensors --output RUN
+    cd benchmarks/results/trained
+    relook evaluate elpv --checkpoint elpv.safetensors --output RUN
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,13 +113,15 @@ def stacked(found: list[tuple[Image.Image, int]]) -> Images:
 
 
 def write(folder: Path, images: Iterator[tuple[Image.Image, str]]) -> None:
+    if folder.exists():  # another split's, of a run that was stopped
+        shutil.rmtree(folder)
     for number, (image, label) in enumerate(images):
         (folder / label).mkdir(parents=True, exist_ok=True)
         image.save(folder / label / f"{number:05}.png")
 
 
 def rsscn7(data: Path) -> nn.Module:
-    labels = sorted(folder.name for folder in (data / "train").iterdir())
+    labels = sorted(folder.name for folder in (data / "train").iterdir() if folder.is_dir())
     train = read_data(data / "train", labels).images
     return fine_tuned(stacked([(open_image(i.path), i.label) for i in train]), len(labels), 4)
 
@@ -161,17 +166,16 @@ def _idx(part: str) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], nn.Module]] = {
         "rsscn7": lambda: rsscn7(arguments.data / "rsscn7"),
-        "elpv": lambda: elpv(arguments.output / "elpv", arguments.seed),
-        "fashion": lambda: fashion_mnist(arguments.output / "fashion"),
+        "elpv": lambda: elpv(RESULTS / "elpv", arguments.seed),
+        "fashion": lambda: fashion_mnist(RESULTS / "fashion"),
     }
     for part, make in makers.items():
-        file = arguments.output / f"{part}.safetensors"
+        file = RESULTS / f"{part}.safetensors"
         if not file.exists():
             print(f"training on {part}")
             torch.manual_seed(arguments.seed)

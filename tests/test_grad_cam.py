@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import relook
-from networks import HalvesNet, SmallCNN, counting_forwards, random_cnn
+from networks import SmallCNN, counting_forwards, random_cnn
 from relook.attribution import Activity
 from relook.looks import Mask
 
@@ -126,11 +126,25 @@ def test_no_gradient_back_to_the_layer_is_said(noise):
             return self.fc(x.mean(dim=(2, 3)).detach())
 
     torch.manual_seed(0)
-    network = Detached().double().requires_grad_(False)
+    network = Detached().double()
     classifier = relook.Classifier(network, mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
     [first] = classifier.first_looks(noise[:1])
-    with pytest.raises(relook.ModelError, match=r"no gradient leads .* 'act'; use Score-CAM"):
-        relook.GradCAM()(classifier, first, torch.tensor([0]))
+    for trained in (True, False):
+        network.requires_grad_(trained)
+        with pytest.raises(relook.ModelError, match=r"no gradient leads .* 'act'; use Score-CAM"):
+            relook.GradCAM()(classifier, first, torch.tensor([0]))
+        assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_what_comes_before_the_layer_keeps_nothing_for_a_backward(cnn, noise):
+    modes = []
+    handle = cnn.network.conv1.register_forward_hook(
+        lambda _m, _i, output: modes.append(output.requires_grad)
+    )
+    relook.GradCAM()(cnn, cnn.first_looks(noise[:1])[0], torch.tensor([0]))
+    handle.remove()
+    assert modes == [False, False]  # the first look's, and this one's
+    assert torch.is_grad_enabled()
 
 
 def test_a_backward_costs_two_forwards(cnn, noise):
@@ -180,4 +194,3 @@ def test_cam_takes_the_other_method_only_where_it_has_to(noise, halves, halves_p
     torch.testing.assert_close(
         either(halves, first, classes).maps, relook.CAM()(halves, first, classes).maps
     )
-    assert isinstance(halves.network, HalvesNet)

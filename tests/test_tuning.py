@@ -48,11 +48,12 @@ def test_candidates_are_what_an_evaluation_of_each_says(grey, images):
         evaluation = evaluate(corrector, images)
         assert candidate.pairing == evaluation.statistics.after.pairing
         assert candidate.forwards == pytest.approx(evaluation.summary()["forwards"] / 40)
+        assert candidate.cost == pytest.approx(evaluation.summary()["cost"] / 40)
 
 
 def test_the_best_comes_first_and_of_equals_the_cheapest(grey, images):
     candidates = tune(grey, images, gates=[0.05, "none"]).candidates
-    ranks = [(c.pairing.broken - c.pairing.fixed, c.forwards) for c in candidates]
+    ranks = [(c.pairing.broken - c.pairing.fixed, c.cost) for c in candidates]
     assert ranks == sorted(ranks)
     [none] = [c for c in candidates if c.preset.gate == 0]
     assert none.forwards == 1
@@ -158,3 +159,34 @@ def test_what_cannot_be_settled_is_said(grey, images, keep, said):
 def test_a_settled_gate_stays(grey, images):
     keep = Preset(fill="black", attribution="cam", k=1, gate=0.05)
     assert {c.preset.gate for c in tune(grey, images, keep=keep).candidates} == {0.05, 0.0}
+
+
+def test_a_network_without_a_target_layer_is_tuned_on_the_looks_it_can_take(images, tmp_path):
+    class Flat(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(3 * 16 * 16, 4)
+
+        def forward(self, x):
+            return self.fc(x.flatten(1))
+
+    torch.manual_seed(0)
+    flat = relook.Classifier(
+        Flat(), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=16, labels=["0", "1", "2", "3"]
+    )
+    tuning = tune(flat, images, tmp_path, gates=["none"])
+    looks = {candidate.preset.look for candidate in tuning.candidates}
+    assert looks == {"quick", "whole", "larger", "flip", "tencrop"}
+    relook.Corrector(flat, look=str(tmp_path / "tuned.json"))
+    with pytest.raises(relook.ModelError, match="found no layer"):
+        tune(flat, images, looks=["poster"])
+
+
+def test_grad_cam_stays_where_it_is_settled_and_pays_for_its_classes(grey, images):
+    keep = Preset(attribution="gradcam", fill="black")
+    tuning = tune(grey, images, keep=keep, gates=["none"])
+    tried = [c for c in tuning.candidates if c.preset.gate != 0]
+    assert {c.preset.attribution for c in tried} == {"gradcam"}
+    costs = {c.preset.k: c.cost for c in tried}
+    # The first look, one more forward, a backward (2) and a view for each class found.
+    assert costs[1] <= 1 + 1 + 3 < costs[4] <= 1 + 1 + 4 * 3

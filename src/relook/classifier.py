@@ -183,7 +183,7 @@ class Classifier(nn.Module):
             raise ModelError(
                 f"{self.name}: found no layer with maps larger than 1×1 before pooling (does it "
                 "work on tokens, or on maps with the channels last?); name one with target_layer= "
-                f"or --layer{self._choices}, or use a look that needs no maps, such as flip"
+                f"or --layer{self._choices}, or use a look that needs no maps, such as quick"
             )
         return self._target_layer
 
@@ -318,18 +318,23 @@ class Classifier(nn.Module):
                 outputs = _at_least_float32(self.network(inputs))[0]
             if self._outputs == "probabilities":
                 outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
-            if not maps or not outputs.requires_grad:
-                raise ModelError(
-                    f"{self.name}: no gradient leads from the outputs back to the layer "
-                    f"{self.target_layer!r}; use Score-CAM (--attribution scorecam)"
-                )
-            found = [
-                torch.autograd.grad(outputs[c], maps[0], retain_graph=True)[0][0]
-                for c in classes.tolist()
-            ]
+            if not maps:
+                raise ModelError(f"{self.name}: layer {self.target_layer!r} gave no maps")
+            found = [self._gradient(outputs[c], maps[0]) for c in classes.tolist()]
         gradients = _at_least_float32(torch.stack(found))
         check_finite(gradients, self.dtype)
         return _at_least_float32(maps[0].detach()[0]), gradients
+
+    def _gradient(self, output: Tensor, maps: Tensor) -> Tensor:
+        gradient = None
+        if output.requires_grad:
+            [gradient] = torch.autograd.grad(output, maps, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise ModelError(
+                f"{self.name}: no gradient leads from the outputs back to the layer "
+                f"{self.target_layer!r}; use Score-CAM (--attribution scorecam)"
+            )
+        return gradient[0]
 
     def outputs(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """The network's raw outputs, logits or probabilities. One batch; nothing is checked."""
@@ -386,17 +391,19 @@ class Classifier(nn.Module):
         return self._engines.name
 
     def takes(self, height: int, width: int) -> bool:
-        """Whether the network takes inputs of this size: one forward of noise, the first time."""
+        """Whether the network answers inputs of this size with a probability a class.
+
+        It is asked once, about an empty image, in a forward that belongs to no image's count.
+        """
         size = (height, width)
         if size not in self._takes:
             try:
-                self.run(torch.rand(1, 3, *size, device=self.device))
+                answer = self.run(torch.zeros(1, 3, *size, device=self.device))
+                self._takes[size] = answer.shape == (1, len(self.labels))
             except _REFUSALS as error:
                 if is_out_of_memory(error):
                     raise
                 self._takes[size] = False
-            else:
-                self._takes[size] = True
         return self._takes[size]
 
     def chunk_size(self, height: int, width: int) -> int:

@@ -51,8 +51,8 @@ K = Annotated[
     int | None, typer.Option("-k", help="How many of the most probable classes; 5 by default.")
 ]
 _BEST = (
-    "There is --look best too: at most 8 forwards an image, and in our study it helped where the "
-    "poster's look, which is the default, did not (docs/second-look.md)."
+    "There is --look best too: at a cost of at most 8 forwards an image it helped in our study, "
+    "where the poster's look, which is the default, did not."
 )
 _GATE_HELP = "Look again only where gap(1,5) is below this (0 to 1); none: always."
 LookName = Annotated[
@@ -249,11 +249,14 @@ def evaluate(
     with _usage_errors():
         from relook.correction import AMBIGUOUS
         from relook.evaluation import read_data, rivals_of
+        from relook.looks import Preset
 
         preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
         preset.make()
         classifier = _classifier(model, checkpoint, layer, device, dtype)
-        corrector = _corrector(classifier, preset, AMBIGUOUS)
+        # What is to be chosen yet needs no target layer; flip stands in.
+        chosen = Preset("flip", k=preset.k, gate=preset.gate) if tune and look is None else preset
+        corrector = _corrector(classifier, chosen, AMBIGUOUS)
         labelled = read_data(data, classifier.labels)
         if limit is not None:
             labelled = labelled.sample(limit)

@@ -206,11 +206,12 @@ class Corrector(nn.Module):
 
         Args:
             classifier: what `relook.load` or `relook.Classifier` gave.
-            k: 1 to the number of classes; None is 5, or all of fewer classes.
+            k: 1 to the number of classes; None is 5, or all of fewer classes (2 for "best").
             gate: a gap in [0, 1]; an image that the classifier is surer of stays as it is, at
                 the cost of one forward. None looks again at every image.
-            look: a name ("poster", "flip", "fivecrop", "tencrop", "larger"), a file that tuning
-                saved, whose k and gate hold where none are given here, or an object, such as
+            look: a name ("poster", "quick", "best", "zoom", "flip", "whole", "larger", "fivecrop",
+                "tencrop", several joined by +), a file that tuning saved, whose k and gate hold
+                where none are given here, or an object, such as
                 `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
             budget: at most how many masked forwards an image gets for its maps; None is all that
                 exact Score-CAM takes, "fast" is 64 (see `relook.ScoreCAM`).
@@ -388,6 +389,8 @@ class Corrector(nn.Module):
             members = [i for i, views in enumerate(batches) if views.pixels.shape[-2:] == size]
             views = torch.cat([batches[i].pixels for i in members])
             asked = self._many(views)
+            if asked.shape != (len(views), len(self.classifier.labels)):
+                raise self._refusal(views, f"it answers with {tuple(asked.shape)}")
             check_finite(asked, self.classifier.dtype)
             counts = [len(batches[i].pixels) for i in members]
             answers |= dict(zip(members, asked.split(counts), strict=True))
@@ -397,13 +400,17 @@ class Corrector(nn.Module):
         try:
             return self.classifier.many(views)
         except (RuntimeError, ValueError, AssertionError) as error:
-            height, width = views.shape[-2:]
-            if (height, width) == self.classifier.input_size or is_out_of_memory(error):
+            own = views.shape[-2:] == self.classifier.input_size
+            if own or is_out_of_memory(error):
                 raise
-            raise ModelError(
-                f"{self.classifier.name} takes no inputs of {height}×{width} "
-                f"({first_line(error)}); use a look at its own size, such as tencrop"
-            ) from error
+            raise self._refusal(views, first_line(error)) from error
+
+    def _refusal(self, views: Tensor, why: str) -> ModelError:
+        height, width = views.shape[-2:]
+        return ModelError(
+            f"{self.classifier.name} takes no inputs of {height}×{width} "
+            f"({why}); use a look at its own size, such as tencrop"
+        )
 
     def _sum(self, w: _Waiting, view_answers: tuple[Tensor, ...], seconds: float) -> Outcome:
         y = w.first.probabilities

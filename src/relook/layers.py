@@ -102,19 +102,21 @@ def differentiating(network: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     """Gradients begin at `layer`: the list holds the maps of its last call, a leaf.
 
     What follows in the network works on a copy, so that an in-place operation after the layer
-    finds no leaf in its way; what comes before keeps nothing for a backward.
+    finds no leaf in its way; what comes before it keeps nothing for a backward.
     """
     maps: list[Tensor] = []
 
     def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         if not has_space(output):
             return output
+        torch.set_grad_enabled(True)
         maps[:] = [output.detach().clone().requires_grad_()]
         return maps[0].clone()
 
     handle = network.get_submodule(layer).register_forward_hook(cut)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        # Until the layer is reached; leaving this restores the caller's mode.
+        with torch.inference_mode(False), torch.set_grad_enabled(False):
             yield maps
     finally:
         handle.remove()

@@ -25,7 +25,7 @@ from relook.evaluation.run import Run, RunError
 from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import FILLS
-from relook.looks import Preset
+from relook.looks import Flip, Preset
 
 LOOKS = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
 """Tried where no look is settled; a look that the network cannot take is left out."""
@@ -44,12 +44,13 @@ class Candidate:
     Attributes:
         preset: the way; its gate is 0 for no second look at all.
         pairing: what it fixed and broke.
-        forwards: an image, on average.
+        forwards, cost: of an image, on average.
     """
 
     preset: Preset
     pairing: Pairing
     forwards: float
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def tune(
     keep = keep or Preset()
     if keep.gate is not None:
         gates = (keep.gate,)
-    Corrector(classifier, k=keep.k, look=keep.make())  # raises if that cannot be
+    # Raises if what is settled cannot be; of a look that is not, k alone.
+    Corrector(classifier, k=keep.k, look=keep.make() if len(looks) == 1 else Flip())
     folder = None if output is None else Path(output)
     if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
         raise RunError(f"{folder} holds a run without tuning; choose another folder")
@@ -173,10 +175,12 @@ def _contenders(classifier: Classifier, keep: Preset) -> Iterator[_Contender]:
     ks = sorted({min(k, len(classifier.labels)) for k in tried})
     if keep.look == "poster":
         for preset in _posters(classifier, keep):
-            yield _Contender.of(classifier, preset, ks)
+            # Grad-CAM pays for each class: fewer of them are another look.
+            for some in [[k] for k in ks] if preset.attribution == "gradcam" else [ks]:
+                yield _Contender.of(classifier, preset, some)
         return
     # What a zoom's view weighs depends on the others: each k is a look of its own.
-    for k in ks if keep.look == "zoom" else [settled]:
+    for k in ks if keep.look == "zoom" else [Preset.of(keep.look, k=settled).k]:
         contender = _Contender.of(classifier, keep, [k])
         contender.corrector.correct(_photo(classifier))  # raises if the network cannot take it
         yield contender
@@ -194,17 +198,17 @@ def _posters(classifier: Classifier, keep: Preset) -> Iterator[Preset]:
     fixed_fill = keep.variant in ("torchcam", "gradcam")
     fills = [keep.fill or "mean"] if fixed_fill else [keep.fill] if keep.fill else FILLS
     [first] = classifier.first_looks(classifier.noise())
+    scorecam_only = keep.variant is not None or keep.budget is not None
+    attributions = [keep.attribution] if keep.attribution else ["scorecam"]
+    if keep.attribution is None and not scorecam_only and _has_cam(classifier, first):
+        attributions = ["cam", "scorecam"]
     for fill in fills:
-        if keep.attribution != "scorecam" and keep.variant is None and keep.budget is None:
-            cam = replace(keep, fill=fill, attribution="cam")
-            if keep.attribution == "cam" or _has_cam(classifier, first):
-                yield cam
-        if keep.attribution != "cam":
-            scorecam = replace(keep, fill=fill, attribution="scorecam")
-            yield scorecam
+        for attribution in attributions:
+            preset = replace(keep, fill=fill, attribution=attribution)
+            yield preset
             channels = 0 if first.activations is None else len(first.activations)
-            if keep.budget is None and channels > FAST:
-                yield replace(scorecam, budget=FAST)
+            if attribution == "scorecam" and keep.budget is None and channels > FAST:
+                yield replace(preset, budget=FAST)
 
 
 def _has_cam(classifier: Classifier, first: FirstLook) -> bool:
@@ -230,24 +234,27 @@ def _rank(
     rows: Sequence[Row], ways: dict[str, Preset], gates: Sequence[Gate], keep: Preset
 ) -> Tuning:
     seen = [(row.before, row.label, dict(row.rivals)) for row in rows if row.before]
-    none = Candidate(replace(keep, gate=0.0), *_count(seen, "", 0.0))
+    # No second look: of a look that the network can take, so that the file can be used.
+    first = next(iter(ways.values()), keep)
+    none = Candidate(replace(keep, look=first.look, gate=0.0), *_count(seen, "", 0.0))
     tried = [
         Candidate(replace(preset, gate=gate), *_count(seen, name, gate))
         for name, preset in ways.items()
         for gate in gates
     ]
-    best = sorted([none, *tried], key=lambda c: (c.pairing.broken - c.pairing.fixed, c.forwards))
+    best = sorted([none, *tried], key=lambda c: (c.pairing.broken - c.pairing.fixed, c.cost))
     return Tuning(tuple(best), len(seen))
 
 
 def _count(
     seen: Sequence[tuple[Answer, int, dict[str, Answer]]], name: str, gate: Gate
-) -> tuple[Pairing, float]:
-    """What one way fixed and broke under a gate, and its forwards an image."""
-    pairing, forwards = Pairing(), 0
+) -> tuple[Pairing, float, float]:
+    """What one way fixed and broke under a gate, and its forwards and cost an image."""
+    pairing, forwards, cost = Pairing(), 0, 0.0
     for first, label, answers in seen:
         looked = gate == "none" or first.gap(5) < gate
         answer = answers[name] if looked else first
         pairing += Pairing.of(first.best == label, answer.best == label)
         forwards += answer.forwards
-    return pairing, forwards / max(1, len(seen))
+        cost += answer.cost
+    return pairing, forwards / max(1, len(seen)), cost / max(1, len(seen))

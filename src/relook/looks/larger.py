@@ -21,7 +21,7 @@ _STEP = 8
 @dataclass(frozen=True)
 class Larger:
     """The network's crop grown until it meets the image's edge, at 9/7 of the input's sides
-    (288 for 224 pixels, in steps of 8); its answer weighs as much as the first.
+    (288 for 224 pixels, in whole steps of 8); its answer weighs as much as the first.
 
     Networks often do better on test images somewhat larger than those they were trained on
     (H. Touvron et al. 2019, "Fixing the train-test resolution discrepancy"). One such forward costs
@@ -65,10 +65,8 @@ class Larger:
 
 def larger_size(own: tuple[int, int], there: float) -> tuple[int, int]:
     """(height, width) at 9/7, or up to `there`, in whole steps; never smaller than they are."""
-    height, width = (
-        max(side, _STEP * min(round(side * _SCALE / _STEP), int(side * there / _STEP + 1e-6)))
-        for side in own
-    )
+    scale = min(_SCALE, there) + 1e-9
+    height, width = (max(side, _STEP * int(side * scale / _STEP)) for side in own)
     return height, width
 
 

@@ -71,7 +71,7 @@ class Mask:
         """One mask image a class, and a view of each that shows anything."""
         seen = self.attribution(classifier, first, classes, progress)
         maps = seen.maps.masked_fill(seen.maps <= self.threshold, 0).to(first.pixels.dtype)
-        kept = maps.ceil() if self.hard else maps
+        kept = (maps > 0).to(maps.dtype) if self.hard else maps
         hidden = fill_image(self.hidden_as, first.pixels, classifier.mean)
         images = hide(first.pixels, kept, hidden)
         found = maps.flatten(1).any(dim=1).nonzero().squeeze(1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
 from relook.looks.protocol import Look, SecondLook
+from relook.looks.together import together
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Mirrored:
         """Twice as many views as the look has."""
         second = self.look(classifier, first, classes, progress)
         if not second.views and self.otherwise is not None:
-            return self.otherwise(classifier, first, classes, progress)
+            other = self.otherwise(classifier, first, classes, progress)
+            return together(second, other)
         mirrored = tuple(
             replace(views, pixels=views.pixels.flip(-1), of=None, what=f"{views.what}, mirrored")
             for views in second.views

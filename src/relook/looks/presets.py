@@ -66,7 +66,7 @@ def _quick() -> Look:
 
 
 def _best() -> Look:
-    zoom = Zoom(CAM(Activity()), threshold=0.3, magnification=1.25, classes=2, joint=True)
+    zoom = Zoom(CAM(Activity()), threshold=0.3, magnification=1.25, joint=True, weights="doubt")
     return Together((_quick(), Larger(required=False), Mirrored(zoom)))
 
 
@@ -82,6 +82,9 @@ LOOKS: dict[str, Callable[..., Look]] = {
     "tencrop": partial(Crops, flip=True),
 }
 """Every look that has a name, and what makes it."""
+
+_KS = {"best": 2}
+"""About how many classes a look is where that is not said, if not 5."""
 
 _TAKES = {
     "poster": ("fill", "attribution", "variant", "budget"),
@@ -160,7 +163,8 @@ class Preset:
         """
         preset = cls(look) if look in LOOKS or not Path(look).is_file() else cls.read(look)
         given = {name: value for name, value in options.items() if value is not None}
-        return cls(**{**asdict(preset), **given})
+        own = {"k": preset.k or _KS.get(preset.look)}
+        return cls(**{**asdict(preset), **own, **given})
 
     def make(self) -> Look:
         """The look itself.

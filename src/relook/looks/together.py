@@ -40,12 +40,16 @@ class Together:
         progress: Progress | None = None,
     ) -> SecondLook:
         """The views of all, in their order."""
-        seconds = [look(classifier, first, classes, progress) for look in self.looks]
-        shown = next((second for second in seconds if len(second.maps)), seconds[0])
-        return SecondLook(
-            views=tuple(views for second in seconds for views in second.views),
-            maps=shown.maps,
-            mask_images=shown.mask_images,
-            forwards=sum(second.forwards for second in seconds),
-            backwards=sum(second.backwards for second in seconds),
-        )
+        return together(*(look(classifier, first, classes, progress) for look in self.looks))
+
+
+def together(*seconds: SecondLook) -> SecondLook:
+    """All views and what was spent; the maps of the first that has any."""
+    shown = next((second for second in seconds if len(second.maps)), seconds[0])
+    return SecondLook(
+        views=tuple(views for second in seconds for views in second.views),
+        maps=shown.maps,
+        mask_images=shown.mask_images,
+        forwards=sum(second.forwards for second in seconds),
+        backwards=sum(second.backwards for second in seconds),
+    )

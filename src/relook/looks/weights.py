@@ -20,6 +20,12 @@ def _share(y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, 
     return weights / weights.sum(dim=0)
 
 
+def _doubt(y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "k c"]:
+    top = y.topk(2).values
+    weights: Tensor = _share(y, classes) * (1 - (top[0] - top[1]))
+    return weights
+
+
 def _own(y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "k c"]:
     weights = torch.zeros(len(classes), len(y), dtype=y.dtype, device=y.device)
     return weights.scatter_(1, classes.unsqueeze(1), 1.0)
@@ -32,6 +38,7 @@ def _mean(y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "
 _RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "poster": _poster,
     "share": _share,
+    "doubt": _doubt,
     "own": _own,
     "mean": _mean,
 }
@@ -44,8 +51,9 @@ def weigh(rule: str, y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Floa
 
     Args:
         rule: "poster": Y[c_i] for all classes. "share": the same, divided by their sum, so that
-            all views together weigh as much as the first answer. "own": 1 for the class that the
-            view was made for, and nothing for the others. "mean": 1/k for all classes.
+            all views together weigh as much as the first answer. "doubt": that again, times
+            1 − gap(1,2): the surer the first answer is, the less they weigh. "own": 1 for the
+            class that the view was made for, and nothing for the others. "mean": 1/k for all.
         y: Y.
         classes: that the views were made for.
     """

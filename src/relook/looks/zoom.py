@@ -16,6 +16,9 @@ from relook.geometry import Box
 from relook.looks.protocol import SecondLook, Views
 from relook.looks.weights import check_rule, weigh
 
+_FAINT = 0.1
+"""Map values up to this are not shown, as those of mask images."""
+
 
 @dataclass(frozen=True)
 class Zoom:
@@ -32,10 +35,9 @@ class Zoom:
         smallest: of each side, in shares of what the first look showed: no closer look than that.
         magnification: a pixel of the original becomes at most so many of the view's, on each side:
             there is no more detail to be seen than the original has.
-        classes: about the first so many of the top-k classes; None: all.
-        joint: one box around where any of them was seen, and one view for all classes, which weighs
-            as much as the first answer; none where it would show what the first look showed.
-        weights: what the answer to a class's own view weighs, see `relook.looks.weights`.
+        joint: one box around where any of the classes was seen, and one view, which weighs what
+            those of the classes would together; none where it would show what the first look did.
+        weights: what a view's answer weighs, see `relook.looks.weights`.
     """
 
     attribution: Attribution = field(default_factory=CAM)
@@ -43,7 +45,6 @@ class Zoom:
     margin: float = 0.0
     smallest: float = 0.25
     magnification: float = math.inf
-    classes: int | None = None
     joint: bool = False
     weights: str = "share"
 
@@ -55,8 +56,6 @@ class Zoom:
             raise RelookError(f"margin must not be negative, but is {self.margin}")
         if not 0 < self.smallest <= 1:
             raise RelookError(f"smallest must be in (0, 1], not {self.smallest}")
-        if self.classes is not None and self.classes < 1:
-            raise RelookError(f"classes must be at least 1, not {self.classes}")
         if not self.magnification > 0:
             raise RelookError(f"magnification must be above 0, not {self.magnification}")
 
@@ -79,12 +78,10 @@ class Zoom:
     ) -> SecondLook:
         """One view a class that was seen anywhere, or one for all."""
         seen = self.attribution(classifier, first, classes, progress)
-        maps = seen.maps[: self.classes]
-        if self.joint:
-            maps = maps.amax(dim=0, keepdim=True)
+        maps = seen.maps.amax(dim=0, keepdim=True) if self.joint else seen.maps
         shown, size = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
         closest = max(size[1] / (shown[2] - shown[0]), size[0] / (shown[3] - shown[1]))
-        smallest = max(self.smallest, closest / self.magnification)
+        smallest = min(1.0, max(self.smallest, closest / self.magnification))
         boxes = {}
         for i in maps.flatten(1).any(dim=1).nonzero().squeeze(1).tolist():
             part = region(maps[i], self.threshold)
@@ -94,21 +91,22 @@ class Zoom:
         views: tuple[Views, ...] = ()
         if boxes:
             pixels = torch.stack([classifier.cut(first, box, size) for box in boxes.values()])
-            found = torch.tensor(list(boxes), device=classes.device)
-            y = first.probabilities
             if self.joint:
-                views = (Views(pixels, torch.ones_like(y).unsqueeze(0), what="zoomed"),)
+                weights = weigh(self.weights, first.probabilities, classes)
+                views = (Views(pixels, weights.sum(dim=0, keepdim=True), what="zoomed"),)
             else:
-                weights = weigh(self.weights, y, classes[found])
+                found = torch.tensor(list(boxes), device=classes.device)
+                weights = weigh(self.weights, first.probabilities, classes[found])
                 views = (Views(pixels, weights, of=found, what="zoomed"),)
+        clear = seen.maps.masked_fill(seen.maps <= _FAINT, 0)
         none = first.pixels.new_zeros(0, *first.pixels.shape)
-        return SecondLook(views, seen.maps, none, seen.forwards, seen.backwards)
+        return SecondLook(views, clear, none, seen.forwards, seen.backwards)
 
 
 def same(box: Box, other: Box) -> bool:
-    """Whether two boxes are one, to 1 % of their sides."""
+    """Whether two boxes are one, to 5 % of their sides."""
     side = min(other[2] - other[0], other[3] - other[1])
-    return max(abs(a - b) for a, b in zip(box, other, strict=True)) < 0.01 * side
+    return max(abs(a - b) for a, b in zip(box, other, strict=True)) < 0.05 * side
 
 
 def region(seen: Float[Tensor, "h w"], threshold: float) -> Box:
