@@ -21,13 +21,15 @@ import torch
 import relook
 from relook.demo import photos
 from relook.images import open_image
-from relook.looks import Flip, Look, Mask
+from relook.looks import Look, Mask
 
-LOOKS: dict[str, Look] = {
-    "`flip`": Flip(),
+LOOKS: dict[str, str | Look] = {
+    "`flip`": "flip",
+    "`quick`": "quick",
+    "`best`": "best",
     "`poster`, maps from CAM": Mask(relook.CAM()),
     "`poster`, `--fast`": Mask(relook.ScoreCAM(budget="fast")),
-    "`poster` (exact Score-CAM)": Mask(),
+    "`poster` (exact Score-CAM)": "poster",
 }
 
 
