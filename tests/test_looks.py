@@ -495,6 +495,13 @@ def test_the_presets_cost_what_they_promise(lite0, name, forwards, most):
     assert correction.k == (2 if name == "best" else 5)
 
 
+def test_best_is_about_two_classes_unless_that_is_said(cnn):
+    assert relook.Corrector(cnn, look="best").k == 2
+    assert relook.Corrector(cnn, look="best+flip").k == 2
+    assert relook.Corrector(cnn, look="best", k=3).k == 3
+    assert relook.Corrector(cnn, look="quick").k == 4
+
+
 def test_best_works_where_there_is_no_cam_and_no_other_size():
     class FlatHead(nn.Module):
         def __init__(self):

