@@ -560,7 +560,7 @@ def test_what_was_spent_on_maps_counts_where_another_look_stands_in(halves, halv
     with counting_forwards(halves.network) as count:
         [outcome] = corrector.look_again(halves.first_looks(halves_pixels[None]))
     assert outcome.forwards == count[0] == 1 + 1 + 1
-    assert outcome.cost == 1 + 1 + 2 * 2 + 1
+    assert outcome.cost == 1 + 1 + 2 + 1
     assert len(outcome.second.maps) == 2
 
 

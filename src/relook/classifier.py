@@ -305,8 +305,8 @@ class Classifier(nn.Module):
         """The target layer's maps, and the gradient of each class's output with respect to them.
 
         The output is the logit; where the network ends in probabilities, their logarithm. One
-        forward and one backward a class, from the output to the target layer. The network's own
-        gradients and modes stay as they are.
+        forward, and for each class a backward from its output to the target layer. The network's
+        own gradients and modes stay as they are.
 
         Raises:
             ModelError: nothing that can be differentiated leads from the layer to the outputs.

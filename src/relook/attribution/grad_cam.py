@@ -21,9 +21,10 @@ class GradCAM:
 
     z^c is the network's output before softmax; of a network that ends in probabilities it is
     log Y[c], which differs from it by what is the same for all classes. Any network that PyTorch
-    can differentiate will do, at the price of one more forward and one backward a class; each of
-    those runs only from the output back to the target layer, but counts in full. For a network
-    that ends GAP → FC the maps are those of CAM, which costs nothing.
+    can differentiate will do, at the price of one more forward and one backward: gradients run from
+    each class's output back to the target layer only, which for the last maps is a small part of
+    the network, and all classes together count as one backward through the whole of it. For a
+    network that ends GAP → FC the maps are those of CAM, which costs nothing.
     """
 
     def __call__(
@@ -37,4 +38,4 @@ class GradCAM:
         activations, gradients = classifier.gradients(first.pixels, classes)
         size = (first.pixels.shape[1], first.pixels.shape[2])
         maps = combine(gradients.mean(dim=(2, 3)), activations, size)
-        return AttributionMaps(maps, forwards=1, backwards=len(classes))
+        return AttributionMaps(maps, forwards=1, backwards=1)

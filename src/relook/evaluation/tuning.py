@@ -175,9 +175,7 @@ def _contenders(classifier: Classifier, keep: Preset) -> Iterator[_Contender]:
     ks = sorted({min(k, len(classifier.labels)) for k in tried})
     if keep.look == "poster":
         for preset in _posters(classifier, keep):
-            # Grad-CAM pays for each class: fewer of them are another look.
-            for some in [[k] for k in ks] if preset.attribution == "gradcam" else [ks]:
-                yield _Contender.of(classifier, preset, some)
+            yield _Contender.of(classifier, preset, ks)
         return
     # What a zoom's view weighs depends on the others: each k is a look of its own.
     for k in ks if keep.look == "zoom" else [Preset.of(keep.look, k=settled).k]:
