@@ -182,7 +182,6 @@ def looks() -> dict[str, tuple[int, Look]]:
         "mask, mean": (5, Mask(cam, "mean")),
         "mask, blur": (5, Mask(cam, "blur")),
         "mask, black, hard": (5, Mask(cam, hard=True)),
-        "mask, blur, own": (5, Mask(cam, "blur", weights="own")),
         **{name: (1, make_look(name)) for name in PLAIN},
         "quick": (5, make_look("quick")),
         "best": (2, make_look("best")),
@@ -192,10 +191,9 @@ def looks() -> dict[str, tuple[int, Look]]:
             found[f"zoom {threshold}, k={k}"] = k, Zoom(cam, threshold)
     found["zoom 0.4, k=5"] = 5, Zoom(cam, 0.4)
     for weights in ("own", "poster", "mean"):
-        for k in (2, 5):
-            found[f"zoom 0.4, k={k}, {weights}"] = k, Zoom(cam, 0.4, weights=weights)
-    for margin in (0.1, 0.2):
-        found[f"zoom 0.4, k=2, margin {margin}"] = 2, Zoom(cam, 0.4, margin)
+        found[f"zoom 0.4, k=2, {weights}"] = 2, Zoom(cam, 0.4, weights=weights)
+    found["zoom 0.4, k=5, own"] = 5, Zoom(cam, 0.4, weights="own")
+    found["zoom 0.4, k=2, margin 0.2"] = 2, Zoom(cam, 0.4, 0.2)
     found["zoom 0.4, k=2 (Score-CAM, 64)"] = 2, Zoom(scorecam, 0.4)
     for threshold in (0.2, 0.3, 0.4, 0.5):
         found[f"zoom {threshold}, joint k=2"] = 2, Zoom(cam, threshold, joint=True)
@@ -228,10 +226,9 @@ def looks() -> dict[str, tuple[int, Look]]:
         "quick + mirrored zoom 0.3 joint": (quick, Mirrored(near)),
         "quick + larger + zoom 0.3": (quick, Larger(), own),
         "quick + larger + zoom 0.3 joint": (quick, Larger(), near),
-        "best, zoom weighs 1": (quick, Larger(), Mirrored(sure)),
-        "best, boxes of activity": (quick, Larger(), Mirrored(nothing_named)),
-        "quick + mirrored larger + zoom 0.3 joint": (quick, Mirrored(Larger()), near),
-        "best + flip": (quick, Flip(), Larger(), Mirrored(near)),
+        "best, zoom weighs 1": (quick, Mirrored(Larger()), sure),
+        "best, boxes of activity": (quick, Mirrored(Larger()), nothing_named),
+        "quick + larger + mirrored zoom 0.3 joint": (quick, Larger(), Mirrored(near)),
         "fivecrop + flip": (Crops(), Flip()),
     }
     return found | {name: (2, Together(parts)) for name, parts in composed.items()}

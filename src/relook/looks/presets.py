@@ -67,7 +67,7 @@ def _quick() -> Look:
 
 def _best() -> Look:
     zoom = Zoom(CAM(Activity()), threshold=0.3, magnification=1.25, joint=True, weights="doubt")
-    return Together((_quick(), Larger(required=False), Mirrored(zoom)))
+    return Together((_quick(), Mirrored(Larger(required=False)), zoom))
 
 
 LOOKS: dict[str, Callable[..., Look]] = {
