@@ -86,12 +86,13 @@ def test_forwards_of_the_rows_are_those_of_the_network(grey, data):
 def enlarged(data):
     """The same images with more pixels than the network takes: a larger crop has something to show."""
     for file in data.rglob("*.png"):
-        Image.open(file).resize((24, 24)).save(file)
+        Image.open(file).resize((48, 48)).save(file)
     return data
 
 
 def test_rivals_are_looks_like_any_other_and_share_the_first_look(grey, data):
     data = enlarged(data)
+    grey = relook.Classifier(grey.network, mean=grey.mean, std=grey.std, input_size=32)
     with counting_forwards(grey.network) as count:
         both = evaluate(
             relook.Corrector(grey, k=2, gate=0.09), data, versus=["flip", "tencrop", "larger"]
@@ -165,11 +166,11 @@ def test_what_no_network_of_this_kind_can_do_ends_the_run(grey, data):
             self.inner = random_cnn(torch.float32, seed=7)
 
         def forward(self, x):
-            assert x.shape[-1] == 16
+            assert x.shape[-1] == 32
             return self.inner(x)
 
-    fixed = relook.Classifier(FixedSize(), mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
-    with pytest.raises(ModelError, match="takes no inputs of 24×24"):
+    fixed = relook.Classifier(FixedSize(), mean=(0, 0, 0), std=(1, 1, 1), input_size=32)
+    with pytest.raises(ModelError, match="takes no inputs of 40×40"):
         evaluate(relook.Corrector(fixed, look="larger"), enlarged(data))
     with pytest.raises(RelookError, match="look 'flop' is unknown"):
         evaluate(relook.Corrector(grey), data, versus=["flop"])

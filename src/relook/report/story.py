@@ -84,7 +84,8 @@ class Story:
         correction: the numbers behind it.
         gap: gap(1,5) of the first answer.
         photo: the whole image, what the network does not see darkened.
-        classes: the top-k classes and any other that is most probable now, at most ten.
+        classes: the top-k classes, the first five, and any other that is most probable now; at
+            most ten.
         masks: one a class; empty where the look makes no maps.
         views: what else the network was asked about.
         left_out: how many of the top-k classes are not shown.
@@ -135,9 +136,10 @@ def tell(correction: Correction) -> Story:
     """The story of one correction."""
     before, after = correction.before, correction.after
     shown = correction.classes[:LARGEST].tolist()
-    listed = list(shown)
-    for new in after.topk(min(5, len(after))).indices.tolist():
-        if new not in listed and float(after[new]) > float(after[shown].min()):
+    five = min(5, len(after))
+    listed = list(dict.fromkeys([*shown, *before.topk(five).indices.tolist()]))
+    for new in after.topk(five).indices.tolist():
+        if new not in listed and float(after[new]) > float(after[listed].min()):
             listed.append(new)
     listed = sorted(listed, key=lambda c: -float(after[c]))[:LARGEST]
     masks = []
