@@ -90,15 +90,23 @@ def test_crop_tile_of_extreme_shapes(size):
     assert int(np.asarray(crop_tile(image, box)).max()) >= 200
 
 
-def test_a_class_that_comes_to_the_top_is_listed(halves, correction):
-    """Of a k of 1 the other class is shown once it is more probable than the first."""
-    story = tell(relook.Corrector(halves, k=1).correct(correction.original))
-    assert [c.label for c in story.classes] == ["red"]
-    after = torch.tensor([0.4, 0.6])
-    story = tell(
-        dataclasses.replace(relook.Corrector(halves, k=1).correct(correction.original), after=after)
+def test_the_first_five_and_what_comes_to_the_top_are_listed(halves, correction):
+    """Of a k of 1 all of the first five are shown, and a sixth once it is more probable."""
+    own = relook.Corrector(halves, k=1).correct(correction.original)
+    before = torch.tensor([0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05])
+    seven = dataclasses.replace(
+        own,
+        labels=tuple("abcdefg"),
+        before=before,
+        after=before,
+        mask_probabilities=before.unsqueeze(0),
+        views=(),
     )
-    assert [c.label for c in story.classes] == ["green", "red"]
+    assert [c.label for c in tell(seven).classes] == list("abcde")
+    risen = torch.tensor([0.2, 0.2, 0.1, 0.1, 0.0, 0.0, 0.4])
+    story = tell(dataclasses.replace(seven, after=risen))
+    assert [c.label for c in story.classes] == list("gabcde")
+    assert [c.label for c in tell(own).classes] == ["red", "green"]
 
 
 def test_dollars_and_other_scripts_in_names(tmp_path, halves, correction, recwarn):
