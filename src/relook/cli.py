@@ -54,6 +54,8 @@ _BEST = (
     "There is --look best too: at a cost of at most 8 forwards an image it helped in our study, "
     "where the poster's look, which is the default, did not."
 )
+_FEW = 10
+"""So few changed answers say little about which of many ways is better."""
 _GATE_HELP = "Look again only where gap(1,5) is below this (0 to 1); none: always."
 LookName = Annotated[
     str | None,
@@ -308,6 +310,12 @@ def _tune(
     )
     if not any(c.pairing.fixed or c.pairing.broken for c in tuning.candidates):
         typer.echo("none of them changed an answer: there was nothing to choose by", err=True)
+    elif max(c.pairing.fixed + c.pairing.broken for c in tuning.candidates) < _FEW:
+        typer.echo(
+            f"no way changed {_FEW} answers: these are few images to choose by, and the best of "
+            "many ways is then the best by luck",
+            err=True,
+        )
     typer.echo(f"saved for --look and Corrector(look=...): {file}", err=True)
     return tuning, Corrector(classifier, look=str(file)), other
 
