@@ -67,7 +67,7 @@ AGAINST = (
     ("whole", "flip"),
     ("best", "best, boxes of activity"),
 )
-"""Paired comparisons; fivecrop + flip is as dear as best, whole as dear as flip."""
+"""Paired comparisons; fivecrop + flip takes as many forwards as best, whole as many as flip."""
 _REMEMBERED = 1024
 
 Flags = npt.NDArray[np.bool_]

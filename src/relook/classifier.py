@@ -286,11 +286,7 @@ class Classifier(nn.Module):
         if activations:
             with recording(self.network, self.target_layer) as maps:
                 outputs = self.outputs(pixels)
-            if not maps:
-                raise ModelError(
-                    f"{self.name}: layer {self.target_layer!r} gives no maps larger than 1×1 "
-                    f"for pixels of {pixels.shape[2]}×{pixels.shape[3]}"
-                )
+            self._check_maps(maps, pixels)
         else:
             outputs = self.outputs(pixels)
         probabilities = self.to_probabilities(outputs)
@@ -313,17 +309,21 @@ class Classifier(nn.Module):
             NotFiniteError: a gradient is NaN or infinite.
         """
         with differentiating(self.network, self.target_layer) as maps:
-            inputs = self.normalised(pixels.clone().unsqueeze(0)).to(self.dtype)
-            with evaluating(self.network):
-                outputs = _at_least_float32(self.network(inputs))[0]
+            outputs = self._forward(self.normalised(pixels.clone().unsqueeze(0)))[0]
             if self._outputs == "probabilities":
                 outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
-            if not maps:
-                raise ModelError(f"{self.name}: layer {self.target_layer!r} gave no maps")
+            self._check_maps(maps, pixels)
             found = [self._gradient(outputs[c], maps[0]) for c in classes.tolist()]
         gradients = _at_least_float32(torch.stack(found))
         check_finite(gradients, self.dtype)
         return _at_least_float32(maps[0].detach()[0]), gradients
+
+    def _check_maps(self, maps: Sequence[Tensor], pixels: Float[Tensor, "*n 3 h w"]) -> None:
+        if not maps:
+            raise ModelError(
+                f"{self.name}: layer {self.target_layer!r} gives no maps larger than 1×1 "
+                f"for pixels of {pixels.shape[-2]}×{pixels.shape[-1]}"
+            )
 
     def _gradient(self, output: Tensor, maps: Tensor) -> Tensor:
         gradient = None
@@ -363,6 +363,9 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def run(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """The network's raw outputs for normalised inputs. One batch; nothing is checked."""
+        return self._forward(inputs)
+
+    def _forward(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         # Convolutions are about twice as fast with the colour channels last, on CPUs too.
         inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
         with evaluating(self.network):

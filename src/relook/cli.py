@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -251,6 +251,7 @@ def evaluate(
     with _usage_errors():
         from relook.correction import AMBIGUOUS
         from relook.evaluation import read_data, rivals_of
+        from relook.evaluation.tuning import LOOKS
         from relook.looks import Preset
 
         preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
@@ -268,7 +269,7 @@ def evaluate(
     typer.echo(f"{len(labelled):,} images, labels matched {labelled.matched}", err=True)
     try:
         if tune:
-            tried = [preset.look] if look else None
+            tried = (preset.look,) if look else LOOKS
             tuning, corrector, labelled = _tune(classifier, labelled, output, preset, tried)
             status = _evaluate(corrector, labelled, output, rivals, "tuned", as_json, tuning)
         else:
@@ -290,17 +291,16 @@ def _tune(
     data: LabelledImages,
     output: Path,
     keep: Preset,
-    looks: list[str] | None,
+    looks: Sequence[str],
 ) -> tuple[Tuning, Corrector, LabelledImages]:
     """The choice on one half of the data, a corrector of it, and the other half."""
     from relook.correction import Corrector
-    from relook.evaluation.tuning import LOOKS, tune
+    from relook.evaluation import tune
     from relook.report.terminal import evaluation_bar
 
     half, other = data.halves()
     with evaluation_bar("choosing", len(half)) as bar:
-        tried = LOOKS if looks is None else looks
-        tuning = tune(classifier, half, output, keep=keep, looks=tried, on_rows=bar)
+        tuning = tune(classifier, half, output, keep=keep, looks=looks, on_rows=bar)
     file = output / "tuned.json"
     best = tuning.candidates[0].pairing
     typer.echo(

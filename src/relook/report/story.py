@@ -103,8 +103,7 @@ class Story:
     @property
     def view_name(self) -> str:
         """What the second row of pictures shows; nothing where there is none."""
-        own = [view.what for view in self.correction.views if view.of is not None]
-        return next(iter(own), "mask image" if len(self.correction.mask_images) else "")
+        return _view_name(self.correction)
 
     @property
     def top_before(self) -> str:
@@ -132,6 +131,11 @@ def forwards_in_words(correction: Correction) -> str:
     return f"{total:,} forwards = " + " + ".join(part for part in parts if part)
 
 
+def _view_name(correction: Correction) -> str:
+    own = [view.what for view in correction.views if view.of is not None]
+    return next(iter(own), "mask image" if len(correction.mask_images) else "")
+
+
 def tell(correction: Correction) -> Story:
     """The story of one correction."""
     before, after = correction.before, correction.after
@@ -143,7 +147,7 @@ def tell(correction: Correction) -> Story:
             listed.append(new)
     listed = sorted(listed, key=lambda c: -float(after[c]))[:LARGEST]
     masks = []
-    made = len(correction.mask_images) or any(view.of is not None for view in correction.views)
+    made = bool(_view_name(correction))
     shows = correction.mask_images if len(correction.mask_images) else correction.class_views
     for i, c in enumerate(shown[: len(correction.maps)]):
         answers = correction.mask_probabilities[i]
