@@ -10,7 +10,7 @@ from torch import nn
 
 import relook
 from networks import HalvesNet, SmallCNN, random_cnn
-from relook.layers import find_target_layer, probe
+from relook.layers import find_target, matters, probe
 
 OWN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -66,8 +66,8 @@ class Returns(nn.Module):
         (torch.zeros(1, 2, 3, 3), "logits", r"not \(1, classes\)"),
         (torch.tensor([[1, 2]]), "logits", "torch.int64"),
         (torch.tensor([[0.3]]), "logits", "one output; relook needs one a class"),
-        ((torch.tensor([[0.2, 1.8]]),), "logits", "returns a tuple, not a tensor"),
-        ({"logits": torch.tensor([[0.2, 1.8]])}, "logits", "returns a dict, not a tensor"),
+        ((), "logits", "returns a tuple, in which relook cannot tell the class outputs"),
+        ({"a": torch.zeros(1, 2), "b": torch.zeros(1, 2)}, "logits", "a dict of a, b, in which"),
     ],
 )
 def test_outputs_that_are_plainly_something_else(value, outputs, message):
@@ -158,7 +158,12 @@ def test_chunks_hold_as_many_pixels_whatever_the_size(cnn):
 def layer_of(network, size, classes=1000):
     torch.manual_seed(0)
     seen = probe(network, torch.rand(1, 3, size, size))
-    return find_target_layer(seen.calls, classes)
+
+    def counts(target):
+        return matters(network, target, torch.rand(1, 3, size, size))
+
+    target = find_target(seen.calls, classes, counts=counts)
+    return target and target.layer
 
 
 @pytest.mark.parametrize(
@@ -178,8 +183,8 @@ def layer_of(network, size, classes=1000):
         ("timm", "densenet121", "features"),
         ("timm", "mobilenetv3_small_050", "blocks"),
         ("timm", "resnet10t", "layer4"),
-        ("timm", "vit_tiny_patch16_224", None),  # tokens
-        ("timm", "swin_tiny_patch4_window7_224", None),  # channels last
+        ("timm", "vit_tiny_patch16_224", "blocks.10"),  # after the last only the class token counts
+        ("timm", "swin_tiny_patch4_window7_224", "norm"),  # channels last
     ],
 )
 def test_target_layers(library, name, layer):
@@ -300,23 +305,6 @@ def test_a_layer_that_is_never_called_is_refused():
     network.spare = nn.Conv2d(3, 3, 1)
     with pytest.raises(relook.ModelError, match="'spare' is never called"):
         relook.Classifier(network, **OWN, input_size=4, target_layer="spare")
-
-
-def test_a_named_layer_with_channels_last_is_refused():
-    class ChannelsLast(SmallCNN):
-        def __init__(self):
-            super().__init__(channels=12)
-            self.norm = nn.LayerNorm(12)
-
-        def forward(self, x):
-            x = self.norm(self.conv2(self.conv1(x)).permute(0, 2, 3, 1))
-            return self.fc(x.mean(dim=(1, 2)))
-
-    with pytest.raises(relook.ModelError, match=r"'norm' gives 4×4×12, which are tokens or have"):
-        relook.Classifier(ChannelsLast(), **OWN, input_size=16, target_layer="norm")
-    classifier = relook.Classifier(ChannelsLast(), **OWN, input_size=16)
-    with pytest.raises(relook.ModelError, match=r"for instance 'conv1' .*, 'conv2' \(12×4×4\)"):
-        _ = classifier.target_layer
 
 
 def test_class_maps_with_normalisation_or_a_temperature_after_them():

@@ -11,18 +11,26 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
+from relook.answers import Answers, class_outputs
 from relook.engines import BATCH, Engines, Run
 from relook.errors import ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box, Geometry, cut_pixels
 from relook.layers import (
-    check_layer,
+    Probe,
+    ShowsLayers,
+    Target,
     differentiating,
     evaluating,
-    find_target_layer,
+    find_target,
+    has_tokens,
     last_maps,
+    matters,
+    named_target,
     probe,
     recording,
 )
+from relook.layout import Grid, Layout
+from relook.wrappers import unwrapped
 
 Outputs = Literal["logits", "probabilities"]
 T = TypeVar("T")
@@ -68,7 +76,7 @@ class Classifier(nn.Module):
     softmax. The network runs in eval mode whatever its mode, and gets its mode back.
 
     Attributes:
-        network: the wrapped module.
+        network: the wrapped module; the one inside, of DataParallel and of `torch.compile`.
         name: what results call it.
         labels: one name a class.
         mean, std: of the normalisation, one value a colour channel, in units of pixels in [0, 1].
@@ -85,12 +93,17 @@ class Classifier(nn.Module):
         labels: Sequence[str] | None = None,
         outputs: Outputs = "logits",
         target_layer: str | None = None,
+        token_grid: tuple[int, int] | None = None,
         crop_pct: float | None = None,
         interpolation: str = "bilinear",
         geometry: Geometry | None = None,
         name: str | None = None,
     ) -> None:
         """Wrap any module that maps normalised (N, 3, H, W) to (N, classes).
+
+        It may return them in a tuple, dict or dataclass (see `relook.answers.class_outputs`), and
+        be wrapped in DataParallel or by `torch.compile`: what many forwards run on is then that,
+        and layers are watched in the network inside.
 
         Args:
             module: the network; it stays on its device and keeps its dtype.
@@ -101,6 +114,8 @@ class Classifier(nn.Module):
             outputs: "logits" (softmax is applied) or "probabilities" (it is not).
             target_layer: a module's name as in `named_modules()`; found by one probing forward
                 by default.
+            token_grid: (rows, columns) of a transformer's tokens, where they cannot be told from
+                the maps that the tokens are made of.
             crop_pct: None resizes the whole image to `input_size`; a share in (0, 1] resizes the
                 shorter side to `input_size / crop_pct` and crops the centre.
             interpolation: of the resize: "bilinear", "bicubic", "lanczos" or "nearest".
@@ -130,8 +145,10 @@ class Classifier(nn.Module):
                 f"{type(module).__name__} is TorchScript, which does not show its layers' maps; "
                 "pass the nn.Module that it was made of"
             )
-        self.network = module
-        self.name = name or type(module).__name__
+        self.network = unwrapped(module)
+        # Not a submodule: its weights are the network's.
+        self._wrapper = [module] if module is not self.network else []
+        self.name = name or type(self.network).__name__
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.geometry = geometry or (
@@ -140,12 +157,13 @@ class Classifier(nn.Module):
             else Geometry.centre(size, crop_pct, interpolation)
         )
         self._outputs: Outputs = outputs
-        self._target_layer: str | None = None
+        self._returns_tensor = True
+        self._token_grid = token_grid
+        self._target: Target | None = None
         self._choices = ""
         self._engines = Engines()
         self._takes: dict[tuple[int, int], bool] = {}
-        classes, layer = self._probe(target_layer)
-        self._target_layer = layer
+        classes, self._target = self._probe(target_layer)
         if isinstance(labels, str):
             raise ModelError("labels must be a list with one name a class, not one string")
         self.labels = tuple(labels) if labels is not None else tuple(map(str, range(classes)))
@@ -179,17 +197,41 @@ class Classifier(nn.Module):
             ModelError: none was found; on assignment: the network has no such layer, or the
                 layer gives no maps larger than 1×1.
         """
-        if self._target_layer is None:
-            raise ModelError(
-                f"{self.name}: found no layer with maps larger than 1×1 before pooling (does it "
-                "work on tokens, or on maps with the channels last?); name one with target_layer= "
-                f"or --layer{self._choices}, or use a look that needs no maps, such as quick"
-            )
-        return self._target_layer
+        return self._found.layer
 
     @target_layer.setter
     def target_layer(self, layer: str) -> None:
-        self._target_layer = self._probe(layer)[1]
+        self.aim(layer)
+
+    def aim(
+        self, target_layer: str | None = None, token_grid: tuple[int, int] | None = None
+    ) -> None:
+        """Choose the target layer anew, as when the classifier was made.
+
+        Raises:
+            ModelError: the network has no such layer, or the layer gives no maps larger than 1×1.
+        """
+        self._token_grid = token_grid or self._token_grid
+        self._target = self._probe(target_layer)[1]
+
+    @property
+    def layout(self) -> Layout:
+        """How the target layer's output is read as maps, and how large those are.
+
+        Raises:
+            ModelError: there is no target layer.
+        """
+        return self._found.layout
+
+    @property
+    def _found(self) -> Target:
+        if self._target is None:
+            raise ModelError(
+                f"{self.name}: found no layer with maps larger than 1×1 before pooling; name one "
+                f"with target_layer= or --layer{self._choices}, or use a look that needs no maps, "
+                "such as quick"
+            )
+        return self._target
 
     def pixels(
         self,
@@ -284,8 +326,8 @@ class Classifier(nn.Module):
         pixels = pixels.to(self.device)
         maps: list[Tensor] = []
         if activations:
-            with recording(self.network, self.target_layer) as maps:
-                outputs = self.outputs(pixels)
+            with recording(self.network, self._found) as maps, torch.no_grad():
+                outputs = self._forward(self.network, self.normalised(pixels))
             self._check_maps(maps, pixels)
         else:
             outputs = self.outputs(pixels)
@@ -308,15 +350,18 @@ class Classifier(nn.Module):
             ModelError: nothing that can be differentiated leads from the layer to the outputs.
             NotFiniteError: a gradient is NaN or infinite.
         """
-        with differentiating(self.network, self.target_layer) as maps:
-            outputs = self._forward(self.normalised(pixels.clone().unsqueeze(0)))[0]
+        with differentiating(self.network, self._found) as leaves:
+            inputs = self.normalised(pixels.clone().unsqueeze(0))
+            outputs = self._forward(self.network, inputs)[0]
             if self._outputs == "probabilities":
                 outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
-            self._check_maps(maps, pixels)
-            found = [self._gradient(outputs[c], maps[0]) for c in classes.tolist()]
-        gradients = _at_least_float32(torch.stack(found))
+            self._check_maps(leaves, pixels)
+            found = [self._gradient(outputs[c], leaves[0]) for c in classes.tolist()]
+        gradients = _at_least_float32(torch.cat(found))
         check_finite(gradients, self.dtype)
-        return _at_least_float32(maps[0].detach()[0]), gradients
+        maps = self.layout.maps(leaves[0].detach())
+        assert maps is not None  # else it would be no leaf
+        return _at_least_float32(maps[0]), gradients
 
     def _check_maps(self, maps: Sequence[Tensor], pixels: Float[Tensor, "*n 3 h w"]) -> None:
         if not maps:
@@ -325,16 +370,17 @@ class Classifier(nn.Module):
                 f"for pixels of {pixels.shape[-2]}×{pixels.shape[-1]}"
             )
 
-    def _gradient(self, output: Tensor, maps: Tensor) -> Tensor:
+    def _gradient(self, output: Tensor, leaf: Tensor) -> Float[Tensor, "1 k u v"]:
         gradient = None
         if output.requires_grad:
-            [gradient] = torch.autograd.grad(output, maps, retain_graph=True, allow_unused=True)
-        if gradient is None:
+            [gradient] = torch.autograd.grad(output, leaf, retain_graph=True, allow_unused=True)
+        maps = None if gradient is None else self.layout.maps(gradient)
+        if maps is None:
             raise ModelError(
                 f"{self.name}: no gradient leads from the outputs back to the layer "
                 f"{self.target_layer!r}; use Score-CAM (--attribution scorecam)"
             )
-        return gradient[0]
+        return maps
 
     def outputs(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """The network's raw outputs, logits or probabilities. One batch; nothing is checked."""
@@ -363,14 +409,15 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def run(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """The network's raw outputs for normalised inputs. One batch; nothing is checked."""
-        return self._forward(inputs)
+        return self._forward(self._wrapper[0] if self._wrapper else self.network, inputs)
 
-    def _forward(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+    def _forward(
+        self, network: nn.Module, inputs: Float[Tensor, "n 3 h w"]
+    ) -> Float[Tensor, "n c"]:
         # Convolutions are about twice as fast with the colour channels last, on CPUs too.
         inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
-        with evaluating(self.network):
-            outputs: Tensor = self.network(inputs)
-        return _at_least_float32(outputs)
+        with evaluating(network):
+            return _at_least_float32(class_outputs(network(inputs)))
 
     def to_probabilities(self, outputs: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """Softmax of logits; probabilities as they are."""
@@ -380,13 +427,16 @@ class Classifier(nn.Module):
         """What computes `run` fastest for so many forwards at (height, width).
 
         Where that pays, it is another form of the network (see `relook.engines`), whose answers
-        are the same to 1e-4 of the largest output, or to what half precision rounds; else, and
-        under the caller's autocast, `run` itself.
+        are the same to 1e-4 of the largest output, or to what half precision rounds. Else, under
+        the caller's autocast, and for a network that the caller has compiled or spread over
+        several devices, it is `run` itself.
         """
-        if torch.is_autocast_enabled(self.device.type):
+        own = self._wrapper or isinstance(self.network, ShowsLayers)
+        if own or torch.is_autocast_enabled(self.device.type):
             return self.run
         chunk = self.chunk_size(*size)
-        return self._engines.get(self.network, forwards, size, chunk) or self.run
+        network = self.network if self._returns_tensor else Answers(self.network)
+        return self._engines.get(network, forwards, size, chunk) or self.run
 
     @property
     def engine(self) -> str:
@@ -434,33 +484,41 @@ class Classifier(nn.Module):
                     return tensor
         return None
 
-    def _probe(self, layer: str | None) -> tuple[int, str | None]:
+    def _probe(self, layer: str | None) -> tuple[int, Target | None]:
         """Number of classes and target layer, from one forward of noise at the input size."""
         height, width = self.input_size
+        inputs = self.normalised(self.noise()).to(self.dtype)
         try:
-            seen = probe(self.network, self.normalised(self.noise()).to(self.dtype))
+            seen = probe(self.network, inputs)
         except _REFUSALS as error:
             raise ModelError(
                 f"{self.name}: the network fails on an input of 1×3×{height}×{width} "
                 f"({first_line(error)}); check input_size, and that it takes RGB images"
             ) from error
-        classes = self._check_outputs(seen.outputs)
-        if layer is None:
-            found = find_target_layer(seen.calls, classes, height / width)
-            if found is None:
-                choices = last_maps(seen.calls, height / width)
-                self._choices = f", for instance {', '.join(choices)}" if choices else ""
-            return classes, found
-        check_layer(self.network, seen.calls, layer, classes, height / width)
-        return classes, layer
+        classes = self._check_outputs(seen)
+        aspect, grid = height / width, self._token_grid
+        target = find_target(
+            seen.calls,
+            classes,
+            aspect,
+            grid,
+            lambda target: matters(self.network, target, inputs),
+        )
+        if layer is not None:
+            names = [name for name, _ in self.network.named_modules() if name]
+            names += [call.name for call in seen.calls]
+            target = named_target(names, seen.calls, layer, target, aspect, grid)
+        if target is None:
+            self._choices = _choices(seen, aspect, grid)
+        return classes, target
 
-    def _check_outputs(self, outputs: object) -> int:
+    def _check_outputs(self, seen: Probe) -> int:
         """The number of classes, if the outputs can be what they are said to be."""
-        if not isinstance(outputs, Tensor):
-            raise ModelError(
-                f"{self.name}: the network returns a {type(outputs).__name__}, not a tensor; wrap "
-                "it in a module whose forward returns (N, classes) alone"
-            )
+        try:
+            outputs = class_outputs(seen.outputs).detach()
+        except ModelError as error:
+            raise ModelError(f"{self.name}: {error}") from None
+        self._returns_tensor = isinstance(seen.outputs, Tensor)
         if outputs.ndim != 2 or len(outputs) != 1 or not outputs.is_floating_point():
             raise ModelError(
                 f"{self.name}: for one image the network returns {outputs.dtype} of shape "
@@ -486,6 +544,15 @@ class Classifier(nn.Module):
                 '(none below 0, sum 1); pass outputs="probabilities"'
             )
         return outputs.shape[1]
+
+
+def _choices(seen: Probe, aspect: float, grid: Grid | None) -> str:
+    """What could be named as target layer, for a message."""
+    layers = last_maps(seen.calls, aspect, grid)
+    choices = f", for instance {', '.join(layers)}" if layers else ""
+    if has_tokens(seen.calls) and grid is None:
+        choices += " (of tokens, say their rows and columns with token_grid= or --token-grid)"
+    return choices
 
 
 def chunked(items: Tensor, size: int, call: Callable[[Tensor], T]) -> Iterator[T]:

@@ -30,6 +30,7 @@ def load(
     pretrained: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     target_layer: str | None = None,
+    token_grid: tuple[int, int] | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> Classifier:
@@ -45,6 +46,7 @@ def load(
             `torch.load(weights_only=True)` can read; a state dict, or one under "state_dict" or
             "model", with or without a "module." prefix. The number of classes is taken from it.
         target_layer: a module's name; found by itself by default.
+        token_grid: (rows, columns) of a transformer's tokens, where the network does not tell.
         device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one.
         dtype: "float32", "float64", "float16" or "bfloat16"; by default what the weights are in.
 
@@ -62,8 +64,8 @@ def load(
         known = ", ".join(f"{source}/<name>" for source in _SOURCES)
         raise ModelError(f"model {name!r} is unknown; pass {known} or module:function")
     classifier.name = name
-    if target_layer is not None:
-        classifier.target_layer = target_layer
+    if target_layer is not None or token_grid is not None:
+        classifier.aim(target_layer, token_grid)
     _move(classifier, device, dtype)
     return classifier.eval()
 
