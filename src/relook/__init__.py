@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from relook.evaluation import evaluate as evaluate
     from relook.evaluation import tune as tune
     from relook.models import load as load
+    from relook.models.export import export as export
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOMES = {
     "RelookError": "relook.errors",
     "ScoreCAM": "relook.attribution",
     "evaluate": "relook.evaluation",
+    "export": "relook.models.export",
     "load": "relook.models",
     "tune": "relook.evaluation",
 }

@@ -190,6 +190,11 @@ class Classifier(nn.Module):
         return torch.float32 if tensor is None else tensor.dtype
 
     @property
+    def returns(self) -> Outputs:
+        """What the network itself answers: "logits" or "probabilities"."""
+        return self._outputs
+
+    @property
     def target_layer(self) -> str:
         """The name of the layer whose maps explain the decision; assign another to change it.
 
@@ -197,7 +202,7 @@ class Classifier(nn.Module):
             ModelError: none was found; on assignment: the network has no such layer, or the
                 layer gives no maps larger than 1×1.
         """
-        return self._found.layer
+        return self.target.layer
 
     @target_layer.setter
     def target_layer(self, layer: str) -> None:
@@ -221,10 +226,20 @@ class Classifier(nn.Module):
         Raises:
             ModelError: there is no target layer.
         """
-        return self._found.layout
+        return self.target.layout
 
     @property
-    def _found(self) -> Target:
+    def has_target_layer(self) -> bool:
+        """Whether one was found or given."""
+        return self._target is not None
+
+    @property
+    def target(self) -> Target:
+        """The target layer with its layout.
+
+        Raises:
+            ModelError: none was found.
+        """
         if self._target is None:
             raise ModelError(
                 f"{self.name}: found no layer with maps larger than 1×1 before pooling; name one "
@@ -326,7 +341,7 @@ class Classifier(nn.Module):
         pixels = pixels.to(self.device)
         maps: list[Tensor] = []
         if activations:
-            with recording(self.network, self._found) as maps, torch.no_grad():
+            with recording(self.network, self.target) as maps, torch.no_grad():
                 outputs = self._forward(self.network, self.normalised(pixels))
             self._check_maps(maps, pixels)
         else:
@@ -350,7 +365,7 @@ class Classifier(nn.Module):
             ModelError: nothing that can be differentiated leads from the layer to the outputs.
             NotFiniteError: a gradient is NaN or infinite.
         """
-        with differentiating(self.network, self._found) as leaves:
+        with differentiating(self.network, self.target) as leaves:
             inputs = self.normalised(pixels.clone().unsqueeze(0))
             outputs = self._forward(self.network, inputs)[0]
             if self._outputs == "probabilities":

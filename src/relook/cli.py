@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -35,8 +35,8 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Option(
-        help="bundled/efficientnet_lite0, timm/NAME[.TAG], torchvision/NAME[.WEIGHTS] or "
-        "module:function."
+        help="bundled/efficientnet_lite0, timm/NAME[.TAG], torchvision/NAME[.WEIGHTS], hf/FOLDER, "
+        "net.onnx or module:function."
     ),
 ]
 Checkpoint = Annotated[
@@ -44,6 +44,38 @@ Checkpoint = Annotated[
 ]
 Layer = Annotated[
     str | None, typer.Option(help="The target layer's name; found by itself otherwise.")
+]
+_OWN = "What a network may not say itself"
+TokenGrid = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROWSxCOLS", rich_help_panel=_OWN, help="Of a transformer's tokens, as in 14x14."
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", rich_help_panel=_OWN, help="Names of the classes: one a line, or JSON."
+    ),
+]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIDE|HxW", rich_help_panel=_OWN, help="ONNX: of the input, as in 224 or 224x320."
+    ),
+]
+Order = Annotated[
+    str | None,
+    typer.Option("--layout", metavar="NCHW|NHWC", rich_help_panel=_OWN, help="ONNX: of the input."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B", rich_help_panel=_OWN, help="ONNX: as in 0.5,0.5,0.5, of pixels in [0, 1]."
+    ),
+]
+Std = Annotated[
+    str | None, typer.Option(metavar="R,G,B", rich_help_panel=_OWN, help="ONNX: the same way.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; CUDA if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bfloat16.")]
@@ -124,6 +156,12 @@ def predict(
     variant: Variant = None,
     budget: Budget = None,
     fast: Fast = False,
+    token_grid: TokenGrid = None,
+    labels: Labels = None,
+    input_size: InputSize = None,
+    layout: Order = None,
+    mean: Mean = None,
+    std: Std = None,
 ) -> None:
     """Class probabilities of photos, before and after a second look."""
     if output is not None:
@@ -131,7 +169,8 @@ def predict(
     with _usage_errors():
         preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
         preset.make()  # what cannot be is said before the network is loaded
-        classifier = _classifier(model, checkpoint, layer, device, dtype)
+        own = _own(token_grid, labels, input_size, layout, mean, std)
+        classifier = _classifier(model, checkpoint, layer, device, dtype, own)
         corrector = _corrector(classifier, preset, None)
     status = _predict(corrector, images, output, as_json)
     if look is None and not as_json:
@@ -246,6 +285,12 @@ def evaluate(
     variant: Variant = None,
     budget: Budget = None,
     fast: Fast = False,
+    token_grid: TokenGrid = None,
+    labels: Labels = None,
+    input_size: InputSize = None,
+    layout: Order = None,
+    mean: Mean = None,
+    std: Std = None,
 ) -> None:
     """Does a second look help on labelled images, and what does it cost? Tables, and a report."""
     with _usage_errors():
@@ -256,7 +301,8 @@ def evaluate(
 
         preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
         preset.make()
-        classifier = _classifier(model, checkpoint, layer, device, dtype)
+        own = _own(token_grid, labels, input_size, layout, mean, std)
+        classifier = _classifier(model, checkpoint, layer, device, dtype, own)
         # What is to be chosen yet needs no target layer; flip stands in.
         chosen = Preset("flip", k=preset.k, gate=preset.gate) if tune and look is None else preset
         corrector = _corrector(classifier, chosen, AMBIGUOUS)
@@ -373,13 +419,38 @@ def _refuse_run(error: RelookError) -> NoReturn:
 
 def _say_model(corrector: Corrector) -> None:
     classifier = corrector.classifier
-    used = f"target layer {classifier.target_layer}, " if corrector.look.needs_activations else ""
+    used = ""
+    if corrector.look.needs_activations:
+        used = f"target layer {classifier.target_layer} ({classifier.layout}), "
     gate = "no gate" if corrector.gate is None else f"gate {corrector.gate}"
     if corrector.gate == 0:
         gate += " (no second look)"
     typer.echo(
         f"{classifier.name}: {used}k = {corrector.k}, {gate}, on {classifier.device}", err=True
     )
+
+
+@app.command(epilog="Example: relook export timm/resnet18 resnet18.onnx")
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for --model elsewhere.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="To write.")],
+    checkpoint: Checkpoint = None,
+    layer: Layer = None,
+    dtype: Dtype = None,
+    token_grid: TokenGrid = None,
+    labels: Labels = None,
+) -> None:
+    """Write a network as ONNX, with its preprocessing and labels in a .json beside it."""
+    with _usage_errors():
+        own = _own(token_grid, labels, None, None, None, None)
+        classifier = _classifier(model, checkpoint, layer, "cpu", dtype, own)
+    from relook.models.export import export as write
+
+    beside = write(classifier, file)
+    height, width = classifier.input_size
+    layer = f", target layer {classifier.target_layer}" if classifier.has_target_layer else ""
+    typer.echo(f"{classifier.name}: input {height}×{width}{layer}", err=True)
+    typer.echo(f"written: {file} and {beside}", err=True)
 
 
 @app.command(epilog="Example: relook demo --output demo")
@@ -468,10 +539,50 @@ def _classifier(
     layer: str | None,
     device: str | None,
     dtype: str | None,
+    own: dict[str, Any],
 ) -> Classifier:
     from relook.models import load
 
-    return load(model, checkpoint=checkpoint, target_layer=layer, device=device, dtype=dtype)
+    return load(model, checkpoint=checkpoint, target_layer=layer, device=device, dtype=dtype, **own)
+
+
+def _own(
+    token_grid: str | None,
+    labels: Path | None,
+    input_size: str | None,
+    layout: str | None,
+    mean: str | None,
+    std: str | None,
+) -> dict[str, Any]:
+    """What was said of the network, for `relook.load`."""
+    from relook.models.sidecar import read_labels
+
+    if layout not in (None, "NCHW", "NHWC"):
+        _refuse(f"--layout takes NCHW or NHWC, not {layout!r}")
+    sides = input_size and (input_size if "x" in input_size else f"{input_size}x{input_size}")
+    return {
+        "token_grid": _numbers("--token-grid", token_grid, "x", 2, int),
+        "labels": labels and read_labels(labels),
+        "input_size": _numbers("--input-size", sides, "x", 2, int),
+        "layout": layout,
+        "mean": _numbers("--mean", mean, ",", 3, float),
+        "std": _numbers("--std", std, ",", 3, float),
+    }
+
+
+def _numbers(
+    option: str, text: str | None, between: str, count: int, kind: type[int] | type[float]
+) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(kind(part) for part in text.split(between))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count or (kind is int and min(numbers) < 1):
+        example = between.join(["14", "14"] if kind is int else ["0.5", "0.5", "0.5"])
+        _refuse(f"{option} takes {count} numbers, as in {example}; not {text!r}")
+    return numbers
 
 
 @contextmanager

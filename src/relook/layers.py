@@ -69,6 +69,10 @@ class Target:
     layout: Layout
 
 
+Matrix = tuple[Tensor, Tensor | None]
+"""The weights (C, K) of a layer that joins K features to C, and its bias (C)."""
+
+
 @runtime_checkable
 class ShowsLayers(Protocol):
     """A module that shows its layers itself, where there is nothing to hook: an ONNX graph."""
@@ -82,6 +86,10 @@ class ShowsLayers(Protocol):
         ...
 
     def matters(self, target: Target, inputs: Tensor) -> bool:
+        """As the function of that name."""
+        ...
+
+    def matrices(self) -> Iterator[Matrix]:
         """As the function of that name."""
         ...
 
@@ -149,6 +157,20 @@ def differentiating(network: nn.Module, target: Target) -> Iterator[list[Tensor]
         torch.set_grad_enabled(False),
     ):
         yield leaves
+
+
+def matrices(network: nn.Module) -> Iterator[Matrix]:
+    """Weights and biases of fully connected layers and convolutions, the last layer first.
+
+    The weights of a convolution are flattened after their first dimension: (C, K) if it is 1×1.
+    """
+    if isinstance(network, ShowsLayers):
+        yield from network.matrices()
+        return
+    for module in reversed(list(network.modules())):
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            bias = None if module.bias is None else module.bias.detach()
+            yield module.weight.detach().flatten(1), bias
 
 
 def matters(network: nn.Module, target: Target, inputs: Tensor) -> bool:

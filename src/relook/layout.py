@@ -73,8 +73,8 @@ def read_layout(
 ) -> Layout | None:
     """What the shape of one image's output says.
 
-    Of the two orders of four dimensions, that one holds in which the maps have the aspect of the
-    network's input; channels first where both do.
+    Of the two orders of four dimensions, that one holds in which the maps have more nearly the
+    aspect of the network's input; channels first where both have it.
 
     Args:
         shape: of the output for one image.
@@ -91,11 +91,13 @@ def read_layout(
         return None
     if len(shape) == 4:
         _, a, b, c = shape
-        if _has_aspect((b, c), aspect):
-            return Layout("channels-first", (b, c), a) if b * c > 1 else None
-        if _has_aspect((a, b), aspect):
-            return Layout("channels-last", (a, b), c) if a * b > 1 else None
-        return None
+        first = Layout("channels-first", (b, c), a)
+        last = Layout("channels-last", (a, b), c)
+        readings = [r for r in (first, last) if _has_aspect(r.grid, aspect)]
+        if not readings:
+            return None
+        closest = min(readings, key=lambda r: abs(r.grid[0] - aspect * r.grid[1]))
+        return closest if closest.grid[0] * closest.grid[1] > 1 else None
     if not is_sequence(shape):
         return None
     count, channels = shape[1:]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from relook.attribution.protocol import (
     Attribution,
@@ -17,6 +17,7 @@ from relook.attribution.protocol import (
 )
 from relook.classifier import Classifier, FirstLook
 from relook.errors import ModelError
+from relook.layers import matrices
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,13 @@ def _class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c
     exact = classifier.dtype in (torch.float32, torch.float64)
     exact = exact and not torch.is_autocast_enabled(pooled.device.type)
     tolerance = 1e-4 if exact else 5e-2
-    for module in reversed(list(classifier.network.modules())):
-        if (
-            not isinstance(module, nn.Linear | nn.Conv2d)
-            or module.weight.flatten(1).shape != (len(first.outputs), len(pooled))
-        ):  # fmt: skip
+    for weights, bias in matrices(classifier.network):
+        if weights.shape != (len(first.outputs), len(pooled)):
             continue
-        weights = module.weight.detach().flatten(1).to(pooled.dtype)
+        weights = weights.to(pooled)
         answer = weights @ pooled
-        if module.bias is not None:
-            answer = answer + module.bias.detach().to(pooled.dtype)
+        if bias is not None:
+            answer = answer + bias.to(pooled)
         answers = (answer, answer.softmax(dim=0))  # the network may end with a softmax of its own
         scale = first.outputs.abs().max().clamp_min(1e-6)
         error = min(float((a - first.outputs).abs().max() / scale) for a in answers)

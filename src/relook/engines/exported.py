@@ -56,7 +56,7 @@ class OnnxRuntime:
         options.add_free_dimension_override_by_name("n", batch)
         with tempfile.TemporaryDirectory(prefix="relook-") as folder:
             file = Path(folder) / "network.onnx"
-            _export(network, example, file)
+            export(network, example, file)
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
@@ -74,9 +74,10 @@ class OnnxRuntime:
         return torch.from_numpy(outputs[:count])
 
 
-def _export(network: nn.Module, example: Tensor, file: Path) -> None:
-    """Write the network as an ONNX file with a free batch size called n."""
-    axes = {"x": {0: "n"}, "y": {0: "n"}}
+def export(
+    network: nn.Module, example: Tensor, file: Path, outputs: tuple[str, ...] = ("y",)
+) -> None:
+    """Write the network as an ONNX file with a free batch size called n; its input is called x."""
     with _quiet(), torch.no_grad():
         # The tracing exporter: a second instead of ten, and the same speed once the batch size
         # is fixed.
@@ -85,8 +86,8 @@ def _export(network: nn.Module, example: Tensor, file: Path) -> None:
             (example,),
             file,
             input_names=["x"],
-            output_names=["y"],
-            dynamic_axes=axes,
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "n"} for name in ("x", *outputs)},
             opset_version=17,
             dynamo=False,
         )

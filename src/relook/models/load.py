@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
-from relook.models import bundled, function, timm, torchvision
+from relook.models import bundled, function, timm, torchvision, transformers
 
 DEFAULT_MODEL = "bundled/efficientnet_lite0"
 
@@ -18,6 +19,7 @@ _SOURCES: dict[str, Callable[[str, bool, Path | None], Classifier]] = {
     "bundled": bundled.load,
     "timm": timm.load,
     "torchvision": torchvision.load,
+    "hf": transformers.load,
 }
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
@@ -33,41 +35,87 @@ def load(
     token_grid: tuple[int, int] | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    labels: Sequence[str] | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    layout: Literal["NCHW", "NHWC"] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Classifier:
     """The classifier of that name, with its own preprocessing and labels.
 
     Args:
         name: "bundled/efficientnet_lite0" (weights come installed, no network access; _lite1 and
             _lite2 once their packages are installed),
-            "timm/<name>[.<tag>]", "torchvision/<name>[.<weights>]", or "module:function" for a
-            function of yours that returns a `relook.Classifier`.
+            "timm/<name>[.<tag>]", "torchvision/<name>[.<weights>]", "hf/<folder>" for a model of
+            transformers, "net.onnx" for an ONNX file, or "module:function" for a function of
+            yours that returns a `relook.Classifier`.
         pretrained: whether timm's and torchvision's own weights are used; False: random ones.
         checkpoint: your weights instead: a safetensors file, or a `.pth` that
             `torch.load(weights_only=True)` can read; a state dict, or one under "state_dict" or
             "model", with or without a "module." prefix. The number of classes is taken from it.
         target_layer: a module's name; found by itself by default.
         token_grid: (rows, columns) of a transformer's tokens, where the network does not tell.
-        device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one.
+        device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one. Of an ONNX file:
+            one of ONNX Runtime's execution providers; by default the best it has here.
         dtype: "float32", "float64", "float16" or "bfloat16"; by default what the weights are in.
+        labels: one name a class, in place of the model's own.
+        input_size: of an ONNX file that does not fix it: side, or (height, width).
+        layout: of an ONNX file whose input does not tell: where the colours are.
+        mean: of an ONNX file without a .json beside it: three values, for pixels in [0, 1].
+        std: the same way. The other models say these four themselves.
 
     Raises:
         ModelError: unknown name, weights that cannot be had or do not fit, unknown layer, device
             or dtype.
     """
     file = None if checkpoint is None else Path(checkpoint)
+    size = (input_size, input_size) if isinstance(input_size, int) else input_size
+    options = {"input_size": size, "layout": layout, "mean": mean, "std": std}
+    said = [key for key, value in options.items() if value is not None]
+    if name.endswith(".onnx"):
+        for option, value in (("checkpoint", checkpoint), ("dtype", dtype)):
+            if value is not None:
+                raise ModelError(f"{name}: an ONNX file has its own weights; drop {option}")
+        from relook.models import onnx
+
+        classifier = onnx.load(
+            Path(name),
+            input_size=size,
+            layout=layout,
+            mean=mean,
+            std=std,
+            target_layer=target_layer,
+            token_grid=token_grid,
+            device=None if device is None else str(device),
+        )
+    elif said:
+        raise ModelError(
+            f"{name}: says {', '.join(said)} itself; these are for ONNX files (wrap a network of "
+            "yours in relook.Classifier to say them)"
+        )
+    else:
+        classifier = _named(name, pretrained, file)
+        if target_layer is not None or token_grid is not None:
+            classifier.aim(target_layer, token_grid)
+        _move(classifier, device, dtype)
+    classifier.name = name
+    if labels is not None:
+        if len(labels) != len(classifier.labels):
+            raise ModelError(
+                f"{name} has {len(classifier.labels)} classes, but {len(labels)} labels were given"
+            )
+        classifier.labels = tuple(labels)
+    return classifier.eval()
+
+
+def _named(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
     source, slash, rest = name.partition("/")
     if slash and source in _SOURCES:
-        classifier = _SOURCES[source](rest, pretrained, file)
-    elif ":" in name:
-        classifier = function.load(name, file)
-    else:
-        known = ", ".join(f"{source}/<name>" for source in _SOURCES)
-        raise ModelError(f"model {name!r} is unknown; pass {known} or module:function")
-    classifier.name = name
-    if target_layer is not None or token_grid is not None:
-        classifier.aim(target_layer, token_grid)
-    _move(classifier, device, dtype)
-    return classifier.eval()
+        return _SOURCES[source](rest, pretrained, checkpoint)
+    if ":" in name:
+        return function.load(name, checkpoint)
+    known = ", ".join(f"{source}/<name>" for source in _SOURCES)
+    raise ModelError(f"model {name!r} is unknown; pass {known}, net.onnx or module:function")
 
 
 def _move(

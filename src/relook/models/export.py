@@ -1,0 +1,163 @@
+"""`relook.export`: a classifier as an ONNX file, with what the file does not say beside it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from relook.answers import class_outputs
+from relook.classifier import Classifier
+from relook.engines.exported import export as write_onnx
+from relook.errors import ModelError, first_line
+from relook.layers import ShowsLayers, Target, evaluating, recording
+from relook.models.graph import OnnxNetwork
+from relook.models.sidecar import Sidecar
+
+# How far the written network may be off, relative to the largest value.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 2e-2}
+
+
+class _WithMaps(nn.Module):
+    """The network's answer and what its target layer puts out, in whatever order that has."""
+
+    def __init__(self, network: nn.Module, layer: str | None) -> None:
+        super().__init__()
+        self.network = network
+        self._layer = layer
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        if self._layer is None:
+            return (class_outputs(self.network(inputs)),)
+        seen: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            seen[:] = [output if isinstance(output, Tensor) else output[0]]
+
+        handle = self.network.get_submodule(self._layer).register_forward_hook(keep)
+        try:
+            return class_outputs(self.network(inputs)), *seen
+        finally:
+            handle.remove()
+
+
+def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
+    """Write the network to an ONNX file, for any batch size and its own input size.
+
+    Beside it comes a .json of the same name: preprocessing, labels, and the name of the node that
+    is the target layer. `relook.load(file)` reads both; other runtimes need the first alone. What
+    was written is run, and compared with the network, before this returns.
+
+    Args:
+        classifier: of a PyTorch network; it stays as it is.
+        file: to write; one that is there is replaced.
+
+    Returns:
+        The path of the .json.
+
+    Raises:
+        ModelError: the network cannot be exported, or the file answers differently.
+    """
+    path = Path(file)
+    if path.suffix != ".onnx":
+        raise ModelError(f"{path}: name a file that ends in .onnx")
+    if isinstance(classifier.network, ShowsLayers):
+        raise ModelError(f"{classifier.name}: is an ONNX file already")
+    if classifier.dtype not in _TOLERANCE:
+        raise ModelError(f"{classifier.name}: ONNX has no {classifier.dtype}; load it as float32")
+    network = classifier.network
+    if classifier.device.type != "cpu":
+        network = copy.deepcopy(network).cpu()
+    example = classifier.normalised(classifier.noise()).cpu().to(classifier.dtype)
+    layer = classifier.target_layer if classifier.has_target_layer else None
+    names = ("y",) if layer is None else ("y", "maps")
+    with tempfile.TemporaryDirectory(prefix="relook-") as folder:
+        written = Path(folder) / "network.onnx"
+        try:
+            with evaluating(network):
+                write_onnx(_WithMaps(network, layer), example, written, names)
+            model = onnx.load(written)
+        except Exception as error:  # what an exporter raises is not bounded
+            raise ModelError(
+                f"{classifier.name}: cannot be exported to ONNX ({first_line(error)})"
+            ) from error
+    for made in model.graph.node:  # the names that the modules have in the network itself
+        made.name = made.name.removeprefix("/network")
+    node = None if layer is None else _drop_maps(model)
+    try:
+        onnx.save(model, path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written ({error.strerror})") from error
+    node = _checked(path, classifier, example, node)
+    return _sidecar(classifier, node).write(path)
+
+
+def _drop_maps(model: onnx.ModelProto) -> str | None:
+    """Leave the answer as the only output; the name of the node that the maps came from."""
+    [maps] = [output for output in model.graph.output if output.name == "maps"]
+    model.graph.output.remove(maps)
+    [node] = [node for node in model.graph.node if "maps" in node.output]
+    if node.op_type == "Identity":  # the exporter's, only to give the output its name
+        source = node.input[0]
+        model.graph.node.remove(node)
+        found = [other for other in model.graph.node if source in other.output]
+        return str(found[0].name) if found else None
+    return str(node.name)
+
+
+def _checked(path: Path, classifier: Classifier, example: Tensor, node: str | None) -> str | None:
+    """The node, if it gives the target layer's maps; an error if the answers are others."""
+    written = OnnxNetwork(path, "NCHW", "cpu")
+    tolerance = _TOLERANCE[classifier.dtype]
+    with torch.no_grad(), evaluating(classifier.network):
+        if node is None:
+            maps: list[Tensor] = []
+            expected = class_outputs(classifier.network(example.to(classifier.device)))
+        else:
+            with recording(classifier.network, classifier.target) as maps:
+                expected = class_outputs(classifier.network(example.to(classifier.device)))
+    if _error(written(example), expected) > tolerance:
+        path.unlink()
+        raise ModelError(
+            f"{classifier.name}: its export answers differently (by "
+            f"{_error(written(example), expected):.1e} of the largest output); it is not kept"
+        )
+    if node is None:
+        return None
+    try:
+        with written.recording(Target(node, classifier.layout)) as own:
+            written(example)
+    except (KeyError, RuntimeError):
+        return None
+    same = own and own[0].shape == maps[0].shape and _error(own[0], maps[0]) < tolerance
+    return node if same else None
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, in units of the largest value."""
+    expected = expected.cpu().float()
+    return float((found.float() - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+
+
+def _sidecar(classifier: Classifier, node: str | None) -> Sidecar:
+    geometry = classifier.geometry
+    tokens = node is not None and classifier.layout.kind == "tokens"
+    numbered = classifier.labels == tuple(map(str, range(len(classifier.labels))))
+    return Sidecar(
+        input_size=geometry.crop,
+        resize=geometry.resize,
+        fit=geometry.fit,
+        interpolation=geometry.interpolation,
+        mean=classifier.mean,
+        std=classifier.std,
+        layout="NCHW",
+        outputs=classifier.returns,
+        labels=None if numbered else classifier.labels,
+        target_layer=node,
+        token_grid=classifier.layout.grid if tokens else None,
+    )

@@ -1,0 +1,422 @@
+"""An ONNX graph as a network: run by ONNX Runtime, its nodes shown as layers."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from relook.errors import ModelError, first_line
+from relook.layers import Call, Matrix, Probe, Target
+
+Order = Literal["NCHW", "NHWC"]
+"""Where the colour channels of the graph's input are."""
+
+_INPUT_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+
+# The output holds what the input holds.
+_PASSES_ON = ("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
+_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Transpose")
+
+# Where the scale of an output in 8 bits stands among the inputs; its zero point comes next.
+_SCALE = {"QLinearConv": 6, "QLinearAdd": 6, "QLinearMul": 6, "QLinearConcat": 0}
+_SCALE_ELSEWHERE = 3
+
+# What protobuf can hold.
+_LARGEST = 2**31 - 1
+
+
+class OnnxNetwork(nn.Module):
+    """Takes (N, 3, H, W) and gives (N, classes), whatever order and type the graph has.
+
+    Nodes are its layers, under their own names; where a node has none, under its output's.
+    A graph of a fixed batch size gets whole batches, padded with zeros. Everything is computed
+    by ONNX Runtime; what goes in and comes out is on the CPU.
+
+    Attributes:
+        order: of the graph's input.
+        input_size: (height, width), where the graph fixes it.
+        batch: how many images go through at once, where the graph fixes it.
+        ends_in: the operation that the answer comes from, as "Softmax" or "Gemm".
+        provider: the execution provider of ONNX Runtime that is used first.
+    """
+
+    def __init__(self, file: Path, order: Order | None = None, device: str | None = None) -> None:
+        """Read the graph; nothing is run yet.
+
+        Args:
+            file: of ONNX, with its external data beside it where it has any.
+            order: of the input; read from the place of the 3 in its shape by default.
+            device: "cpu", "cuda", "cuda:1", or one of ONNX Runtime's providers; the best there
+                is by default.
+
+        Raises:
+            ModelError: the file cannot be read, or is no classifier of RGB images; there is no
+                such device.
+        """
+        super().__init__()
+        self._model = _read(file)
+        self.name = str(file)
+        graph = self._model.graph
+        constants = {initializer.name for initializer in graph.initializer}
+        inputs = [value for value in graph.input if value.name not in constants]
+        if len(inputs) != 1:
+            names = ", ".join(value.name for value in inputs)
+            raise ModelError(f"{file}: takes {len(inputs)} inputs ({names}), not one image")
+        self._input = inputs[0].name
+        dims = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim]
+        self.order = order or _order(file, dims)
+        rows = dims[2:] if self.order == "NCHW" else dims[1:3]
+        if (
+            len(dims) != 4
+            or len(rows) != 2
+            or dims[1 if self.order == "NCHW" else 3] not in (3, None)
+        ):
+            raise ModelError(
+                f"{file}: its input is {_shape(dims)}, not {self.order} with 3 colours"
+            )
+        self.batch = dims[0]
+        self.input_size = (rows[0], rows[1]) if rows[0] and rows[1] else None
+        self._providers = _providers(file, device)
+        self.provider = _name_of(self._providers[0]).removesuffix("ExecutionProvider")
+        self._producer = {out: node for node in graph.node for out in node.output if out}
+        self._same = self._always_the_same()
+        self._answer = graph.output[0].name
+        self._nodes = self._before_answer()
+        self.ends_in = self._last_operation()
+        self._session: tuple[str | None, onnxruntime.InferenceSession] | None = None
+        self._recorded: tuple[Target, list[Tensor]] | None = None
+
+    def extra_repr(self) -> str:
+        """The file, and its content, by which an evaluation knows its network again."""
+        content = self._model.SerializeToString(deterministic=True)
+        return f"{self.name}, sha256 {hashlib.sha256(content).hexdigest()}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A session can be neither copied nor pickled; a copy makes its own."""
+        return self.__dict__ | {"_session": None}
+
+    def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        """Class outputs, of the graph's own kind, for normalised inputs.
+
+        Raises:
+            ValueError: the graph is not for inputs of this size.
+            RuntimeError: ONNX Runtime cannot run it.
+        """
+        size = (inputs.shape[2], inputs.shape[3])
+        if self.input_size not in (None, size):
+            raise ValueError(f"the graph takes inputs of {_shape(self.input_size)} only")
+        layer = self._recorded[0].layer if self._recorded else None
+        session = self._session_with(layer)
+        wanted = [self._answer] + ([self._tensor(layer)] if layer else [])
+        parts = [self._run(session, wanted, batch) for batch in self._batches(inputs)]
+        found = [torch.cat(part)[: len(inputs)] for part in zip(*parts, strict=True)]
+        if self._recorded:
+            target, maps = self._recorded
+            read = target.layout.maps(found[1].float())
+            maps[:] = [] if read is None else [read.contiguous()]
+        answers = found[0].float().flatten(1)
+        # In 8 bits, or in half precision, the shares do not quite add up.
+        return answers / answers.sum(1, keepdim=True) if self.ends_in == "Softmax" else answers
+
+    @contextmanager
+    def recording(self, target: Target) -> Iterator[list[Tensor]]:
+        """Record the maps (N, K, h, w) of the target layer in the forwards that follow."""
+        maps: list[Tensor] = []
+        before, self._recorded = self._recorded, (target, maps)
+        try:
+            yield maps
+        finally:
+            self._recorded = before
+
+    def probe(self, inputs: Float[Tensor, "1 3 h w"]) -> Probe:
+        """Run the graph once and say what every node that leads to the answer put out."""
+        tensors = [self._tensor(name) for name in self._nodes]
+        session = self._open(self._with_outputs([self._answer, *tensors]), optimise=False)
+        [batch] = self._batches(inputs)
+        answer, *outputs = self._run(session, [self._answer, *tensors], batch)
+        shapes = dict(zip(self._nodes, (self._shape_of(o) for o in outputs), strict=True))
+        calls: dict[str, Call] = {}
+        for (name, node), output in zip(self._nodes.items(), outputs, strict=True):
+            if output.is_floating_point():
+                calls[name] = self._call(name, node, shapes, calls)
+        return Probe(answer[:1].float().flatten(1), tuple(calls.values()))
+
+    def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
+        """Whether the answer depends on what the layer holds at the places of the image.
+
+        Only tokens can be read by nobody on a graph's way to its answer.
+        """
+        if target.layout.kind != "tokens":
+            return True
+        tensor = self._tensor(target.layer)
+        model = self._with_outputs([self._answer, tensor])
+        [batch] = self._batches(inputs)
+        before = self._run(self._open(model, optimise=False), [self._answer, tensor], batch)
+        hidden = f"{tensor}/without places"
+        mask = target.layout.without_places(torch.ones_like(before[1][:1])).numpy()
+        model.graph.initializer.append(numpy_helper.from_array(mask, f"{hidden}/mask"))
+        nodes = []
+        for node in model.graph.node:
+            node.input[:] = [hidden if name == tensor else name for name in node.input]
+            nodes.append(node)
+            if tensor in node.output:
+                nodes.append(helper.make_node("Mul", [tensor, f"{hidden}/mask"], [hidden]))
+        nodes = [copy.deepcopy(node) for node in nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        after = self._run(self._open(model, optimise=False), [self._answer], batch)
+        return not torch.equal(before[0], after[0])
+
+    def matrices(self) -> Iterator[Matrix]:
+        """Weights and biases of its fully connected layers and 1×1 convolutions, the last first."""
+        for node in reversed(self._nodes.values()):
+            weight = self._constant(node.input[1]) if len(node.input) > 1 else None
+            if node.op_type not in ("Gemm", "MatMul", "Conv") or weight is None:
+                continue
+            bias = self._constant(node.input[2]) if len(node.input) > 2 else None
+            if node.op_type == "MatMul" or (node.op_type == "Gemm" and not _flag(node, "transB")):
+                weight = weight.T
+            if node.op_type == "MatMul":
+                bias = self._bias_after(node)
+            if weight.ndim in (2, 4):
+                flat = torch.from_numpy(weight.reshape(len(weight), -1).astype(np.float32))
+                yield flat, None if bias is None else torch.from_numpy(bias.astype(np.float32))
+
+    def _call(
+        self,
+        name: str,
+        node: onnx.NodeProto,
+        shapes: dict[str, tuple[int, ...]],
+        calls: dict[str, Call],
+    ) -> Call:
+        computed = [tensor for tensor in node.input if tensor not in self._same]
+        source = calls.get(self._name_of(computed[0])) if computed else None
+        passes_on = node.op_type in _PASSES_ON and source is not None
+        weighs = any(word in node.op_type for word in ("Conv", "Gemm", "MatMul"))
+        return Call(
+            name=name,
+            shape=shapes[name],
+            key=source.key if source and passes_on else node.output[0],
+            pools="Pool" in node.op_type or bool(source and passes_on and source.pools),
+            weighs=2
+            if weighs and len(computed) == 1
+            else int(node.op_type == "BatchNormalization"),
+            # The sum of two branches is the end of a block.
+            is_leaf=not (node.op_type == "Add" and len(computed) == 2),
+        )
+
+    def _shape_of(self, output: Tensor) -> tuple[int, ...]:
+        """For one image."""
+        shape = tuple(output.shape)
+        return (1, *shape[1:]) if self.batch and shape[:1] == (self.batch,) else shape
+
+    def _batches(self, inputs: Tensor) -> list[NDArray[Any]]:
+        """The inputs as the graph takes them."""
+        x = inputs.detach().cpu().float()
+        x = x if self.order == "NCHW" else x.permute(0, 2, 3, 1)
+        size = self.batch or len(x)
+        x = torch.cat([x, x.new_zeros(-len(x) % size, *x.shape[1:])])
+        kind = self._input_type
+        if kind == np.uint8:
+            x = x.round().clamp(0, 255)
+        return [batch.contiguous().numpy().astype(kind) for batch in x.split(size)]
+
+    @cached_property
+    def _input_type(self) -> Any:
+        kind = self._session_with(None).get_inputs()[0].type
+        if kind not in _INPUT_TYPES:
+            raise ModelError(f"{self.name}: its input is a {kind}; relook gives it floats or bytes")
+        return _INPUT_TYPES[kind]
+
+    def _run(
+        self, session: onnxruntime.InferenceSession, outputs: list[str], batch: NDArray[Any]
+    ) -> list[Tensor]:
+        try:
+            found = session.run(outputs, {self._input: batch})
+        except Exception as error:  # ONNX Runtime's own have no class of their own in common
+            raise RuntimeError(f"ONNX Runtime: {first_line(error)}") from error
+        return [torch.from_numpy(np.asarray(array)) for array in found]
+
+    def _session_with(self, layer: str | None) -> onnxruntime.InferenceSession:
+        """A session that gives the answer, and the maps of a layer where one is named."""
+        if self._session is None or layer not in (None, self._session[0]):
+            tensors = [self._answer] + ([self._tensor(layer)] if layer else [])
+            self._session = (layer, self._open(self._with_outputs(tensors)))
+        return self._session[1]
+
+    def _open(self, model: onnx.ModelProto, optimise: bool = True) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Waiting threads that spin take the cores from PyTorch, and from everyone else.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not optimise:
+            # Nodes are then what the file says.
+            off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = off
+        try:
+            return onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=self._providers
+            )
+        except Exception as error:
+            raise ModelError(
+                f"{self.name}: ONNX Runtime refuses it ({first_line(error)})"
+            ) from error
+
+    def _with_outputs(self, tensors: list[str]) -> onnx.ModelProto:
+        """The model with these outputs; weights in 8 bits get a node that makes them floats."""
+        model = copy.deepcopy(self._model)
+        answer = [value for value in model.graph.output if value.name == self._answer]
+        del model.graph.output[:]
+        model.graph.output.extend(answer)
+        named = {self._answer}
+        for name in self._nodes:
+            tensor, node = self._tensor(name), self._nodes[name]
+            if tensor not in tensors or tensor in named:
+                continue
+            if tensor != node.output[0]:
+                at = _SCALE.get(node.op_type, _SCALE_ELSEWHERE)
+                inputs = [node.output[0], *node.input[at : at + 2]]
+                model.graph.node.append(helper.make_node("DequantizeLinear", inputs, [tensor]))
+            named.add(tensor)
+            model.graph.output.append(onnx.ValueInfoProto(name=tensor))
+        return model
+
+    def _tensor(self, layer: str) -> str:
+        """What a layer puts out, as floats."""
+        node = self._nodes[layer]
+        name: str = node.output[0]
+        return f"{name}/dequantized" if node.op_type.startswith("QLinear") else name
+
+    def _before_answer(self) -> dict[str, onnx.NodeProto]:
+        """The nodes that the answer is computed by, in their order, by name."""
+        needed, found = {self._answer}, []
+        for node in reversed(self._model.graph.node):
+            if needed.intersection(node.output):
+                needed.update(filter(None, node.input))
+                found.append(node)
+        nodes: dict[str, onnx.NodeProto] = {}
+        for node in reversed(found):
+            if not self._same.issuperset(node.input):
+                free = node.name and node.name not in nodes
+                nodes[node.name if free else node.output[0]] = node
+        return nodes
+
+    def _name_of(self, tensor: str) -> str:
+        """Of the layer that puts out this tensor."""
+        return self._names.get(tensor, "")
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {out: name for name, node in self._nodes.items() for out in node.output}
+
+    def _always_the_same(self) -> frozenset[str]:
+        """The tensors that no image changes."""
+        same = {initializer.name for initializer in self._model.graph.initializer} | {""}
+        for node in self._model.graph.node:
+            if same.issuperset(node.input):
+                same.update(node.output)
+        return frozenset(same)
+
+    def _constant(self, tensor: str) -> NDArray[Any] | None:
+        """A weight, where it stands in the file as such."""
+        for initializer in self._model.graph.initializer:
+            if initializer.name == tensor:
+                return np.asarray(numpy_helper.to_array(initializer))
+        node = self._producer.get(tensor)
+        if node is not None and node.op_type in ("Constant", "Identity"):
+            if node.op_type == "Identity":
+                return self._constant(node.input[0])
+            return np.asarray(numpy_helper.to_array(node.attribute[0].t))
+        return None
+
+    def _bias_after(self, node: onnx.NodeProto) -> NDArray[Any] | None:
+        for other in self._nodes.values():
+            if other.op_type == "Add" and node.output[0] in other.input:
+                biases = [self._constant(name) for name in other.input if name != node.output[0]]
+                if biases and biases[0] is not None and biases[0].ndim == 1:
+                    return biases[0]
+        return None
+
+    def _last_operation(self) -> str:
+        """What the answer comes from, before it was only passed on or brought into shape."""
+        tensor, operation = self._answer, ""
+        while (node := self._producer.get(tensor)) is not None:
+            operation = node.op_type
+            if operation not in (*_PASSES_ON, *_RESHAPES):
+                break
+            tensor = node.input[0]
+        return operation.removeprefix("QLinear")
+
+
+def _read(file: Path) -> onnx.ModelProto:
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file; check the path")
+    try:
+        model = onnx.load(file)
+        if not model.graph.node or not model.graph.output:
+            raise ValueError("it holds no graph")
+        size = model.ByteSize()
+    except Exception as error:  # damage shows in many ways, some of them protobuf's own
+        raise ModelError(f"{file}: cannot be read as ONNX ({first_line(error)})") from error
+    if size > _LARGEST:
+        raise ModelError(f"{file}: more than 2 GB of weights, which relook does not run yet")
+    return model
+
+
+def _order(file: Path, dims: list[int | None]) -> Order:
+    if len(dims) == 4 and (dims[1] == 3) != (dims[3] == 3):
+        return "NCHW" if dims[1] == 3 else "NHWC"
+    raise ModelError(
+        f"{file}: its input is {_shape(dims)}, which does not tell where the 3 colours are; pass "
+        'layout="NCHW" or "NHWC" (--layout)'
+    )
+
+
+def _shape(dims: Any) -> str:
+    return "×".join(str(d) if d else "?" for d in dims) or "a number"
+
+
+def _providers(file: Path, device: str | None) -> list[Any]:
+    # One that sends images to a server is in every build.
+    there = [p for p in onnxruntime.get_available_providers() if not p.startswith("Azure")]
+    if device is None:
+        return there
+    kind, _, number = device.partition(":")
+    for provider in there:
+        if provider.removesuffix("ExecutionProvider").lower() == kind.lower():
+            chosen = (provider, {"device_id": number}) if number else provider
+            return [chosen, *(["CPUExecutionProvider"] if kind != "cpu" else [])]
+    names = ", ".join(p.removesuffix("ExecutionProvider").lower() for p in there)
+    raise ModelError(
+        f"{file}: device {device!r} cannot be used; ONNX Runtime has {names} here (onnxruntime-gpu "
+        "in place of onnxruntime adds CUDA)"
+    )
+
+
+def _name_of(provider: Any) -> str:
+    return str(provider if isinstance(provider, str) else provider[0])
+
+
+def _flag(node: onnx.NodeProto, name: str) -> bool:
+    return any(attribute.name == name and attribute.i for attribute in node.attribute)

@@ -1,0 +1,90 @@
+"""net.onnx: an ONNX file with no PyTorch model behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from relook.classifier import Classifier, Outputs
+from relook.errors import ModelError
+from relook.models.graph import OnnxNetwork, Order
+from relook.models.sidecar import Sidecar
+
+_TOLERANCE = 1e-2
+
+
+def load(
+    file: Path,
+    *,
+    input_size: tuple[int, int] | None = None,
+    layout: Order | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    target_layer: str | None = None,
+    token_grid: tuple[int, int] | None = None,
+    device: str | None = None,
+) -> Classifier:
+    """The classifier in an ONNX file; what it does not say is taken from net.json beside it.
+
+    Raises:
+        ModelError: the file is no image classifier, or something is neither said nor found.
+    """
+    sidecar = Sidecar.read(file).given(
+        input_size=input_size,
+        layout=layout,
+        mean=mean,
+        std=std,
+        target_layer=target_layer,
+        token_grid=token_grid,
+    )
+    network = OnnxNetwork(file, sidecar.layout, device)
+    size = network.input_size or sidecar.input_size
+    lacking = {
+        "the input size (--input-size, input_size=)": size,
+        "mean (--mean, mean=)": sidecar.mean,
+        "std (--std, std=)": sidecar.std,
+    }
+    missing = [what for what, value in lacking.items() if value is None]
+    if size is None or sidecar.mean is None or sidecar.std is None:
+        raise ModelError(
+            f"{file}: does not say {', '.join(missing)}; pass what it was trained with, for pixels "
+            f"in [0, 1], or write it into {file.with_suffix('.json')}"
+        )
+    if sidecar.input_size not in (None, size):
+        raise ModelError(
+            f"{file}: takes inputs of {size[0]}×{size[1]} only, not of "
+            f"{sidecar.input_size[0]}×{sidecar.input_size[1]}"
+        )
+    return Classifier(
+        network,
+        mean=sidecar.mean,
+        std=sidecar.std,
+        input_size=size,
+        geometry=sidecar.geometry(size),
+        labels=sidecar.labels,
+        outputs=sidecar.outputs or _outputs(network, size),
+        target_layer=sidecar.target_layer,
+        token_grid=sidecar.token_grid,
+        name=str(file),
+    )
+
+
+def _outputs(network: OnnxNetwork, size: tuple[int, int]) -> Outputs:
+    """What the graph answers, by its last operation and by what it says of a grey image."""
+    if network.ends_in == "Softmax":
+        return "probabilities"
+    if network.ends_in == "Sigmoid":
+        raise ModelError(
+            f"{network.name}: ends in a sigmoid, which says of each class alone whether it is "
+            "there; relook corrects networks whose class probabilities sum to 1"
+        )
+    try:
+        answer = network(torch.zeros(1, 3, *size))
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{network.name}: fails on an input of 1×3×{size[0]}×{size[1]} ({error})"
+        ) from error
+    adds_up = abs(float(answer.sum()) - 1) < _TOLERANCE
+    return "probabilities" if adds_up and float(answer.min()) >= 0 else "logits"

@@ -1,0 +1,476 @@
+"""ONNX files as models: the same answers and maps as the network that they came from."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+import relook
+from networks import HalvesNet, SmallCNN, random_cnn
+from relook.models.graph import OnnxNetwork
+
+PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+def write(network, file, example, names=("y",), axes=None):
+    torch.onnx.export(
+        network.eval(),
+        (example,),
+        file,
+        input_names=["x"],
+        output_names=list(names),
+        dynamic_axes={"x": {0: "n"}, "y": {0: "n"}} if axes is None else axes,
+        dynamo=False,
+        opset_version=17,
+    )
+    return file
+
+
+class Wrapped(nn.Module):
+    """A network between what its graph takes and what it gives."""
+
+    def __init__(self, network, before=None, after=None):
+        super().__init__()
+        self.network = network
+        self.before = before or (lambda x: x)
+        self.after = after or (lambda y: y)
+
+    def forward(self, x):
+        return self.after(self.network(self.before(x)))
+
+
+@pytest.fixture
+def torn():
+    """A convolutional network of random weights that answers clearly, float32."""
+    return random_cnn(torch.float32, batch_norm=True).eval()
+
+
+def corrected(classifier, pixels, **options):
+    """(probabilities, maps) of each image, with the exact Score-CAM."""
+    corrector = relook.Corrector(
+        classifier, k=2, look=relook.looks.Mask(relook.ScoreCAM(**options))
+    )
+    found = [corrector.correct(p.permute(1, 2, 0).mul(255).byte().numpy()) for p in pixels]
+    return torch.stack([f.after for f in found]), torch.stack([f.maps for f in found])
+
+
+@pytest.mark.parametrize("look", ["poster", "quick"])
+def test_the_bundled_network_answers_the_same(lite0, chelsea, tmp_path, look):
+    relook.export(lite0, tmp_path / "net.onnx")
+    exported = relook.load(str(tmp_path / "net.onnx"))
+    budget = 64 if look == "poster" else None
+    expected = relook.Corrector(lite0, look=look, budget=budget).correct(chelsea)
+    found = relook.Corrector(exported, look=look, budget=budget).correct(chelsea)
+    for part in ("before", "after", "maps", "mask_images"):
+        torch.testing.assert_close(
+            getattr(found, part), getattr(expected, part), atol=1e-4, rtol=0, msg=part
+        )
+    assert found.classes.tolist() == expected.classes.tolist()
+    assert found.forwards == expected.forwards
+    assert exported.labels == lite0.labels
+    assert exported.geometry == lite0.geometry
+    assert exported.target_layer == "/bn2/act/Clip"
+
+
+def test_a_resnet_answers_the_same(tmp_path):
+    torch.manual_seed(0)
+    resnet = relook.load("timm/resnet10t", pretrained=False)
+    with torch.no_grad():
+        for module in resnet.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+        resnet.network.fc.weight.mul_(20)
+    relook.export(resnet, tmp_path / "net.onnx")
+    exported = relook.load(str(tmp_path / "net.onnx"))
+    pixels = torch.rand(2, 3, *resnet.input_size)
+    expected, maps = corrected(resnet, pixels, budget=32)
+    assert float(expected.max(dim=1).values.min()) > 0.01  # of 1000 classes: no flat answer
+    found, own = corrected(exported, pixels, budget=32)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(own, maps, atol=1e-4, rtol=0)
+    # What the sidecar says is what is found without it.
+    exported.aim()
+    assert exported.target_layer == "/layer4/layer4.0/act2/Relu"
+
+
+def test_maps_by_hand(halves_pixels, tmp_path):
+    """As Score-CAM of `HalvesNet`: red falls from 1 to 0 over the columns, green rises."""
+    file = write(HalvesNet(), tmp_path / "net.onnx", torch.rand(1, 3, 4, 4))
+    classifier = relook.load(str(file), **PLAIN, labels=["red", "green"])
+    correction = relook.Corrector(classifier).correct(
+        halves_pixels.permute(1, 2, 0).mul(255).byte().numpy()
+    )
+    torch.testing.assert_close(correction.before, torch.tensor([0.75, 0.25]))
+    columns = torch.tensor([1, 0.75, 0.25, 0])
+    torch.testing.assert_close(correction.maps[0], columns.expand(4, 4), atol=1e-6, rtol=0)
+    assert classifier.target_layer.endswith("Relu")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+def test_fixed_batches_and_both_orders(torn, tmp_path, batch, order):
+    last = order == "NHWC"
+    network = Wrapped(torn, lambda x: x.permute(0, 3, 1, 2)) if last else torn
+    example = torch.rand(batch, *((16, 16, 3) if last else (3, 16, 16)))
+    file = write(network, tmp_path / "net.onnx", example, axes={})
+    classifier = relook.load(str(file), **PLAIN)
+    assert (classifier.network.order, classifier.network.batch) == (order, batch)
+    pixels = torch.rand(4, 3, 16, 16)
+    torch.testing.assert_close(classifier(pixels), torn(pixels).softmax(1), atol=1e-5, rtol=0)
+    expected = corrected(relook.Classifier(torn, **PLAIN, input_size=16), pixels)
+    for found, wanted in zip(corrected(classifier, pixels), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+class ChannelsLast(nn.Module):
+    """Dense layers over maps with the channels last, as exporters of Keras write them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+        self.dense = nn.Linear(8, 6)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.conv(x).permute(0, 2, 3, 1)
+        return self.fc(self.dense(x).relu().mean(dim=(1, 2)))
+
+
+def test_maps_with_the_channels_last(tmp_path):
+    torch.manual_seed(0)
+    network = ChannelsLast().eval()
+    file = write(network, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+    classifier = relook.load(str(file), **PLAIN)
+    assert str(classifier.layout) == "6×4×4, channels last"
+    pixels = torch.rand(1, 3, 16, 16)
+    [first] = classifier.first_looks(pixels)
+    with torch.no_grad():
+        expected = network.dense(network.conv(pixels).permute(0, 2, 3, 1)).relu()
+    torch.testing.assert_close(first.activations, expected[0].permute(2, 0, 1))
+
+
+def test_softmax_inside(torn, tmp_path):
+    network = Wrapped(torn, after=lambda y: y.softmax(1))
+    classifier = relook.load(
+        str(write(network, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))), **PLAIN
+    )
+    assert classifier.returns == "probabilities"
+    pixels = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(classifier(pixels), torn(pixels).softmax(1), atol=1e-6, rtol=0)
+
+
+def test_half_precision(torn, tmp_path):
+    file = write(copy.deepcopy(torn).half(), tmp_path / "net.onnx", torch.rand(1, 3, 16, 16).half())
+    classifier = relook.load(str(file), **PLAIN)
+    pixels = torch.rand(2, 3, 16, 16)
+    answers = classifier(pixels)
+    assert answers.dtype == torch.float32
+    torch.testing.assert_close(answers, torn(pixels).softmax(1), atol=5e-3, rtol=0)
+    expected = corrected(relook.Classifier(torn, **PLAIN, input_size=16), pixels)
+    torch.testing.assert_close(corrected(classifier, pixels)[1], expected[1], atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+def test_eight_bits(torn, tmp_path, form):
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        quantize_dynamic,
+        quantize_static,
+    )
+
+    class Noise(CalibrationDataReader):
+        def __init__(self):
+            generator = np.random.default_rng(0)
+            self.left = [generator.random((1, 3, 16, 16), np.float32) for _ in range(16)]
+
+        def get_next(self):
+            return {"x": self.left.pop()} if self.left else None
+
+    source = write(torn, tmp_path / "float.onnx", torch.rand(1, 3, 16, 16))
+    file = tmp_path / "net.onnx"
+    if form == "dynamic":
+        quantize_dynamic(source, file)
+    else:
+        quantize_static(source, file, Noise(), quant_format=QuantFormat[form])
+    classifier = relook.load(str(file), **PLAIN)
+    assert str(classifier.layout) == "6×4×4"
+    pixels = torch.rand(2, 3, 16, 16)
+    answers = classifier(pixels)
+    torch.testing.assert_close(answers.sum(1), torch.ones(2))
+    torch.testing.assert_close(answers, torn(pixels).softmax(1), atol=0.05, rtol=0)
+    own = relook.Classifier(torn, **PLAIN, input_size=16)
+    [first], [expected] = classifier.first_looks(pixels[:1]), own.first_looks(pixels[:1])
+    # The same maps to what 256 steps can say, and as numbers, not as codes.
+    largest = float(expected.activations.max())
+    torch.testing.assert_close(first.activations, expected.activations, atol=0.06 * largest, rtol=0)
+
+
+def test_bytes_as_input(torn, tmp_path):
+    """As TensorFlow exports them: pixels from 0 to 255, the channels last."""
+    network = Wrapped(torn, lambda x: x.permute(0, 3, 1, 2).float() / 255)
+    example = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
+    file = write(network, tmp_path / "net.onnx", example)
+    classifier = relook.load(str(file), mean=(0, 0, 0), std=(1 / 255,) * 3)
+    pixels = torch.randint(0, 256, (2, 3, 16, 16)) / 255
+    torch.testing.assert_close(classifier(pixels), torn(pixels).softmax(1), atol=1e-5, rtol=0)
+
+
+def test_a_vision_transformer(tmp_path):
+    """The last block's tokens are read by nobody: in the graph as in the network."""
+    torch.manual_seed(0)
+    import timm
+
+    network = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=5
+    )
+    own = relook.Classifier(network, **PLAIN, input_size=32)
+    assert own.target_layer == "blocks.1"
+    relook.export(own, tmp_path / "net.onnx")
+    exported = relook.load(str(tmp_path / "net.onnx"))
+    pixels = torch.rand(1, 3, 32, 32)
+    [expected], [found] = own.first_looks(pixels), exported.first_looks(pixels)
+    torch.testing.assert_close(found.activations, expected.activations, atol=1e-5, rtol=1e-4)
+    exported.aim()
+    [again] = exported.first_looks(pixels)
+    torch.testing.assert_close(again.activations, expected.activations, atol=1e-5, rtol=1e-4)
+
+
+def test_cam_finds_the_weights_in_the_graph(torn, tmp_path):
+    file = write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+    exported = relook.load(str(file), **PLAIN)
+    own = relook.Classifier(torn, **PLAIN, input_size=16)
+    pixels = torch.rand(1, 3, 16, 16)
+    [mine], [theirs] = own.first_looks(pixels), exported.first_looks(pixels)
+    classes = torch.tensor([0, 3])
+    expected = relook.CAM()(own, mine, classes).maps
+    assert float(expected.max()) == 1
+    torch.testing.assert_close(
+        relook.CAM()(exported, theirs, classes).maps, expected, atol=1e-4, rtol=0
+    )
+    with pytest.raises(relook.ModelError, match="an ONNX graph has no gradients; use Score-CAM"):
+        relook.GradCAM()(exported, theirs, classes)
+
+
+def test_another_layer_by_its_nodes_name(torn, tmp_path):
+    file = str(write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16)))
+    classifier = relook.load(file, **PLAIN, target_layer="/conv1/Conv")
+    assert classifier.layout.grid == (16, 16)
+    [first] = classifier.first_looks(torch.ones(1, 3, 16, 16) / 2)
+    with torch.no_grad():
+        expected = torn.conv1(torch.ones(1, 3, 16, 16) / 2)[0]
+    torch.testing.assert_close(first.activations, expected, atol=1e-6, rtol=1e-5)
+    with pytest.raises(relook.ModelError, match=r"'/conv1/Con' is not in the .* '/conv1/Conv'"):
+        relook.load(file, **PLAIN, target_layer="/conv1/Con")
+    with pytest.raises(relook.ModelError, match=r"gives 4, and only maps larger than 1×1 tell"):
+        relook.load(file, **PLAIN, target_layer="/fc/Gemm")
+
+
+def node_of_pools():
+    """conv → relu → max pool (2×2) → conv with one channel a class → global pool → softmax."""
+    generator = np.random.default_rng(0)
+
+    def weights(name, *shape):
+        return helper.make_tensor(
+            name, TensorProto.FLOAT, shape, generator.normal(size=shape).ravel()
+        )
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], name="first", strides=[2, 2]),
+        helper.make_node("Relu", ["a"], ["b"], name="active"),
+        helper.make_node("MaxPool", ["b"], ["c"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Identity", ["c"], ["d"]),
+        helper.make_node("Conv", ["d", "w2"], ["e"], name="class maps"),
+        helper.make_node("GlobalAveragePool", ["e"], ["f"], name="mean"),
+        helper.make_node("Flatten", ["f"], ["g"]),
+        helper.make_node("Softmax", ["g"], ["y"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [weights("w1", 5, 3, 2, 2), weights("w2", 4, 5, 1, 1)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_pooled_maps_and_class_maps_are_passed_over(tmp_path):
+    onnx.save(node_of_pools(), tmp_path / "net.onnx")
+    classifier = relook.load(str(tmp_path / "net.onnx"), **PLAIN)
+    assert classifier.target_layer == "active"
+    assert str(classifier.layout) == "5×8×8"
+    assert classifier.returns == "probabilities"
+
+
+def test_sides_that_the_graph_leaves_free(torn, tmp_path):
+    axes = {"x": {0: "n", 2: "h", 3: "w"}}
+    file = str(write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16), axes=axes))
+    with pytest.raises(relook.ModelError, match=r"does not say the input size \(--input-size"):
+        relook.load(file, **PLAIN)
+    classifier = relook.load(file, **PLAIN, input_size=(16, 32))
+    assert classifier.layout.grid == (4, 8)
+    pixels = torch.rand(1, 3, 16, 32)
+    torch.testing.assert_close(classifier(pixels), torn(pixels).softmax(1), atol=1e-5, rtol=0)
+    assert classifier.takes(24, 24)
+    fixed = relook.load(
+        str(write(torn, tmp_path / "fixed.onnx", torch.rand(1, 3, 16, 16))), **PLAIN
+    )
+    assert not fixed.takes(24, 24)
+
+
+def test_what_the_sidecar_says(torn, tmp_path):
+    file = write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+    (tmp_path / "names.txt").write_text("ant\nbee\nfly\ngnat\n")
+    side = tmp_path / "net.json"
+    side.write_text(
+        json.dumps(
+            {
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.25, 0.25, 0.25],
+                "crop_pct": 0.5,
+                "labels": "names.txt",
+                "target_layer": "/conv1/Conv",
+            }
+        )
+    )
+    classifier = relook.load(str(file))
+    assert classifier.labels == ("ant", "bee", "fly", "gnat")
+    assert classifier.geometry.resize == (32, 32)
+    assert classifier.target_layer == "/conv1/Conv"
+    pixels = torch.rand(2, 3, 16, 16)
+    expected = torn((pixels - 0.5) / 0.25).softmax(1)
+    torch.testing.assert_close(classifier(pixels), expected, atol=1e-5, rtol=0)
+    # What is given beside it counts.
+    given = relook.load(str(file), mean=(0, 0, 0), std=(1, 1, 1), labels=["a", "b", "c", "d"])
+    torch.testing.assert_close(given(pixels), torn(pixels).softmax(1), atol=1e-5, rtol=0)
+    assert given.labels == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"net\.json: cannot be read as JSON"),
+        ("[1]", r"net\.json: must be a JSON object"),
+        ('{"men": [0, 0, 0]}', r"net\.json: 'men' is unknown; closest: 'mean'"),
+        ('{"mean": [0, 0]}', r"net\.json: mean must be a list of 3 numbers, not \[0, 0\]"),
+        ('{"input_size": 16}', r"net\.json: input_size must be a list of 2 numbers, not 16"),
+        ('{"layout": "HWC"}', r'layout must be "NCHW" or "NHWC", not \'HWC\''),
+        ('{"labels": "no.txt"}', r"no\.txt: cannot be read as labels"),
+        (
+            '{"input_size": [32, 32], "mean": [0, 0, 0], "std": [1, 1, 1]}',
+            "16×16 only, not of 32×32",
+        ),
+        ('{"mean": [0, 0, 0], "std": [1, 1, 1], "labels": ["a"]}', "4 classes, but 1 labels"),
+        ("{}", r"does not say mean \(--mean, mean=\), std .* write it into .*net\.json"),
+    ],
+)
+def test_sidecars_that_are_of_no_use(torn, tmp_path, text, message):
+    file = write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+    (tmp_path / "net.json").write_text(text)
+    with pytest.raises(relook.RelookError, match=message):
+        relook.load(str(file))
+
+
+def test_files_that_are_no_classifier(torn, tmp_path):
+    def refused(match, file="net.onnx", **options):
+        with pytest.raises(relook.ModelError, match=match):
+            relook.load(str(tmp_path / file), **PLAIN, **options)
+
+    refused(r"no\.onnx: no such file", "no.onnx")
+    (tmp_path / "net.onnx").write_bytes(b"not a graph")
+    refused(r"net\.onnx: cannot be read as ONNX")
+    write(
+        Wrapped(torn, after=lambda y: y.sigmoid()), tmp_path / "net.onnx", torch.rand(1, 3, 16, 16)
+    )
+    refused("ends in a sigmoid")
+    write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+    refused(r"checkpoint", checkpoint="w.safetensors")
+    refused(r"device 'tpu' cannot be used; ONNX Runtime has .*cpu", device="tpu")
+    refused(r"input is \?×3×16×16, not NHWC with 3 colours", layout="NHWC")
+    grey = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    write(grey, tmp_path / "net.onnx", torch.rand(1, 1, 16, 16))
+    refused(r"input is \?×1×16×16, which does not tell where the 3 colours are")
+
+
+def test_only_onnx_files_take_what_others_say_themselves():
+    with pytest.raises(relook.ModelError, match="resnet10t: says mean, std itself; these are for"):
+        relook.load("timm/resnet10t", pretrained=False, **PLAIN)
+
+
+def test_a_network_that_ends_differently_when_exported_is_not_kept(tmp_path):
+    class Drifts(SmallCNN):
+        """Tracing keeps the answer's shift of the moment: the second run has another."""
+
+        calls = 0
+
+        def forward(self, x):
+            Drifts.calls += 1
+            return super().forward(x) + torch.tensor([0.0, 1, 2, 3]) * Drifts.calls
+
+    classifier = relook.Classifier(Drifts(), **PLAIN, input_size=16)
+    with pytest.raises(relook.ModelError, match="its export answers differently"):
+        relook.export(classifier, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("net.pt", "ends in .onnx"), ("no/net.onnx", "cannot be written")]
+)
+def test_where_an_export_cannot_go(torn, tmp_path, file, message):
+    classifier = relook.Classifier(torn, **PLAIN, input_size=16)
+    with pytest.raises(relook.ModelError, match=message):
+        relook.export(classifier, tmp_path / file)
+
+
+def test_a_loaded_file_can_be_copied_and_is_known_by_its_content(torn, tmp_path):
+    file = write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+    classifier = relook.load(str(file), **PLAIN)
+    pixels = torch.rand(1, 3, 16, 16)
+    before = classifier(pixels)
+    torch.testing.assert_close(copy.deepcopy(classifier)(pixels), before)
+    known = repr(classifier.network)
+    with torch.no_grad():
+        torn.fc.bias.add_(1)
+    write(torn, file, torch.rand(1, 3, 16, 16))
+    assert repr(relook.load(str(file), **PLAIN).network) != known
+
+
+def test_a_graph_without_names_is_named_after_its_tensors(tmp_path):
+    model = node_of_pools()
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, tmp_path / "net.onnx")
+    assert relook.load(str(tmp_path / "net.onnx"), **PLAIN).target_layer == "b"
+
+
+def test_outputs_of_one_place(tmp_path):
+    """(N, C, 1, 1), as graphs that were convolutions to the end have it."""
+    model = node_of_pools()
+    del model.graph.node[-2:]
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("f", TensorProto.FLOAT, ["n", 4, 1, 1])
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    classifier = relook.load(str(tmp_path / "net.onnx"), **PLAIN)
+    assert len(classifier.labels) == 4
+    assert classifier.returns == "logits"
+    assert classifier.network(torch.rand(3, 3, 16, 16)).shape == (3, 4)
+    assert math.isclose(float(classifier(torch.rand(1, 3, 16, 16)).sum()), 1, abs_tol=1e-6)
+
+
+def test_the_graph_is_a_module_of_its_own(torn, tmp_path):
+    """For a Classifier of one's own making."""
+    file = write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+    classifier = relook.Classifier(OnnxNetwork(file), **PLAIN, input_size=16)
+    pixels = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(classifier(pixels), torn(pixels).softmax(1), atol=1e-5, rtol=0)
