@@ -47,12 +47,15 @@ class Geometry:
             (torchvision's rule). "cover": the smallest image of the same shape that covers
             `resize`, rounded (timm's rule for inputs that are not square).
         interpolation: "bilinear", "bicubic", "lanczos", "nearest", "box" or "hamming".
+        corner: where an odd margin leaves half a pixel, the crop's corner is "rounded" (timm,
+            torchvision) or "floored" (transformers).
     """
 
     crop: tuple[int, int]
     resize: tuple[int, int]
     fit: Fit
     interpolation: str = "bilinear"
+    corner: Literal["rounded", "floored"] = "rounded"
 
     def __post_init__(self) -> None:
         if self.interpolation not in _INTERPOLATION:
@@ -136,7 +139,8 @@ class Geometry:
         return int(short * width / height), short
 
     def _offset(self, width: int, height: int) -> tuple[int, int]:
-        return round((width - self.crop[1]) / 2.0), round((height - self.crop[0]) / 2.0)
+        whole = round if self.corner == "rounded" else math.floor
+        return whole((width - self.crop[1]) / 2), whole((height - self.crop[0]) / 2)
 
 
 def cut_pixels(

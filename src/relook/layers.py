@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class ShowsLayers(Protocol):
 
 
 _STANDS_FOR = "_relook_stands_for"
+_POOLING = re.compile("Pool(?!Former)")
 
 
 @contextmanager
@@ -297,7 +299,7 @@ def _call(name: str, module: nn.Module, output: Tensor) -> Call:
         shape=tuple(output.shape),
         # An in-place activation returns the same tensor in its next version.
         key=(getattr(output, _STANDS_FOR), output._version),
-        pools="Pool" in operation or (is_leaf and "Pool" in type(module).__name__),
+        pools="Pool" in operation or (is_leaf and bool(_POOLING.search(type(module).__name__))),
         weighs=max(own, default=0),
         is_leaf=is_leaf,
     )
@@ -362,7 +364,7 @@ def _layouts(calls: tuple[Call, ...], aspect: float, given: Grid | None) -> list
     for call in calls:
         layout = read_layout(call.shape, aspect, grids, given)
         layouts.append(layout)
-        if layout and layout.kind != "tokens" and layout.grid not in grids:
+        if layout and layout.prefix == 0 and layout.grid not in grids:
             grids.append(layout.grid)
     return layouts
 

@@ -153,6 +153,7 @@ def _sidecar(classifier: Classifier, node: str | None) -> Sidecar:
         resize=geometry.resize,
         fit=geometry.fit,
         interpolation=geometry.interpolation,
+        corner=geometry.corner,
         mean=classifier.mean,
         std=classifier.std,
         layout="NCHW",

@@ -129,8 +129,12 @@ def _move(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        classifier.network.to(device, wanted).to(memory_format=torch.channels_last)
+        network = classifier.network.to(device, wanted)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
             f"device {str(device)!r} cannot be used here ({first_line(error)})"
         ) from error
+    # Not through Module.to, which would have weights of five dimensions in it too, and fail.
+    for weight in network.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)

@@ -24,6 +24,7 @@ class Sidecar:
         crop_pct: in place of `resize` and `fit`: the crop's share of the resized image; without
             any of them the whole image is resized to the input size.
         interpolation: "bilinear", "bicubic", "lanczos", "nearest", "box" or "hamming".
+        corner: "rounded" or "floored": of the crop, where half a pixel is left.
         mean, std: three values each, for pixels in [0, 1].
         layout: "NCHW" or "NHWC"; where the input's shape does not tell.
         outputs: "logits" or "probabilities"; found by itself otherwise.
@@ -37,6 +38,7 @@ class Sidecar:
     fit: Literal["squash", "shorter-side", "cover"] | None = None
     crop_pct: float | None = None
     interpolation: str = "bilinear"
+    corner: Literal["rounded", "floored"] = "rounded"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     layout: Literal["NCHW", "NHWC"] | None = None
@@ -92,7 +94,8 @@ class Sidecar:
             RelookError: they do not fit together.
         """
         if self.resize is not None:
-            return Geometry(size, self.resize, self.fit or "shorter-side", self.interpolation)
+            fit = self.fit or "shorter-side"
+            return Geometry(size, self.resize, fit, self.interpolation, self.corner)
         if self.crop_pct is not None:
             return Geometry.centre(size, self.crop_pct, self.interpolation)
         return Geometry.whole(size, self.interpolation)

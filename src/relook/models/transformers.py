@@ -31,13 +31,6 @@ _Normalised = tuple[Geometry, tuple[float, ...], tuple[float, ...]]
 """Geometry, mean and std."""
 
 
-class _FlooredCrop(Geometry):
-    """As Geometry, with the crop's corner rounded down, as transformers does it."""
-
-    def _offset(self, width: int, height: int) -> tuple[int, int]:
-        return (width - self.crop[1]) // 2, (height - self.crop[0]) // 2
-
-
 def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
     """The classifier in a folder, or in a repository of that name where there is no folder.
 
@@ -283,7 +276,7 @@ def _geometry(kind: str, settings: Mapping[str, Any]) -> Geometry:
         raise ValueError(f"its size is {size}")
     cropped = (crop["height"], crop["width"]) if crop else resize
     interpolation = Image.Resampling(settings["resample"]).name.lower()
-    return _FlooredCrop(cropped, resize, fit, interpolation)
+    return Geometry(cropped, resize, fit, interpolation, "floored")
 
 
 def _normalisation(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,0 +1,186 @@
+"""A layer's output read as maps: channels first, channels last, tokens in a grid."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import relook
+from relook.layout import Layout, read_layout
+
+OWN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+def test_channels_last_by_hand():
+    output = torch.tensor([[[[1.0, 5], [2, 6]], [[3, 7], [4, 8]]]])  # (1, h, w, K)
+    maps = Layout("channels-last", (2, 2), 2).maps(output)
+    assert maps.tolist() == [[[[1, 2], [3, 4]], [[5, 6], [7, 8]]]]
+
+
+def test_tokens_by_hand():
+    """Row by row, after the class token."""
+    output = torch.tensor([[[9.0, 9], [1, 5], [2, 6], [3, 7], [4, 8], [0, 1], [2, 3]]])
+    maps = Layout("tokens", (2, 3), 2, prefix=1).maps(output)
+    assert maps.tolist() == [[[[1, 2, 3], [4, 0, 2]], [[5, 6, 7], [8, 1, 3]]]]
+    assert Layout("tokens", (2, 2), 2, prefix=1).maps(output) is None
+
+
+def test_without_places_keeps_the_class_token():
+    output = torch.ones(1, 5, 2)
+    emptied = Layout("tokens", (2, 2), 2, prefix=1).without_places(output)
+    assert emptied.sum(dim=2).tolist() == [[2, 0, 0, 0, 0]]
+    assert output.sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("shape", "aspect", "grids", "given", "expected"),
+    [
+        ((1, 320, 7, 7), 1, [], None, "320×7×7"),
+        ((1, 7, 7, 320), 1, [], None, "320×7×7, channels last"),
+        ((1, 320, 7, 14), 0.5, [], None, "320×7×14"),
+        ((1, 7, 14, 320), 0.5, [], None, "320×7×14, channels last"),
+        ((1, 8, 8, 8), 1, [], None, "8×8×8"),  # both could be: channels first
+        ((1, 4, 4, 6), 1, [], None, "6×4×4, channels last"),  # both within rounding: the closer
+        ((1, 320, 1, 1), 1, [], None, None),
+        ((1, 1, 1, 320), 1, [], None, None),
+        ((1, 12, 197, 64), 1, [(14, 14)], None, None),  # queries
+        ((1, 197, 768), 1, [(14, 14)], None, "768×14×14, tokens after 1 more"),
+        ((1, 201, 768), 1, [(14, 14)], None, "768×14×14, tokens after 5 more"),
+        ((1, 50, 320), 1, [(56, 56), (28, 28), (7, 7)], None, "320×7×7, tokens after 1 more"),
+        ((1, 196, 768), 1, [(14, 14)], None, "768×14×14, tokens"),
+        ((1, 16, 384), 1, [(14, 14)], None, "384×4×4, tokens"),  # thinned out on the way
+        ((1, 98, 384), 0.5, [], None, "384×7×14, tokens"),
+        ((1, 198, 384), 1, [], None, "384×14×14, tokens after 2 more"),
+        ((1, 150, 384), 1, [], None, None),
+        ((1, 150, 384), 1, [], (10, 15), "384×10×15, tokens"),
+        ((1, 152, 384), 1, [(12, 12)], (10, 15), "384×10×15, tokens after 2 more"),
+        ((1, 10, 384), 1, [], (10, 15), None),
+        ((1, 1, 384), 1, [], None, None),
+        ((4, 49, 96), 1, [(7, 7)], None, None),  # windows of one image
+        ((1, 1000), 1, [], None, None),
+    ],
+)
+def test_what_a_shape_says(shape, aspect, grids, given, expected):
+    layout = read_layout(shape, aspect, grids, given)
+    assert (layout and str(layout)) == expected
+
+
+def vit(**options):
+    import timm
+
+    torch.manual_seed(0)
+    options = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 24,
+        "depth": 3,
+        "num_heads": 2,
+    } | options
+    return timm.models.VisionTransformer(num_classes=5, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "layer", "layout"),
+    [
+        # From the class token: nobody reads the others after the last attention.
+        ({}, "blocks.1", "24×4×4, tokens after 1 more"),
+        ({"reg_tokens": 4}, "blocks.1", "24×4×4, tokens after 5 more"),
+        # From their mean: the last there are.
+        ({"global_pool": "avg"}, "norm", "24×4×4, tokens after 1 more"),
+        ({"global_pool": "avg", "class_token": False}, "norm", "24×4×4, tokens"),
+        ({"img_size": (32, 64)}, "blocks.1", "24×4×8, tokens after 1 more"),
+    ],
+)
+def test_vision_transformers(options, layer, layout):
+    network = vit(**options)
+    size = options.get("img_size", (32, 32))
+    classifier = relook.Classifier(network, **OWN, input_size=size)
+    found = {name for name, m in network.named_modules() if name in (layer, "blocks")}
+    assert (classifier.target_layer in found, str(classifier.layout)) == (True, layout)
+    pixels = torch.rand(1, 3, *size)
+    [first] = classifier.first_looks(pixels)
+    kept = {}
+    network.get_submodule(layer).register_forward_hook(lambda m, i, o: kept.update(out=o.detach()))
+    network.eval()(pixels)
+    tokens = kept["out"][0, classifier.layout.prefix :]
+    height, width = classifier.layout.grid
+    for row, column in ((0, 0), (1, 2), (height - 1, width - 1)):
+        expected = tokens[row * width + column]
+        torch.testing.assert_close(first.activations[:, row, column], expected)
+
+
+def test_where_a_transformer_looks_shows_in_every_method():
+    """One patch alone differs from the rest: it is where CAM-like maps must have their maximum
+    or minimum, in the right row and column; gradients reach the layer.
+    """
+    classifier = relook.Classifier(vit(), **OWN, input_size=32)
+    pixels = torch.full((1, 3, 32, 32), 0.5)
+    pixels[..., 8:16, 24:32] = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    [first] = classifier.first_looks(pixels)
+    differs = (
+        (
+            first.activations
+            - first.activations.median(dim=2).values.median(dim=1).values[:, None, None]
+        )
+        .abs()
+        .sum(dim=0)
+    )
+    assert divmod(int(differs.argmax()), 4) == (1, 3)
+    classes = torch.arange(5)
+    for attribution in (relook.ScoreCAM(), relook.GradCAM()):
+        maps = attribution(classifier, first, classes).maps
+        assert bool((maps.flatten(1).amax(dim=1) > 0).any())
+
+
+def test_a_class_layer_of_zeros_does_not_hide_which_tokens_count():
+    """As torchvision's transformers begin."""
+    network = vit()
+    nn.init.zeros_(network.head.weight)
+    classifier = relook.Classifier(network, **OWN, input_size=32)
+    assert classifier.target_layer == "blocks.1"
+
+
+class OddTokens(nn.Module):
+    """150 tokens that come from no maps, of a square image: ten rows of fifteen."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(3, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        patches = nn.functional.interpolate(x, (10, 15)).flatten(2).transpose(1, 2)
+        return self.head(self.norm(self.embed(patches)).mean(dim=1))
+
+
+def test_a_grid_that_nobody_tells():
+    classifier = relook.Classifier(OddTokens(), **OWN, input_size=30)
+    with pytest.raises(
+        relook.ModelError, match=r"rows and columns with token_grid= or --token-grid"
+    ):
+        relook.Corrector(classifier)
+    with pytest.raises(relook.ModelError, match=r"gives 150×8, tokens of a grid that is not known"):
+        classifier.target_layer = "norm"
+    given = relook.Classifier(OddTokens(), **OWN, input_size=30, token_grid=(10, 15))
+    assert (given.target_layer, given.layout.grid) == ("norm", (10, 15))
+    with pytest.raises(relook.ModelError, match=r"gives 150×8, tokens not of a grid of 20×20"):
+        relook.Classifier(
+            OddTokens(), **OWN, input_size=30, token_grid=(20, 20), target_layer="norm"
+        )
+
+
+def test_channels_last_maps_are_those_of_the_layer():
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=64, window_size=2, depths=(1, 1, 1, 1)
+    )
+    classifier = relook.Classifier(network, **OWN, input_size=64)
+    assert (classifier.target_layer, str(classifier.layout)) == ("norm", "768×2×2, channels last")
+    kept = {}
+    network.norm.register_forward_hook(lambda m, i, o: kept.update(out=o.detach()))
+    [first] = classifier.first_looks(torch.rand(1, 3, 64, 64))
+    torch.testing.assert_close(first.activations, kept["out"][0].permute(2, 0, 1))
