@@ -24,7 +24,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models
+from torchvision.models import get_model_weights, list_models
 
 import relook
 from relook.demo import photos
@@ -96,20 +96,22 @@ def members() -> dict[tuple[str, str], list[str]]:
 
 def parameters(library: str, name: str) -> int:
     """How many weights a network has, without making them."""
+    if library == "torchvision":
+        return int(get_model_weights(name).DEFAULT.meta["num_params"])
     with torch.device("meta"):
-        network = timm.create_model(name) if library == "timm" else get_model(name, weights=None)
+        network = timm.create_model(name)
     return sum(weight.numel() for weight in network.parameters())
 
 
 def smallest(library: str, names: list[str]) -> str:
-    """The member with the fewest weights, of those that need nothing else than their name."""
+    """The member with the fewest weights."""
     counts = {}
     for name in names:
         try:
             counts[name] = parameters(library, name)
-        except (RuntimeError, ValueError, NotImplementedError, TypeError):
-            counts[name] = 10**12  # cannot be made without its weights' values
-    return min(names, key=lambda name: counts[name])
+        except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+            print(f"{library}/{name}: cannot be counted ({error})")
+    return min(counts or names, key=lambda name: counts.get(name, 0))
 
 
 @torch.no_grad()
