@@ -277,7 +277,9 @@ def test_the_installed_command(photo):
     result = relook_process("predict", photo, *HALVES, "--json")
     assert result.returncode == 0
     assert json.loads(result.stdout)["before"][0]["label"] in ("red", "green")
-    assert result.stderr == "networks:make_halves: target layer act, k = 2, no gate, on cpu\n"
+    assert (
+        result.stderr == "networks:make_halves: target layer act (3×2×2), k = 2, no gate, on cpu\n"
+    )
 
 
 def test_a_pipe_gets_no_progress_bar_and_no_colour(photo):
@@ -426,3 +428,81 @@ def test_evaluate_in_a_pipe_is_quiet(data, tmp_path):
     assert "\x1b" not in result.stdout + result.stderr
     assert len(result.stdout.splitlines()) == 1
     assert len(result.stderr.splitlines()) == 3  # the model, the data, the report
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """HalvesNet as an ONNX file, with nothing beside it."""
+    import relook
+    from networks import HalvesNet
+
+    classifier = relook.Classifier(HalvesNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4)
+    relook.export(classifier, tmp_path / "net.onnx").unlink()
+    return tmp_path / "net.onnx"
+
+
+SAID = ["--mean", "0,0,0", "--std", "1,1,1"]
+
+
+def test_what_an_onnx_file_does_not_say_is_said_by_arguments(graph, photo, tmp_path):
+    (tmp_path / "names.txt").write_text("red\ngreen\n")
+    labels = ["--labels", tmp_path / "names.txt"]
+    result = relook("predict", photo, "--model", graph, *SAID, *labels, "--json")
+    assert result.exit_code == 0, result.stderr
+    [line] = [json.loads(line) for line in result.stdout.splitlines()]
+    own = relook("predict", photo, *HALVES, "--json")
+    [expected] = [json.loads(line) for line in own.stdout.splitlines()]
+    assert [entry["label"] for entry in line["after"]] == ["red", "green"]
+    for found, wanted in zip(line["after"], expected["after"], strict=True):
+        assert found["probability"] == pytest.approx(wanted["probability"], abs=1e-5)
+    assert f"{graph}: target layer /act/Relu (3×2×2), k = 2" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "does not say mean (--mean, mean=), std (--std, std=)"),
+        (
+            ["--mean", "0,0", "--std", "1,1,1"],
+            "--mean takes 3 numbers, as in 0.5,0.5,0.5; not '0,0'",
+        ),
+        (
+            [*SAID, "--input-size", "big"],
+            "--input-size takes 2 numbers, as in 14x14; not 'bigxbig'",
+        ),
+        ([*SAID, "--input-size", "8"], "takes inputs of 4×4 only, not of 8×8"),
+        ([*SAID, "--layout", "HWC"], "--layout takes NCHW or NHWC, not 'HWC'"),
+        ([*SAID, "--token-grid", "0x4"], "--token-grid takes 2 numbers, as in 14x14; not '0x4'"),
+        ([*SAID, "--labels", "no.txt"], "no.txt: cannot be read as labels"),
+        ([*SAID, "--labels", __file__], "has 2 classes, but"),
+        ([*SAID, "--layer", "/act/Rel"], "closest: '/act/Relu'"),
+        ([*SAID, "--dtype", "float16"], "an ONNX file has its own weights; drop dtype"),
+    ],
+)
+def test_what_is_said_wrongly_of_an_onnx_file(graph, photo, arguments, message):
+    result = relook("predict", photo, "--model", graph, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_export_says_what_it_wrote_and_what_it_found(tmp_path, photo):
+    result = relook("export", "networks:make_halves", tmp_path / "net.onnx")
+    assert result.exit_code == 0, result.stderr
+    assert "networks:make_halves: input 4×4, target layer act" in result.stderr
+    assert f"written: {tmp_path / 'net.onnx'} and {tmp_path / 'net.json'}" in result.stderr
+    answer = relook("predict", photo, "--model", tmp_path / "net.onnx", "--json")
+    assert '"label": "red"' in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "status", "message"),
+    [
+        ("nothing", "net.onnx", 2, "model 'nothing' is unknown"),
+        ("networks:make_halves", "net.pt", 2, "name a file that ends in .onnx"),
+        ("networks:make_halves", "no/net.onnx", 1, "cannot be written"),
+    ],
+)
+def test_exports_that_cannot_be(tmp_path, model, file, status, message):
+    result = relook("export", model, tmp_path / file)
+    assert result.exit_code == status
+    assert message in result.stderr

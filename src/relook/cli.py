@@ -441,12 +441,18 @@ def export(
     labels: Labels = None,
 ) -> None:
     """Write a network as ONNX, with its preprocessing and labels in a .json beside it."""
+    if file.suffix != ".onnx":
+        _refuse(f"{file}: name a file that ends in .onnx")
     with _usage_errors():
         own = _own(token_grid, labels, None, None, None, None)
         classifier = _classifier(model, checkpoint, layer, "cpu", dtype, own)
     from relook.models.export import export as write
 
-    beside = write(classifier, file)
+    try:
+        beside = write(classifier, file)
+    except RelookError as error:
+        _complain(str(error))
+        raise typer.Exit(FAILED) from None
     height, width = classifier.input_size
     layer = f", target layer {classifier.target_layer}" if classifier.has_target_layer else ""
     typer.echo(f"{classifier.name}: input {height}×{width}{layer}", err=True)

@@ -1,0 +1,62 @@
+"""The page "bring your own" is run as written: files, Python and commands, in order."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from relook.images import open_image
+
+PAGE = Path(__file__).parents[1] / "docs" / "bring-your-own.md"
+
+
+def test_bring_your_own(tmp_path, monkeypatch, chelsea, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    open_image(chelsea).resize((225, 150)).save("photo.jpg", quality=95)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    answers = []
+    blocks = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 13
+    for language, text in blocks:
+        if file := re.match(r"# file: (\S+)\n", text):
+            Path(file[1]).write_text(text[file.end() :])
+        elif language == "python":
+            exec(compile(text, str(PAGE), "exec"), names)
+        else:
+            commands = text.replace("relook ", f"{sys.executable} -m relook ")
+            done = subprocess.run(
+                ["bash", "-e", "-c", commands], capture_output=True, text=True, cwd=tmp_path
+            )
+            assert done.returncode == 0, done.stderr
+            answers.append(done.stdout)
+    assert capsys.readouterr().out.startswith("features 64×15×15")
+    assert Path("pictures/photo.relook.png").exists()
+    for answer in answers:
+        if answer.strip():
+            assert {"finch", "robin", "wren"} <= set(answer.split()), answer
+    # The same weights as a module, an exported file, and a file with what was said of it.
+    own, exported, said, sidecar = (answers[i] for i in (0, 2, 3, 4))
+    assert rows(exported) == rows(own)
+    assert rows(said) == rows(own)
+    assert rows(sidecar) == rows(own)
+
+
+def rows(answer):
+    """What was said of each class."""
+    found = re.findall(r"(finch|robin|wren)\s+│\s+([\d.]+)\s%\s+│\s+([\d.]+)\s%", answer)
+    assert len(found) == 3, answer
+    return found
+
+
+@pytest.mark.parametrize("name", ["method.md", "evaluation.md", "networks.md", "bring-your-own.md"])
+def test_links_within_the_docs_lead_somewhere(name):
+    page = PAGE.with_name(name)
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
