@@ -184,3 +184,34 @@ def test_channels_last_maps_are_those_of_the_layer():
     network.norm.register_forward_hook(lambda m, i, o: kept.update(out=o.detach()))
     [first] = classifier.first_looks(torch.rand(1, 3, 64, 64))
     torch.testing.assert_close(first.activations, kept["out"][0].permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_transformers_in_half_precision(dtype):
+    import copy
+
+    network = vit()
+    with torch.no_grad():
+        network.head.weight.mul_(30)  # answers that differ clearly
+    pixels = torch.rand(2, 3, 32, 32)
+    exact = relook.Corrector(relook.Classifier(network, **OWN, input_size=32))(pixels)
+    half = relook.Classifier(copy.deepcopy(network).to(dtype), **OWN, input_size=32)
+    assert half.target_layer == "blocks.1"
+    found = relook.Corrector(half)(pixels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, atol=0.02, rtol=0)
+    [first] = half.first_looks(pixels[:1])
+    assert first.activations.dtype == torch.float32
+
+
+def test_autocast_and_the_order_in_memory_change_nothing_but_rounding():
+    network = vit()
+    with torch.no_grad():
+        network.head.weight.mul_(30)
+    corrector = relook.Corrector(relook.Classifier(network, **OWN, input_size=32))
+    pixels = torch.rand(2, 3, 32, 32)
+    expected = corrector(pixels)
+    last = pixels.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(corrector(last), expected, atol=1e-5, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(corrector(pixels), expected, atol=0.02, rtol=0)

@@ -40,9 +40,6 @@ _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Transpose")
 _SCALE = {"QLinearConv": 6, "QLinearAdd": 6, "QLinearMul": 6, "QLinearConcat": 0}
 _SCALE_ELSEWHERE = 3
 
-# What protobuf can hold.
-_LARGEST = 2**31 - 1
-
 
 class OnnxNetwork(nn.Module):
     """Takes (N, 3, H, W) and gives (N, classes), whatever order and type the graph has.
@@ -376,11 +373,8 @@ def _read(file: Path) -> onnx.ModelProto:
         model = onnx.load(file)
         if not model.graph.node or not model.graph.output:
             raise ValueError("it holds no graph")
-        size = model.ByteSize()
     except Exception as error:  # damage shows in many ways, some of them protobuf's own
         raise ModelError(f"{file}: cannot be read as ONNX ({first_line(error)})") from error
-    if size > _LARGEST:
-        raise ModelError(f"{file}: more than 2 GB of weights, which relook does not run yet")
     return model
 
 
