@@ -35,8 +35,9 @@ class Other:
     "returned",
     [
         LOGITS,
-        (LOGITS, FEATURES),
+        (LOGITS, FEATURES[:, :3]),
         [LOGITS],
+        {"out": LOGITS, "aux": FEATURES[:, :3]},
         {"features": FEATURES, "logits": LOGITS},
         {"scores": LOGITS, "maps": torch.zeros(1, 8, 4, 4)},
         Output(FEATURES, LOGITS),  # by its name, though it is not the first
@@ -56,7 +57,8 @@ def test_the_class_outputs_are_found(returned):
         ((), "returns a tuple, in which"),
         (None, "returns a NoneType, in which"),
         ({"logits": None}, "a dict of logits"),
-        ((None, LOGITS), "put them first in a tuple"),
+        ((None, LOGITS), "put them first and alone of their kind in a tuple"),
+        ((FEATURES, LOGITS), r"a tuple with \(N, 8\) and \(N, 3\), in which relook cannot tell"),
     ],
 )
 def test_what_could_be_anything_is_an_error(returned, message):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -350,8 +352,126 @@ def test_a_block_is_not_a_pooling_for_its_name():
 
 
 def test_means_of_pixels_up_to_255_are_refused():
-    with pytest.raises(relook.ModelError, match="divide mean and std by 255"):
+    with pytest.raises(relook.ModelError, match="divide both by 255"):
+        relook.Classifier(HalvesNet(), mean=(0, 0, 0), std=(58, 57, 57), input_size=4)
+    with pytest.raises(relook.ModelError, match="must be finite"):
+        relook.Classifier(HalvesNet(), mean=(float("nan"),) * 3, std=(1, 1, 1), input_size=4)
+    with pytest.raises(relook.ModelError, match="divide both by 255"):
         relook.Classifier(HalvesNet(), mean=(123, 116, 103), std=(58, 57, 57), input_size=4)
+
+
+def test_a_network_that_views_maps_as_rows(noise):
+    """`view` fails on maps with the channels last in memory: it gets none."""
+
+    class LeNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 5)
+            self.norm = nn.BatchNorm2d(6)
+            self.fc = nn.Linear(6 * 6 * 6, 4)
+
+        def forward(self, x):
+            x = nn.functional.max_pool2d(self.norm(self.conv(x)).relu(), 2)
+            return self.fc(x.view(-1, 6 * 6 * 6))
+
+    torch.manual_seed(0)
+    network = LeNet().eval()
+    classifier = relook.Classifier(network, **OWN, input_size=16)
+    pixels = noise.float()
+    torch.testing.assert_close(classifier(pixels), network(pixels).softmax(1))
+    assert relook.Corrector(classifier)(pixels).isfinite().all()
+    half = relook.Classifier(copy.deepcopy(network).bfloat16(), **OWN, input_size=16)
+    folded = half.runner(256, (16, 16))
+    assert half.engine == "PyTorch (BatchNorm folded)"
+    assert folded(pixels).isfinite().all()
+
+
+class Auxiliary(SmallCNN):
+    """Answers from its last maps, and from those before them, in this order."""
+
+    def __init__(self):
+        super().__init__()
+        self.aux = nn.Sequential(nn.Conv2d(8, 5, 1), nn.ReLU())
+        self.aux_fc = nn.Linear(5, 4)
+
+    def forward(self, x):
+        early = self.conv1(x).relu()
+        answer = self.fc(self.act(self.conv2(early)).mean(dim=(2, 3)))
+        return answer, self.aux_fc(self.aux(early).mean(dim=(2, 3)))
+
+
+def test_an_auxiliary_answer_that_comes_last_is_not_looked_at():
+    assert relook.Classifier(Auxiliary(), **OWN, input_size=16).target_layer == "act"
+
+
+class Pair(NamedTuple):
+    features: torch.Tensor
+    weights: torch.Tensor
+
+
+class TwoThings(SmallCNN):
+    """Its block gives a named tuple, or a list."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.block = self.Block(self.conv2, kind)
+
+    class Block(nn.Module):
+        def __init__(self, conv, kind):
+            super().__init__()
+            self.conv = conv
+            self.kind = kind
+
+        def forward(self, x):
+            x = self.conv(x).relu()
+            return self.kind([x, x[:, :1]]) if self.kind is list else self.kind(x, x[:, :1])
+
+    def forward(self, x):
+        features = (
+            (self.block(self.conv1(x)) + [x])[0]  # noqa: RUF005
+            if self.kind is list
+            else self.block(self.conv1(x)).features
+        )
+        return self.fc(features.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Pair, list])
+def test_blocks_that_return_several_things(kind, noise):
+    classifier = relook.Classifier(TwoThings(kind), **OWN, input_size=16)
+    assert classifier.target_layer == "block"
+    [first] = classifier.first_looks(noise[:1].float())
+    assert relook.GradCAM()(classifier, first, torch.arange(4)).maps.amax() == 1
+
+
+def test_a_network_that_refuses_empty_maps():
+    class Refuses(SmallCNN):
+        def forward(self, x):
+            maps = self.act(self.conv2(self.conv1(x).relu()))
+            if not maps.any():
+                raise ValueError("empty maps")
+            return self.fc(maps.mean(dim=(2, 3)))
+
+    assert relook.Classifier(Refuses(), **OWN, input_size=16).target_layer == "act"
+
+
+def test_class_maps_of_a_parametrised_layer_are_passed_over():
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.ReLU(),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 4, 1)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    assert relook.Classifier(network, **OWN, input_size=16).target_layer == "1"
+
+
+def test_a_layer_that_is_refused_changes_nothing():
+    classifier = relook.Classifier(SmallCNN(), **OWN, input_size=16)
+    with pytest.raises(relook.ModelError, match="not in the network"):
+        classifier.aim("nosuch", (3, 3))
+    assert classifier._token_grid is None
+    assert classifier.target_layer == "act"
 
 
 def test_torchscript_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -52,6 +54,11 @@ def test_without_places_keeps_the_class_token():
         ((1, 16, 384), 1, [(14, 14)], None, "384×4×4, tokens"),  # thinned out on the way
         ((1, 98, 384), 0.5, [], None, "384×7×14, tokens"),
         ((1, 198, 384), 1, [], None, "384×14×14, tokens after 2 more"),
+        ((1, 16, 384), 1, [(15, 15)], None, "384×4×4, tokens"),  # 15, 8, 4
+        ((1, 25, 384), 1, [(15, 15)], None, None),
+        ((1, 100, 384), 1, [(14, 14)], None, None),  # learned queries
+        ((1, 4, 384), 1, [], None, None),
+        ((1, 15, 4, 8), 64 / 127, [], None, "15×4×8"),
         ((1, 150, 384), 1, [], None, None),
         ((1, 150, 384), 1, [], (10, 15), "384×10×15, tokens"),
         ((1, 152, 384), 1, [(12, 12)], (10, 15), "384×10×15, tokens after 2 more"),
@@ -141,6 +148,36 @@ def test_a_class_layer_of_zeros_does_not_hide_which_tokens_count():
     assert classifier.target_layer == "blocks.1"
 
 
+class ClassTokenLast(nn.Module):
+    """The class token comes after the places."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 24, 8, 8)
+        self.token = nn.Parameter(torch.randn(1, 1, 24))
+        layer = nn.TransformerEncoderLayer(24, 2, 48, batch_first=True, dropout=0.0)
+        self.blocks = nn.Sequential(*[copy.deepcopy(layer) for _ in range(3)])
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([x, self.token.expand(len(x), -1, -1)], dim=1)
+        return self.head(self.blocks(x)[:, -1])
+
+
+def test_a_class_token_that_comes_last():
+    torch.manual_seed(0)
+    network = ClassTokenLast()
+    classifier = relook.Classifier(network, **OWN, input_size=32)
+    assert classifier.target_layer == "blocks.1"
+    assert str(classifier.layout) == "24×4×4, tokens before 1 more"
+    kept = {}
+    network.blocks[1].register_forward_hook(lambda m, i, o: kept.update(out=o.detach()))
+    [first] = classifier.first_looks(torch.rand(1, 3, 32, 32))
+    torch.testing.assert_close(first.activations[:, 0, 0], kept["out"][0, 0])
+    torch.testing.assert_close(first.activations[:, 3, 3], kept["out"][0, 15])
+
+
 class OddTokens(nn.Module):
     """150 tokens that come from no maps, of a square image: ten rows of fifteen."""
 
@@ -188,8 +225,6 @@ def test_channels_last_maps_are_those_of_the_layer():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_transformers_in_half_precision(dtype):
-    import copy
-
     network = vit()
     with torch.no_grad():
         network.head.weight.mul_(30)  # answers that differ clearly

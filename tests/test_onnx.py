@@ -362,6 +362,11 @@ def test_what_the_sidecar_says(torn, tmp_path):
         ("{", r"net\.json: cannot be read as JSON"),
         ("[1]", r"net\.json: must be a JSON object"),
         ('{"men": [0, 0, 0]}', r"net\.json: 'men' is unknown; closest: 'mean'"),
+        ('{"fit": "stretch"}', r'fit must be "squash" or "shorter-side" or "cover", not \'stretch'),
+        ('{"labels": 5}', "labels must be a list of names"),
+        ('{"target_layer": 5}', "target_layer must be the name of a node, not 5"),
+        ('{"crop_pct": 7}', r"net\.json: crop_pct must be a number in \(0, 1\], not 7"),
+        ('{"token_grid": [0, 4]}', r"token_grid must be of numbers from 1 on, not \[0, 4\]"),
         ('{"mean": [0, 0]}', r"net\.json: mean must be a list of 3 numbers, not \[0, 0\]"),
         ('{"input_size": 16}', r"net\.json: input_size must be a list of 2 numbers, not 16"),
         ('{"layout": "HWC"}', r'layout must be "NCHW" or "NHWC", not \'HWC\''),
@@ -405,6 +410,148 @@ def test_files_that_are_no_classifier(torn, tmp_path):
 def test_only_onnx_files_take_what_others_say_themselves():
     with pytest.raises(relook.ModelError, match="resnet10t: says mean, std itself; these are for"):
         relook.load("timm/resnet10t", pretrained=False, **PLAIN)
+
+
+def test_a_free_batch_that_is_none(tmp_path):
+    """A network that reshapes by the batch of its tracing: one image at a time."""
+
+    class Baked(SmallCNN):
+        def forward(self, x):
+            return super().forward(x).view(1, 4)
+
+    torch.manual_seed(0)
+    network = Baked().eval()
+    file = write(network, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+    classifier = relook.load(str(file), **PLAIN)
+    assert classifier.network.batch == 1
+    pixels = torch.rand(3, 3, 16, 16)
+    expected = torch.cat([network(p[None]) for p in pixels]).softmax(1)
+    torch.testing.assert_close(classifier(pixels), expected, atol=1e-5, rtol=0)
+    # Exported by relook it would be refused.
+    own = relook.Classifier(network, **PLAIN, input_size=16)
+    with pytest.raises(relook.ModelError, match="does not run for three images at once"):
+        relook.export(own, tmp_path / "own.onnx")
+
+
+class Several(nn.Module):
+    def __init__(self, network, outputs):
+        super().__init__()
+        self.network = network
+        self.outputs = outputs
+
+    def forward(self, x):
+        return self.outputs(self.network(x))
+
+
+def test_several_outputs(torn, tmp_path):
+    def exported(outputs, *names):
+        network = Several(torn, outputs)
+        return str(write(network, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16), names))
+
+    pixels = torch.rand(2, 3, 16, 16)
+    expected = torn(pixels).softmax(1)
+    # The label, then the scores; features, then what is called logits.
+    for file in (
+        exported(lambda y: (y.argmax(1), y * 1), "label", "scores"),
+        exported(lambda y: (y[:, :2] * 2, y * 1), "features", "logits"),
+    ):
+        classifier = relook.load(file, **PLAIN)
+        torch.testing.assert_close(classifier(pixels), expected, atol=1e-5, rtol=0)
+    with pytest.raises(relook.ModelError, match="its outputs are a, b, and not one of them alone"):
+        relook.load(exported(lambda y: (y[:, :2] * 2, y * 1), "a", "b"), **PLAIN)
+    with pytest.raises(relook.ModelError, match="answers the best classes only"):
+        relook.load(exported(lambda y: y.topk(3), "best", "which"), **PLAIN)
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+def test_a_vision_transformer_in_eight_bits(tmp_path, form):
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        quantize_dynamic,
+        quantize_static,
+    )
+    from timm.models import VisionTransformer
+
+    class Noise(CalibrationDataReader):
+        def __init__(self):
+            generator = np.random.default_rng(0)
+            self.left = [generator.random((1, 3, 32, 32), np.float32) for _ in range(8)]
+
+        def get_next(self):
+            return {"x": self.left.pop()} if self.left else None
+
+    torch.manual_seed(0)
+    network = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=5
+    )
+    source = write(network, tmp_path / "float.onnx", torch.rand(1, 3, 32, 32))
+    expected = relook.load(str(source), **PLAIN)
+    assert expected.target_layer == "/blocks/blocks.1/Add_1"
+    file = tmp_path / "net.onnx"
+    if form == "dynamic":
+        quantize_dynamic(source, file)
+    else:
+        quantize_static(source, file, Noise(), quant_format=QuantFormat[form])
+    classifier = relook.load(str(file), **PLAIN)
+    pixels = torch.rand(1, 3, 32, 32)
+    [found], [wanted] = classifier.first_looks(pixels), expected.first_looks(pixels)
+    # The same block's tokens, in the same places, as far as 8 bits go.
+    both = torch.stack([found.activations.flatten(), wanted.activations.flatten()])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.95
+
+
+def test_cam_of_graphs_in_half_precision_and_eight_bits(torn, tmp_path):
+    from onnxruntime.quantization import quantize_dynamic
+
+    half = write(copy.deepcopy(torn).half(), tmp_path / "h.onnx", torch.rand(1, 3, 16, 16).half())
+    classifier = relook.load(str(half), **PLAIN)
+    assert not classifier.is_exact
+    own = relook.Classifier(torn, **PLAIN, input_size=16)
+    pixels = torch.rand(1, 3, 16, 16)
+    [mine], [theirs] = own.first_looks(pixels), classifier.first_looks(pixels)
+    expected = relook.CAM()(own, mine, torch.arange(4)).maps
+    found = relook.CAM()(classifier, theirs, torch.arange(4)).maps
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+    source = write(torn, tmp_path / "f.onnx", torch.rand(1, 3, 16, 16))
+    quantize_dynamic(source, tmp_path / "d.onnx", op_types_to_quantize=["Conv"])
+    assert not relook.load(str(tmp_path / "d.onnx"), **PLAIN).is_exact
+
+
+def test_a_failed_export_leaves_what_was_there(torn, tmp_path):
+    good = relook.Classifier(torn, **PLAIN, input_size=16)
+    relook.export(good, tmp_path / "net.onnx")
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    wrong = relook.Classifier(copy.deepcopy(torn).double(), **PLAIN, input_size=16)
+    with pytest.raises(relook.ModelError, match=r"is in torch\.float64, .*--dtype float32"):
+        relook.export(wrong, tmp_path / "net.onnx")
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
+def test_a_graph_of_two_branches(tmp_path):
+    """What is read inside of an If leads to the answer too."""
+    model = node_of_pools()
+    nodes = list(model.graph.node)
+    inner = []
+    for name, scale in (("then", 1.0), ("else", 2.0)):
+        constant = helper.make_node(
+            "Constant",
+            [],
+            [f"{name}/s"],
+            value=helper.make_tensor("", TensorProto.FLOAT, [], [scale]),
+        )
+        product = helper.make_node("Mul", ["g", f"{name}/s"], [f"{name}/y"])
+        output = helper.make_tensor_value_info(f"{name}/y", TensorProto.FLOAT, None)
+        inner.append(helper.make_graph([constant, product], name, [], [output]))
+    flag = helper.make_node(
+        "Constant", [], ["flag"], value=helper.make_tensor("", TensorProto.BOOL, [], [True])
+    )
+    branch = helper.make_node("If", ["flag"], ["z"], then_branch=inner[0], else_branch=inner[1])
+    softmax = helper.make_node("Softmax", ["z"], ["y"], axis=1)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:-1], flag, branch, softmax])
+    onnx.save(model, tmp_path / "net.onnx")
+    assert relook.load(str(tmp_path / "net.onnx"), **PLAIN).target_layer == "active"
 
 
 def test_a_network_that_ends_differently_when_exported_is_not_kept(tmp_path):

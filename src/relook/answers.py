@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from relook.errors import ModelError
 
+_NAMES = ("logits", "out")
+
 
 class Answers(nn.Module):
     """A network that returns a tuple, dict or dataclass, as one that returns class outputs."""
@@ -26,28 +28,35 @@ class Answers(nn.Module):
 def class_outputs(returned: Any) -> Tensor:
     """The class outputs in what a network returned.
 
-    That is a tensor; what is called `logits` in a dict, dataclass or named tuple; the first item
-    of another tuple or list, after which features or auxiliary answers may follow; the only
-    tensor of (N, classes) in a dict or dataclass of other names.
+    That is a tensor; what is called `logits` or `out` in a dict, dataclass or named tuple; the
+    first item of another tuple or list, after which auxiliary answers may follow; the only tensor
+    of (N, classes) in a dict or dataclass of other names.
 
     Raises:
-        ModelError: nothing of that is there, or more than one thing could be meant.
+        ModelError: nothing of that is there, or more than one thing could be meant: a tuple of
+            (N, 32) and (N, 10) could be features and classes.
     """
     if isinstance(returned, Tensor):
         return returned
     named = _named(returned)
-    if isinstance(named.get("logits"), Tensor):
-        return named["logits"]  # type: ignore[no-any-return]
-    if isinstance(returned, tuple | list) and returned and isinstance(returned[0], Tensor):
-        return returned[0]
-    rows = [value for value in named.values() if isinstance(value, Tensor) and value.ndim == 2]
-    if len(rows) == 1:
+    for name in _NAMES:
+        if isinstance(named.get(name), Tensor):
+            return named[name]  # type: ignore[no-any-return]
+    in_order = isinstance(returned, tuple | list)
+    items = list(returned) if in_order else list(named.values())
+    rows = [item for item in items if isinstance(item, Tensor) and item.ndim == 2]
+    widths = {int(item.shape[1]) for item in rows}  # tensors while a network is traced
+    if in_order and items and isinstance(items[0], Tensor) and len(widths) <= 1:
+        return items[0]
+    if not in_order and len(rows) == 1:
         return rows[0]
     holds = f" of {', '.join(map(str, named))}" if named else ""
+    if in_order and len(widths) > 1:
+        holds = f" with {' and '.join(f'(N, {item.shape[1]})' for item in rows)}"
     raise ModelError(
         f"the network returns a {type(returned).__name__}{holds}, in which relook cannot tell the "
-        "class outputs: name them logits, put them first in a tuple, or wrap the network in a "
-        "module whose forward returns (N, classes) alone"
+        "class outputs: name them logits, put them first and alone of their kind in a tuple, or "
+        "wrap the network in a module whose forward returns (N, classes) alone"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
@@ -36,6 +37,8 @@ Outputs = Literal["logits", "probabilities"]
 T = TypeVar("T")
 
 _PROBABILITY_TOLERANCE = 1e-3
+_LARGEST_STD = 10
+"""Of pixels in [0, 1] it is about 0.25."""
 _REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
 """What networks raise on an input they do not take."""
 _CHUNK_PIXELS_CPU = 16 * 224 * 224
@@ -131,14 +134,19 @@ class Classifier(nn.Module):
         size = (input_size, input_size) if isinstance(input_size, int) else input_size
         if outputs not in ("logits", "probabilities"):
             raise ModelError(f'outputs must be "logits" or "probabilities", not {outputs!r}')
+        if token_grid is not None and (len(token_grid) != 2 or min(token_grid) < 1):
+            raise ModelError(f"token_grid must be (rows, columns), not {token_grid}")
         if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
             raise ModelError(
                 f"mean {tuple(mean)} and std {tuple(std)} need three values each, std above 0: "
                 "relook corrects classifiers of RGB images"
             )
-        if max(map(abs, mean)) > 1:
+        if not all(map(math.isfinite, (*mean, *std))):
+            raise ModelError(f"mean {tuple(mean)} and std {tuple(std)} must be finite")
+        if max(map(abs, mean)) > 1 or max(std) > _LARGEST_STD:
             raise ModelError(
-                f"mean {tuple(mean)} is not for pixels in [0, 1]; divide mean and std by 255"
+                f"mean {tuple(mean)} and std {tuple(std)} are not for pixels in [0, 1]; divide "
+                "both by 255"
             )
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
@@ -158,6 +166,7 @@ class Classifier(nn.Module):
         )
         self._outputs: Outputs = outputs
         self._returns_tensor = True
+        self._format = torch.channels_last
         self._token_grid = token_grid
         self._target: Target | None = None
         self._choices = ""
@@ -216,8 +225,13 @@ class Classifier(nn.Module):
         Raises:
             ModelError: the network has no such layer, or the layer gives no maps larger than 1×1.
         """
-        self._token_grid = token_grid or self._token_grid
-        self._target = self._probe(target_layer)[1]
+        before = self._token_grid
+        self._token_grid = token_grid or before
+        try:
+            self._target = self._probe(target_layer)[1]
+        except ModelError:
+            self._token_grid = before
+            raise
 
     @property
     def layout(self) -> Layout:
@@ -429,8 +443,7 @@ class Classifier(nn.Module):
     def _forward(
         self, network: nn.Module, inputs: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, "n c"]:
-        # Convolutions are about twice as fast with the colour channels last, on CPUs too.
-        inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
+        inputs = inputs.to(self.dtype, memory_format=self._format)
         with evaluating(network):
             return _at_least_float32(class_outputs(network(inputs)))
 
@@ -451,7 +464,7 @@ class Classifier(nn.Module):
             return self.run
         chunk = self.chunk_size(*size)
         network = self.network if self._returns_tensor else Answers(self.network)
-        return self._engines.get(network, forwards, size, chunk) or self.run
+        return self._engines.get(network, forwards, size, chunk, self._format) or self.run
 
     @property
     def engine(self) -> str:
@@ -511,6 +524,7 @@ class Classifier(nn.Module):
                 f"({first_line(error)}); check input_size, and that it takes RGB images"
             ) from error
         classes = self._check_outputs(seen)
+        self._format = self._fastest_format(inputs)
         aspect, grid = height / width, self._token_grid
         target = find_target(
             seen.calls,
@@ -526,6 +540,35 @@ class Classifier(nn.Module):
         if target is None:
             self._choices = _choices(seen, aspect, grid)
         return classes, target
+
+    def _fastest_format(self, inputs: Float[Tensor, "1 3 h w"]) -> torch.memory_format:
+        """How images lie in memory.
+
+        Convolutions are about twice as fast with the colour channels last, on CPUs too; but a
+        network that takes maps for rows of numbers as they lie in memory (`view`) fails on them.
+        """
+        if isinstance(self.network, ShowsLayers):
+            return torch.contiguous_format
+        try:
+            with torch.no_grad(), evaluating(self.network):
+                self.network(inputs.to(memory_format=torch.channels_last))
+        except RuntimeError as error:
+            if "view" not in str(error):
+                raise
+            return torch.contiguous_format
+        return torch.channels_last
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images and weights lie in memory; the network takes no other."""
+        return self._format
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the network computes in float32 or better."""
+        if isinstance(self.network, ShowsLayers):
+            return self.network.is_exact
+        return self.dtype in (torch.float32, torch.float64)
 
     def _check_outputs(self, seen: Probe) -> int:
         """The number of classes, if the outputs can be what they are said to be."""

@@ -561,33 +561,37 @@ def _own(
     std: str | None,
 ) -> dict[str, Any]:
     """What was said of the network, for `relook.load`."""
-    from relook.models.sidecar import read_labels
-
     if layout not in (None, "NCHW", "NHWC"):
         _refuse(f"--layout takes NCHW or NHWC, not {layout!r}")
-    sides = input_size and (input_size if "x" in input_size else f"{input_size}x{input_size}")
-    return {
-        "token_grid": _numbers("--token-grid", token_grid, "x", 2, int),
-        "labels": labels and read_labels(labels),
-        "input_size": _numbers("--input-size", sides, "x", 2, int),
+    sides = None
+    if input_size is not None:
+        text = input_size.lower()
+        sides = _numbers("--input-size", text if "x" in text else f"{text}x{text}", "x", "224")
+    own: dict[str, Any] = {
+        "token_grid": _numbers("--token-grid", token_grid, "x", "14x14"),
+        "input_size": sides,
         "layout": layout,
-        "mean": _numbers("--mean", mean, ",", 3, float),
-        "std": _numbers("--std", std, ",", 3, float),
+        "mean": _numbers("--mean", mean, ",", "0.5,0.5,0.5"),
+        "std": _numbers("--std", std, ",", "0.5,0.5,0.5"),
     }
+    if labels is not None:
+        from relook.models.sidecar import read_labels
+
+        own["labels"] = read_labels(labels)
+    return own
 
 
-def _numbers(
-    option: str, text: str | None, between: str, count: int, kind: type[int] | type[float]
-) -> tuple[float, ...] | None:
+def _numbers(option: str, text: str | None, between: str, example: str) -> tuple[float, ...] | None:
+    """Two whole numbers from 1 on with an x between them, or three numbers with commas."""
     if text is None:
         return None
+    kind, count = (int, 2) if between == "x" else (float, 3)
     try:
         numbers = tuple(kind(part) for part in text.split(between))
     except ValueError:
         numbers = ()
     if len(numbers) != count or (kind is int and min(numbers) < 1):
-        example = between.join(["14", "14"] if kind is int else ["0.5", "0.5", "0.5"])
-        _refuse(f"{option} takes {count} numbers, as in {example}; not {text!r}")
+        _refuse(f"{option} takes numbers as in {example}; not {text!r}")
     return numbers
 
 

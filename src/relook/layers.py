@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from relook.answers import class_outputs
 from relook.errors import ModelError
@@ -78,6 +79,11 @@ Matrix = tuple[Tensor, Tensor | None]
 class ShowsLayers(Protocol):
     """A module that shows its layers itself, where there is nothing to hook: an ONNX graph."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it computes in float32 or better."""
+        ...
+
     def probe(self, inputs: Tensor) -> Probe:
         """Run once and say what every layer put out."""
         ...
@@ -97,6 +103,8 @@ class ShowsLayers(Protocol):
 
 _STANDS_FOR = "_relook_stands_for"
 _POOLING = re.compile("Pool(?!Former)")
+_MOST_TRIES = 12
+"""So many layers are asked about at most whether the answer depends on them."""
 
 
 @contextmanager
@@ -194,31 +202,35 @@ def matters(network: nn.Module, target: Target, inputs: Tensor) -> bool:
 
     with torch.no_grad(), evaluating(network):
         before = _reached(network, inputs, target.layer, leave)
-        after = _reached(network, inputs, target.layer, forget)
+        try:
+            after = _reached(network, inputs, target.layer, forget)
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):
+            return True  # it looks at what it is given, and does not take nothing
     return any(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
 
 def _reached(
     network: nn.Module, inputs: Tensor, layer: str, hook: Callable[..., Any]
 ) -> list[Tensor]:
-    """The network's answer, and what its last fully connected layer made it of.
+    """The network's answer, and what the fully connected layer made it of that it comes from.
 
     That layer may have weights of zero, as some begin with, and answer the same of anything.
     """
-    reached: list[Tensor] = []
+    seen: list[tuple[Tensor, Tensor]] = []
 
-    def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        reached[:] = [tensor.clone() for tensor in inputs[:1] if isinstance(tensor, Tensor)]
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            seen.append((inputs[0].clone(), output))
 
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_pre_hook(keep) for module in linear]
+    handles = [module.register_forward_hook(keep) for module in linear]
     try:
         with _hooked(network, layer, hook):
             outputs = class_outputs(network(inputs))
     finally:
         for handle in handles:
             handle.remove()
-    return [*reached, outputs]
+    return [outputs, *(features for features, output in seen if output is outputs)]
 
 
 @contextmanager
@@ -233,18 +245,19 @@ def _hooked(network: nn.Module, layer: str, hook: Callable[..., Any]) -> Iterato
 
 def _first_tensor(output: Any) -> Any:
     """A module's output, or the first of several: blocks may return attention weights too."""
-    if isinstance(output, dict):  # a library's own output type
-        return next(iter(output.values()), None)
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def _replaced(output: Any, tensor: Tensor) -> Any:
     """The output with another tensor as its first."""
-    return (tensor, *output[1:]) if isinstance(output, tuple | list) else tensor
+    if not isinstance(output, tuple | list):
+        return tensor
+    items = (tensor, *output[1:])
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
 
 
 def _maps_of(output: Any, layout: Layout) -> Tensor | None:
-    tensor = None if isinstance(output, dict) else _first_tensor(output)
+    tensor = _first_tensor(output)
     return layout.maps(tensor) if isinstance(tensor, Tensor) else None
 
 
@@ -261,7 +274,7 @@ def probe(network: nn.Module, inputs: Tensor) -> Probe:
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = None if isinstance(output, dict) else _first_tensor(output)
+            tensor = _first_tensor(output)
             if isinstance(tensor, Tensor):
                 calls.append(_call(name, module, tensor))
 
@@ -289,11 +302,13 @@ def probe(network: nn.Module, inputs: Tensor) -> Probe:
 
 def _call(name: str, module: nn.Module, output: Tensor) -> Call:
     operation = output.grad_fn.name() if output.grad_fn else ""
-    is_leaf = next(module.children(), None) is None
+    is_leaf = next(module.children(), None) is None or is_parametrized(module)
     # Stands for the output, which is not kept: those of a network fill gigabytes.
     if not hasattr(output, _STANDS_FOR):
         setattr(output, _STANDS_FOR, object())
     own = [parameter.ndim for parameter in module.parameters(recurse=False)]
+    if isinstance(weight := getattr(module, "weight", None), Tensor):
+        own.append(weight.ndim)  # of a parametrised layer, which has it from elsewhere
     return Call(
         name=name,
         shape=tuple(output.shape),
@@ -319,7 +334,10 @@ def find_target(
     connected layer, are not activation maps but class maps, and are passed over. So are tokens
     that a weight matrix has just made (queries, keys, values), and what the answer does not
     depend on: beside a class token, the other tokens after the last attention. From there on only
-    whole blocks are considered.
+    whole blocks are considered, with as many channels and places.
+
+    Maps are those of modules: an activation or a sum that is a function in the network's own
+    forward comes after the last module's maps, and is not seen.
 
     Args:
         calls: of a probing forward.
@@ -335,7 +353,10 @@ def find_target(
     before_classes = _before_class_maps(calls, classes)
     layouts = _layouts(calls, aspect, grid)
     last_call = {call.name: index for index, call in enumerate(calls) if layouts[index]}
+    in_tokens = has_tokens(calls)
     unread = None
+    tries = 0
+    last = False  # whether the class token comes last
     for index in reversed(range(before_classes)):
         call, layout = calls[index], layouts[index]
         if layout is None:
@@ -345,17 +366,33 @@ def find_target(
         if call.projects and layout.kind != "channels-first":
             continue
         same = [i for i in range(before_classes) if calls[i].key == call.key]
-        # What is in a block that nobody reads (queries, attention weights) may still be read.
-        if calls[same[0]].pools or (unread and all(calls[i].is_leaf for i in same)):
+        maker = calls[same[0]]
+        # A block may pass on what another has made: that one's turn comes.
+        same = [i for i in same if f"{maker.name}.".startswith(f"{calls[i].name}.")]
+        if index not in same or maker.pools:
             continue
+        is_leaf = all(calls[i].is_leaf for i in same)
+        if unread and in_tokens and (is_leaf or not _like(layout, unread.layout)):
+            continue  # what is in a block that nobody reads (queries, values) may still be read
         names = [calls[i].name for i in same if last_call.get(calls[i].name) == i]
-        if not names:
+        if not names or tries == _MOST_TRIES:
             continue
+        tries += 1
+        layout = layout.with_class_token_last() if last else layout
         target = Target(min(names, key=lambda name: name.count(".")), layout)
         if counts(target):
-            return target
+            # If the answer depends on none but the last tokens, the class token is among these.
+            other = Target(target.layer, layout.with_class_token_last())
+            if unread or not layout.prefix or counts(other):
+                return target
+            target, last = other, True
         unread = unread or target
     return unread
+
+
+def _like(layout: Layout, other: Layout) -> bool:
+    """Whether both are of the same stream of features."""
+    return (layout.grid, layout.channels) == (other.grid, other.channels)
 
 
 def _layouts(calls: tuple[Call, ...], aspect: float, given: Grid | None) -> list[Layout | None]:

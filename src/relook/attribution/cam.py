@@ -68,8 +68,7 @@ def _class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c
     """
     pooled = activations_of(first).mean(dim=(1, 2))
     # What a half-precision network computed is only so exact.
-    exact = classifier.dtype in (torch.float32, torch.float64)
-    exact = exact and not torch.is_autocast_enabled(pooled.device.type)
+    exact = classifier.is_exact and not torch.is_autocast_enabled(pooled.device.type)
     tolerance = 1e-4 if exact else 5e-2
     for weights, bias in matrices(classifier.network):
         if weights.shape != (len(first.outputs), len(pooled)):

@@ -46,7 +46,12 @@ class Engines:
         return names[-1] if names else "PyTorch"
 
     def get(
-        self, network: nn.Module, forwards: int, size: tuple[int, int], chunk: int = BATCH
+        self,
+        network: nn.Module,
+        forwards: int,
+        size: tuple[int, int],
+        chunk: int = BATCH,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> Run | None:
         """What runs so many forwards at this size faster than the network, if that pays.
 
@@ -55,6 +60,7 @@ class Engines:
             forwards: how many are wanted now; from all asked for it follows whether it pays.
             size: (height, width) of the inputs.
             chunk: how many of this size may go through the network at once.
+            memory_format: of the inputs that the network takes.
         """
         batch = min(BATCH, chunk)
         self._expected[size] = self._expected.get(size, 0) + forwards
@@ -75,7 +81,7 @@ class Engines:
                 return None
             if len(self._made) == _SIZES:
                 del self._made[next(iter(self._made))]
-            self._made[size] = _make(network, size, batch)
+            self._made[size] = _make(network, size, batch, memory_format)
         return self._made[size]
 
     def __getstate__(self) -> dict[str, object]:
@@ -83,7 +89,9 @@ class Engines:
         return {"_made": {}, "_expected": {}, "_weights": None}
 
 
-def _make(network: nn.Module, size: tuple[int, int], batch: int) -> OnnxRuntime | Folded | None:
+def _make(
+    network: nn.Module, size: tuple[int, int], batch: int, memory_format: torch.memory_format
+) -> OnnxRuntime | Folded | None:
     tensors = [*network.parameters(), *network.buffers()]
     if all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors):
         try:
@@ -99,7 +107,7 @@ def _make(network: nn.Module, size: tuple[int, int], batch: int) -> OnnxRuntime 
         return None
     try:
         with evaluating(network):
-            return Folded(network, floats[0].new_zeros(1, 3, *size))
+            return Folded(network, floats[0].new_zeros(1, 3, *size), memory_format)
     except Exception as error:  # noqa: BLE001  networks are other people's code
         _log.info("relook: BatchNorm is not folded (%s)", first_line(error))
     return None

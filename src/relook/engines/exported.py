@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -95,17 +96,24 @@ def export(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of things that concern its own future, on three channels."""
+    """The exporter warns of things that concern its own future, on three channels, and prints the
+    whole graph of a network that it cannot export past Python's stdout.
+    """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    sys.stdout.flush()
+    stdout = os.dup(1)
     with (
         warnings.catch_warnings(),
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
         warnings.simplefilter("ignore")
+        os.dup2(nowhere.fileno(), 1)
         try:
             yield
         finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
             logger.setLevel(level)

@@ -29,17 +29,24 @@ class Folded:
 
     name = "PyTorch (BatchNorm folded)"
 
-    def __init__(self, network: nn.Module, example: Float[Tensor, "1 3 h w"]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Float[Tensor, "1 3 h w"],
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
         """Fold a network, which must be in eval mode, and check the result against it.
 
         Args:
             network: on any device, of any floating-point type.
             example: of the size, device and type of its inputs.
+            memory_format: of the inputs that it takes.
 
         Raises:
             RuntimeError: there is nothing to fold, or the folded network answers differently.
         """
         self._dtype = example.dtype
+        self._format = memory_format
         # What half precision rounds away would hide a wrong fold: it is checked in float32.
         exact = self._dtype in _TOLERANCE
         reference = network if exact else copy.deepcopy(network).float()
@@ -56,7 +63,7 @@ class Folded:
     @torch.no_grad()
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """Raw outputs for normalised inputs, at least float32."""
-        inputs = inputs.to(self._dtype, memory_format=torch.channels_last)
+        inputs = inputs.to(self._dtype, memory_format=self._format)
         outputs: Tensor = self._network(inputs)
         return outputs.float() if self._dtype in (torch.float16, torch.bfloat16) else outputs
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from relook.models.graph import OnnxNetwork
 from relook.models.sidecar import Sidecar
 
 # How far the written network may be off, relative to the largest value.
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 2e-2}
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}
 
 
 class _WithMaps(nn.Module):
@@ -69,7 +71,10 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
     if isinstance(classifier.network, ShowsLayers):
         raise ModelError(f"{classifier.name}: is an ONNX file already")
     if classifier.dtype not in _TOLERANCE:
-        raise ModelError(f"{classifier.name}: ONNX has no {classifier.dtype}; load it as float32")
+        raise ModelError(
+            f"{classifier.name}: is in {classifier.dtype}, which ONNX Runtime does not run; "
+            "load it as float32 (--dtype float32)"
+        )
     network = classifier.network
     if classifier.device.type != "cpu":
         network = copy.deepcopy(network).cpu()
@@ -86,15 +91,17 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
             raise ModelError(
                 f"{classifier.name}: cannot be exported to ONNX ({first_line(error)})"
             ) from error
-    for made in model.graph.node:  # the names that the modules have in the network itself
-        made.name = made.name.removeprefix("/network")
-    node = None if layer is None else _drop_maps(model)
-    try:
-        onnx.save(model, path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written ({error.strerror})") from error
-    node = _checked(path, classifier, example, node)
-    return _sidecar(classifier, node).write(path)
+        for made in model.graph.node:  # the names that the modules have in the network itself
+            made.name = made.name.removeprefix("/network")
+        node = None if layer is None else _drop_maps(model)
+        try:
+            onnx.save(model, written)
+            node = _checked(written, classifier, example, node)
+            # Only what is right takes the place of what was there.
+            shutil.copyfile(written, path)
+            return _sidecar(classifier, node).write(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path}: cannot be written ({first_line(error)})") from error
 
 
 def _drop_maps(model: onnx.ModelProto) -> str | None:
@@ -110,28 +117,37 @@ def _drop_maps(model: onnx.ModelProto) -> str | None:
     return str(node.name)
 
 
-def _checked(path: Path, classifier: Classifier, example: Tensor, node: str | None) -> str | None:
+def _checked(
+    written: Path, classifier: Classifier, example: Tensor, node: str | None
+) -> str | None:
     """The node, if it gives the target layer's maps; an error if the answers are others."""
-    written = OnnxNetwork(path, "NCHW", "cpu")
     tolerance = _TOLERANCE[classifier.dtype]
-    with torch.no_grad(), evaluating(classifier.network):
-        if node is None:
-            maps: list[Tensor] = []
-            expected = class_outputs(classifier.network(example.to(classifier.device)))
-        else:
-            with recording(classifier.network, classifier.target) as maps:
-                expected = class_outputs(classifier.network(example.to(classifier.device)))
-    if _error(written(example), expected) > tolerance:
-        path.unlink()
+    # Not of the one image that was traced, for which everything may have been a constant.
+    images = torch.cat([example, example.flip(3) * 0.5, example.roll(1, 2)])
+    network, maps = classifier.network, []
+    try:
+        with torch.no_grad(), evaluating(network), contextlib.ExitStack() as stack:
+            if node is not None:
+                maps = stack.enter_context(recording(network, classifier.target))
+            expected = class_outputs(network(images.to(classifier.device)))
+        graph = OnnxNetwork(written, "NCHW", "cpu")
+        found = graph(images)
+    except (ModelError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{classifier.name}: its export answers differently (by "
-            f"{_error(written(example), expected):.1e} of the largest output); it is not kept"
+            f"{classifier.name}: it or its export does not run for three images at once "
+            f"({first_line(error)}); nothing is written"
+        ) from error
+    difference = _error(found, expected)
+    if difference > tolerance:
+        raise ModelError(
+            f"{classifier.name}: its export answers differently (by {difference:.1e} of the "
+            "largest output); nothing is written"
         )
     if node is None:
         return None
     try:
-        with written.recording(Target(node, classifier.layout)) as own:
-            written(example)
+        with graph.recording(Target(node, classifier.layout)) as own:
+            graph(images)
     except (KeyError, RuntimeError):
         return None
     same = own and own[0].shape == maps[0].shape and _error(own[0], maps[0]) < tolerance
@@ -140,6 +156,8 @@ def _checked(path: Path, classifier: Classifier, example: Tensor, node: str | No
 
 def _error(found: Tensor, expected: Tensor) -> float:
     """Largest difference, in units of the largest value."""
+    if found.shape != expected.shape:
+        return float("inf")
     expected = expected.cpu().float()
     return float((found.float() - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
 

@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from relook.errors import ModelError, first_line
@@ -24,6 +24,11 @@ from relook.layers import Call, Matrix, Probe, Target
 
 Order = Literal["NCHW", "NHWC"]
 """Where the colour channels of the graph's input are."""
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+
+# How much of the largest output rounding may change where weights or maps have 8 bits.
+_ROUNDED = 1e-2
 
 _INPUT_TYPES = {
     "tensor(float)": np.float32,
@@ -37,7 +42,14 @@ _PASSES_ON = ("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Transpose")
 
 # Where the scale of an output in 8 bits stands among the inputs; its zero point comes next.
-_SCALE = {"QLinearConv": 6, "QLinearAdd": 6, "QLinearMul": 6, "QLinearConcat": 0}
+_SCALE = {
+    "QLinearConv": 6,
+    "QLinearMatMul": 6,
+    "QLinearAdd": 6,
+    "QLinearMul": 6,
+    "QLinearWhere": 7,
+    "QLinearConcat": 0,
+}
 _SCALE_ELSEWHERE = 3
 
 
@@ -52,6 +64,7 @@ class OnnxNetwork(nn.Module):
         order: of the graph's input.
         input_size: (height, width), where the graph fixes it.
         batch: how many images go through at once, where the graph fixes it.
+        is_exact: whether it computes in float32 or better, and not in 16 or 8 bits.
         ends_in: the operation that the answer comes from, as "Softmax" or "Gemm".
         provider: the execution provider of ONNX Runtime that is used first.
     """
@@ -70,6 +83,8 @@ class OnnxNetwork(nn.Module):
                 such device.
         """
         super().__init__()
+        if order not in (None, "NCHW", "NHWC"):
+            raise ModelError(f'{file}: layout must be "NCHW" or "NHWC", not {order!r}')
         self._model = _read(file)
         self.name = str(file)
         graph = self._model.graph
@@ -96,9 +111,13 @@ class OnnxNetwork(nn.Module):
         self.provider = _name_of(self._providers[0]).removesuffix("ExecutionProvider")
         self._producer = {out: node for node in graph.node for out in node.output if out}
         self._same = self._always_the_same()
-        self._answer = graph.output[0].name
+        self._answer = _answer(file, graph)
         self._nodes = self._before_answer()
         self.ends_in = self._last_operation()
+        operations = {node.op_type for node in graph.node}
+        self._has_8_bits = any("Quantize" in op or "QLinear" in op for op in operations)
+        halves = any(i.data_type == TensorProto.FLOAT16 for i in graph.initializer)
+        self.is_exact = not self._has_8_bits and not halves
         self._session: tuple[str | None, onnxruntime.InferenceSession] | None = None
         self._recorded: tuple[Target, list[Tensor]] | None = None
 
@@ -126,11 +145,13 @@ class OnnxNetwork(nn.Module):
         wanted = [self._answer] + ([self._tensor(layer)] if layer else [])
         parts = [self._run(session, wanted, batch) for batch in self._batches(inputs)]
         found = [torch.cat(part)[: len(inputs)] for part in zip(*parts, strict=True)]
+        if len(found[0]) != len(inputs):
+            raise ValueError(f"the graph gives {len(found[0])} answers for {len(inputs)} images")
         if self._recorded:
             target, maps = self._recorded
             read = target.layout.maps(found[1].float())
             maps[:] = [] if read is None else [read.contiguous()]
-        answers = found[0].float().flatten(1)
+        answers = _rows(found[0].float())
         # In 8 bits, or in half precision, the shares do not quite add up.
         return answers / answers.sum(1, keepdim=True) if self.ends_in == "Softmax" else answers
 
@@ -148,6 +169,7 @@ class OnnxNetwork(nn.Module):
         """Run the graph once and say what every node that leads to the answer put out."""
         tensors = [self._tensor(name) for name in self._nodes]
         session = self._open(self._with_outputs([self._answer, *tensors]), optimise=False)
+        self._settle_batch(session, inputs)
         [batch] = self._batches(inputs)
         answer, *outputs = self._run(session, [self._answer, *tensors], batch)
         shapes = dict(zip(self._nodes, (self._shape_of(o) for o in outputs), strict=True))
@@ -155,7 +177,7 @@ class OnnxNetwork(nn.Module):
         for (name, node), output in zip(self._nodes.items(), outputs, strict=True):
             if output.is_floating_point():
                 calls[name] = self._call(name, node, shapes, calls)
-        return Probe(answer[:1].float().flatten(1), tuple(calls.values()))
+        return Probe(_rows(answer[:1].float()), tuple(calls.values()))
 
     def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
         """Whether the answer depends on what the layer holds at the places of the image.
@@ -164,24 +186,47 @@ class OnnxNetwork(nn.Module):
         """
         if target.layout.kind != "tokens":
             return True
-        tensor = self._tensor(target.layer)
+        node = self._nodes[target.layer]
+        tensor, raw = self._tensor(target.layer), node.output[0]
         model = self._with_outputs([self._answer, tensor])
         [batch] = self._batches(inputs)
         before = self._run(self._open(model, optimise=False), [self._answer, tensor], batch)
-        hidden = f"{tensor}/without places"
         mask = target.layout.without_places(torch.ones_like(before[1][:1])).numpy()
-        model.graph.initializer.append(numpy_helper.from_array(mask, f"{hidden}/mask"))
+        hidden, hide = f"{raw}/without places", f"{raw}/mask"
+        model.graph.initializer.append(numpy_helper.from_array(mask, hide))
+        if tensor == raw:
+            added = [helper.make_node("Mul", [raw, hide], [hidden])]
+        else:  # in 8 bits: as floats, and back
+            scale = _scale_of(node)
+            added = [
+                helper.make_node("DequantizeLinear", [raw, *scale], [f"{hidden}/float"]),
+                helper.make_node("Mul", [f"{hidden}/float", hide], [f"{hidden}/masked"]),
+                helper.make_node("QuantizeLinear", [f"{hidden}/masked", *scale], [hidden]),
+            ]
         nodes = []
-        for node in model.graph.node:
-            node.input[:] = [hidden if name == tensor else name for name in node.input]
-            nodes.append(node)
-            if tensor in node.output:
-                nodes.append(helper.make_node("Mul", [tensor, f"{hidden}/mask"], [hidden]))
-        nodes = [copy.deepcopy(node) for node in nodes]
+        for other in model.graph.node:
+            other = copy.deepcopy(other)
+            other.input[:] = [hidden if name == raw else name for name in other.input]
+            nodes += [other, *added] if raw in other.output else [other]
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         after = self._run(self._open(model, optimise=False), [self._answer], batch)
-        return not torch.equal(before[0], after[0])
+        difference = float((before[0].float() - after[0].float()).abs().max())
+        # The scale of maps in 8 bits may depend on tokens that nobody reads.
+        rounding = _ROUNDED * float(before[0].float().abs().max()) if self._has_8_bits else 0
+        return difference > rounding
+
+    def _settle_batch(self, session: onnxruntime.InferenceSession, inputs: Tensor) -> None:
+        """A graph may leave the batch free and be made for one image all the same."""
+        if self.batch is not None:
+            return
+        try:
+            [batch] = self._batches(inputs.expand(2, -1, -1, -1))
+            [answer] = self._run(session, [self._answer], batch)
+            fits = len(answer) == 2
+        except RuntimeError:
+            fits = False
+        self.batch = None if fits else 1
 
     def matrices(self) -> Iterator[Matrix]:
         """Weights and biases of its fully connected layers and 1×1 convolutions, the last first."""
@@ -264,7 +309,7 @@ class OnnxNetwork(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it refuses is said by relook
         # Waiting threads that spin take the cores from PyTorch, and from everyone else.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not optimise:
@@ -292,8 +337,7 @@ class OnnxNetwork(nn.Module):
             if tensor not in tensors or tensor in named:
                 continue
             if tensor != node.output[0]:
-                at = _SCALE.get(node.op_type, _SCALE_ELSEWHERE)
-                inputs = [node.output[0], *node.input[at : at + 2]]
+                inputs = [node.output[0], *_scale_of(node)]
                 model.graph.node.append(helper.make_node("DequantizeLinear", inputs, [tensor]))
             named.add(tensor)
             model.graph.output.append(onnx.ValueInfoProto(name=tensor))
@@ -310,7 +354,7 @@ class OnnxNetwork(nn.Module):
         needed, found = {self._answer}, []
         for node in reversed(self._model.graph.node):
             if needed.intersection(node.output):
-                needed.update(filter(None, node.input))
+                needed.update(filter(None, _inputs(node)))
                 found.append(node)
         nodes: dict[str, onnx.NodeProto] = {}
         for node in reversed(found):
@@ -345,7 +389,21 @@ class OnnxNetwork(nn.Module):
             if node.op_type == "Identity":
                 return self._constant(node.input[0])
             return np.asarray(numpy_helper.to_array(node.attribute[0].t))
+        if node is not None and node.op_type == "DequantizeLinear":
+            return self._dequantised(node)
         return None
+
+    def _dequantised(self, node: onnx.NodeProto) -> NDArray[Any] | None:
+        """A weight in 8 bits, as floats: (x − zero point) · scale, along an axis or as a whole."""
+        parts = [self._constant(name) for name in node.input]
+        if any(part is None for part in parts):
+            return None
+        codes, scale, *zero = [part.astype(np.float32) for part in parts if part is not None]
+        if scale.ndim:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            shape = [-1 if i == axis % codes.ndim else 1 for i in range(codes.ndim)]
+            scale, zero = scale.reshape(shape), [z.reshape(shape) for z in zero]
+        return np.asarray((codes - (zero[0] if zero else 0)) * scale)
 
     def _bias_after(self, node: onnx.NodeProto) -> NDArray[Any] | None:
         for other in self._nodes.values():
@@ -364,6 +422,57 @@ class OnnxNetwork(nn.Module):
                 break
             tensor = node.input[0]
         return operation.removeprefix("QLinear")
+
+
+def _answer(file: Path, graph: onnx.GraphProto) -> str:
+    """The output with one value a class: the only one of floats, or the one that is called so."""
+    makers = {out: node for node in graph.node for out in node.output}
+    found: dict[str, str] = {}
+    for output in graph.output:
+        maker = makers.get(output.name)
+        kind = output.type.tensor_type
+        sides = [d.dim_value or None for d in kind.shape.dim]
+        if maker is not None and maker.op_type == "ZipMap":  # a list of dicts, made of a tensor
+            found[output.name] = maker.input[0]
+        elif kind.elem_type in _FLOATS and (not sides or _is_row(sides)):
+            if maker is not None and maker.op_type == "TopK":
+                raise ModelError(f"{file}: answers the best classes only ({output.name})")
+            found[output.name] = output.name
+    if len(found) > 1:
+        called = {n: t for n, t in found.items() if "logit" in n.lower() or "prob" in n.lower()}
+        found = called or found
+    if len(found) != 1:
+        names = ", ".join(output.name for output in graph.output)
+        raise ModelError(
+            f"{file}: its outputs are {names}, and not one of them alone could be (N, classes); "
+            "leave the class outputs as the only ones, or call them logits"
+        )
+    return next(iter(found.values()))
+
+
+def _is_row(sides: list[int | None]) -> bool:
+    """Whether this is (N, classes), or that with sides of 1."""
+    return len(sides) > 1 and sum(side != 1 for side in sides[1:]) == 1
+
+
+def _rows(answer: Tensor) -> Tensor:
+    """(N, classes), of what may be (N, classes, 1, 1)."""
+    return answer.flatten(1) if _is_row(list(answer.shape)) else answer
+
+
+def _scale_of(node: onnx.NodeProto) -> list[str]:
+    """Scale and zero point of what a node puts out in 8 bits."""
+    at = _SCALE.get(node.op_type, _SCALE_ELSEWHERE)
+    return list(node.input[at : at + 2])
+
+
+def _inputs(node: onnx.NodeProto) -> list[str]:
+    """What a node reads, from inside its branches and loops too."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            names += [name for inner in graph.node for name in _inputs(inner)]
+    return names
 
 
 def _read(file: Path) -> onnx.ModelProto:

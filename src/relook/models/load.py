@@ -27,7 +27,7 @@ _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float1
 
 @torch.inference_mode(False)
 def load(
-    name: str = DEFAULT_MODEL,
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
     pretrained: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -68,6 +68,7 @@ def load(
         ModelError: unknown name, weights that cannot be had or do not fit, unknown layer, device
             or dtype.
     """
+    name = os.fspath(name)
     file = None if checkpoint is None else Path(checkpoint)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     options = {"input_size": size, "layout": layout, "mean": mean, "std": std}
@@ -137,4 +138,4 @@ def _move(
     # Not through Module.to, which would have weights of five dimensions in it too, and fail.
     for weight in network.parameters():
         if weight.ndim == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            weight.data = weight.data.contiguous(memory_format=classifier.memory_format)

@@ -12,6 +12,14 @@ from typing import Any, Literal
 from relook.errors import ModelError, RelookError, first_line
 from relook.geometry import Geometry
 
+_CHOICES = {
+    "fit": ("squash", "shorter-side", "cover"),
+    "corner": ("rounded", "floored"),
+    "interpolation": ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"),
+    "layout": ("NCHW", "NHWC"),
+    "outputs": ("logits", "probabilities"),
+}
+
 
 @dataclass(frozen=True)
 class Sidecar:
@@ -128,8 +136,19 @@ def _checked(path: Path, key: str, value: Any) -> Any:
         fits = isinstance(value, list) and len(value) == count
         if not fits or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
             raise ModelError(f"{path}: {key} must be a list of {count} numbers, not {value!r}")
-    if key == "layout" and value not in ("NCHW", "NHWC"):
-        raise ModelError(f'{path}: layout must be "NCHW" or "NHWC", not {value!r}')
-    if key == "crop_pct" and not isinstance(value, int | float):
+        if kind is int and min(value) < 1:
+            raise ModelError(f"{path}: {key} must be of numbers from 1 on, not {value!r}")
+    choices = _CHOICES.get(key)
+    if choices and value not in choices:
+        said = " or ".join(f'"{choice}"' for choice in choices)
+        raise ModelError(f"{path}: {key} must be {said}, not {value!r}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if key == "crop_pct" and not (is_number and 0 < value <= 1):
         raise ModelError(f"{path}: crop_pct must be a number in (0, 1], not {value!r}")
+    if key == "target_layer" and not isinstance(value, str):
+        raise ModelError(f"{path}: target_layer must be the name of a node, not {value!r}")
+    if key == "labels":
+        if not isinstance(value, list | tuple):
+            raise ModelError(f"{path}: labels must be a list of names, or the name of a file")
+        return tuple(map(str, value))
     return tuple(value) if isinstance(value, list) else value

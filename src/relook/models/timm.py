@@ -60,6 +60,11 @@ def classifier_of(network: nn.Module) -> Classifier:
         )
     geometry = geometry_of(config, (height, width))
     count = int(network.num_classes)  # type: ignore[arg-type]
+    if count == 0:
+        raise ModelError(
+            "the network answers features, it has no class layer; choose a member of its family "
+            "that has one, or wrap it in relook.Classifier together with a class layer"
+        )
     return Classifier(
         network,
         mean=config["mean"],
