@@ -82,9 +82,12 @@ def family(name: str) -> str:
 
 
 def members() -> dict[tuple[str, str], list[str]]:
-    """(library, family) to the names of its networks; timm's families by their module too."""
+    """(library, family) to the names of its classifiers; timm's families by their module too."""
     found = defaultdict(list)
     for name in timm.list_models(exclude_filters="test_*"):
+        config = timm.get_pretrained_cfg(name)
+        if config is not None and config.num_classes == 0:
+            continue  # answers features
         module = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
         words = family(name)
         label = words if words.startswith(module) else f"{words} ({module})"

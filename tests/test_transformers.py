@@ -41,7 +41,7 @@ KINDS = {
         "deit.layers.1",
     ),
     # The mean over the tokens is read, so that the last ones count.
-    "beit": ("Beit", VIT, "Beit", SQUASHED | {"do_center_crop": False}, "beit.layernorm"),
+    "beit": ("Beit", VIT, "Beit", SQUASHED | {"do_center_crop": False}, "beit.layers.2"),
     "swin": (
         "Swin",
         {
@@ -86,7 +86,7 @@ KINDS = {
     "levit": (
         "Levit",
         {
-            "image_size": 64,
+            "image_size": 128,
             "hidden_sizes": [16, 16],
             "num_attention_heads": [1, 1],
             "depths": [1, 1],
@@ -96,7 +96,7 @@ KINDS = {
             "down_ops": [["Subsample", 4, 1, 4, 2, 2]],
         },
         "Levit",
-        {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}},
+        {"size": {"shortest_edge": 128}, "crop_size": {"height": 128, "width": 128}},
         "levit.encoder.stages.1",
     ),
 }
