@@ -12,7 +12,8 @@ from torch import nn
 
 import relook
 from networks import HalvesNet, SmallCNN, random_cnn
-from relook.layers import find_target, matters, probe
+from relook.layers import matters, probe
+from relook.target import find_target
 
 OWN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

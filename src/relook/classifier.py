@@ -19,18 +19,14 @@ from relook.geometry import Box, Geometry, cut_pixels
 from relook.layers import (
     Probe,
     ShowsLayers,
-    Target,
     differentiating,
     evaluating,
-    find_target,
-    has_tokens,
-    last_maps,
     matters,
-    named_target,
     probe,
     recording,
 )
 from relook.layout import Grid, Layout
+from relook.target import Target, find_target, has_tokens, last_maps, named_target
 from relook.wrappers import unwrapped
 
 Outputs = Literal["logits", "probabilities"]

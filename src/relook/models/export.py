@@ -17,9 +17,10 @@ from relook.answers import class_outputs
 from relook.classifier import Classifier
 from relook.engines.exported import export as write_onnx
 from relook.errors import ModelError, first_line
-from relook.layers import ShowsLayers, Target, evaluating, recording
+from relook.layers import ShowsLayers, evaluating, recording
 from relook.models.graph import OnnxNetwork
 from relook.models.sidecar import Sidecar
+from relook.target import Target
 
 # How far the written network may be off, relative to the largest value.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}

@@ -20,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from relook.errors import ModelError, first_line
-from relook.layers import Call, Matrix, Probe, Target
+from relook.layers import Matrix, Probe
+from relook.target import Call, Target
 
 Order = Literal["NCHW", "NHWC"]
 """Where the colour channels of the graph's input are."""
