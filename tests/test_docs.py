@@ -22,11 +22,12 @@ def test_bring_your_own(tmp_path, monkeypatch, chelsea, capsys):
     torch.manual_seed(0)
     names: dict[str, object] = {}
     answers = []
-    blocks = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w+) ?(\S*)\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 13
-    for language, text in blocks:
-        if file := re.match(r"# file: (\S+)\n", text):
-            Path(file[1]).write_text(text[file.end() :])
+    for language, file, text in blocks:
+        if file:
+            Path(file).write_text(text)
         elif language == "python":
             exec(compile(text, str(PAGE), "exec"), names)
         else:
