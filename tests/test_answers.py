@@ -57,7 +57,7 @@ def test_the_class_outputs_are_found(returned):
         ((), "returns a tuple, in which"),
         (None, "returns a NoneType, in which"),
         ({"logits": None}, "a dict of logits"),
-        ((None, LOGITS), "put them first and alone of their kind in a tuple"),
+        ((None, LOGITS), "name them logits, or wrap the network"),
         ((FEATURES, LOGITS), r"a tuple with \(N, 8\) and \(N, 3\), in which relook cannot tell"),
     ],
 )

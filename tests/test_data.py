@@ -155,3 +155,8 @@ def test_one_mistyped_label_is_named_alone(tmp_path):
         raised.value
     )
     assert "or all by its class indices, or all by its synset ids" in str(raised.value)
+
+
+def test_names_that_fit_in_part_are_not_taken_in_sorted_order(tmp_path):
+    with pytest.raises(DataError, match="2 of them fit the model's labels; these do not: dogg"):
+        read_data(folders(tmp_path, "cat", "dogg", "guinea pig"), PETS)

@@ -202,6 +202,9 @@ def test_a_grid_that_nobody_tells():
         classifier.target_layer = "norm"
     given = relook.Classifier(OddTokens(), **OWN, input_size=30, token_grid=(10, 15))
     assert (given.target_layer, given.layout.grid) == ("norm", (10, 15))
+    other = relook.Classifier(OddTokens(), **OWN, input_size=30, token_grid=(13, 13))
+    with pytest.raises(relook.ModelError, match="no tokens fill 13 rows and 13 columns"):
+        _ = other.target_layer
     with pytest.raises(relook.ModelError, match=r"gives 150×8, tokens not of a grid of 20×20"):
         relook.Classifier(
             OddTokens(), **OWN, input_size=30, token_grid=(20, 20), target_layer="norm"

@@ -439,3 +439,11 @@ def test_transformers_is_imported_for_hf_only():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_a_multi_label_network_is_refused(resnet):
+    file = resnet / "config.json"
+    config = json.loads(file.read_text()) | {"problem_type": "multi_label_classification"}
+    file.write_text(json.dumps(config))
+    with pytest.raises(relook.ModelError, match="a multi-label network, by its config"):
+        relook.load(f"hf/{resnet}")

@@ -55,8 +55,8 @@ def class_outputs(returned: Any) -> Tensor:
         holds = f" with {' and '.join(f'(N, {item.shape[1]})' for item in rows)}"
     raise ModelError(
         f"the network returns a {type(returned).__name__}{holds}, in which relook cannot tell the "
-        "class outputs: name them logits, put them first and alone of their kind in a tuple, or "
-        "wrap the network in a module whose forward returns (N, classes) alone"
+        "class outputs: name them logits, or wrap "
+        "the network in a module whose forward returns (N, classes) alone"
     )
 
 

@@ -606,6 +606,8 @@ def _choices(seen: Probe, aspect: float, grid: Grid | None) -> str:
     choices = f", for instance {', '.join(layers)}" if layers else ""
     if has_tokens(seen.calls) and grid is None:
         choices += " (of tokens, say their rows and columns with token_grid= or --token-grid)"
+    elif has_tokens(seen.calls) and grid is not None:
+        choices += f" (no tokens fill {grid[0]} rows and {grid[1]} columns: say others, or none)"
     return choices
 
 

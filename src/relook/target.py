@@ -191,9 +191,10 @@ def named_target(
     """
     instead = f"; pass another, for instance {found.layer!r}" if found else "; pass another"
     if layer not in names:
-        close = difflib.get_close_matches(layer, names, n=3, cutoff=0.4)
+        close = difflib.get_close_matches(layer, dict.fromkeys(names), n=3, cutoff=0.4)
         closest = ", ".join(repr(name) for name in close) or (found and repr(found.layer))
         hint = f"; closest: {closest}" if closest else ""
+        hint += f"; without it {found.layer!r} is taken" if found else ""
         raise ModelError(f"layer {layer!r} is not in the network{hint}")
     layouts = _layouts(calls, aspect, grid)
     own = [index for index, call in enumerate(calls) if call.name == layer]

@@ -198,7 +198,9 @@ def _match(
             return {name: synsets[name] for name in names}, "by synset id"
     if index_allowed and all(name.isdecimal() and int(name) < len(labels) for name in names):
         return {name: int(name) for name in names}, "by class index"
-    if len(names) == len(labels):
+    # Names that fit in part were meant to be these: their order is not to be trusted.
+    none_fits = not any(_plain(name) in own for name in names)
+    if len(names) == len(labels) and none_fits:
         return {name: index for index, name in enumerate(names)}, "in sorted order"
     indices = {str(index) for index in range(len(labels))} if index_allowed else set()
     ways = {

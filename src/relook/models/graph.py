@@ -156,6 +156,11 @@ class OnnxNetwork(nn.Module):
         # In 8 bits, or in half precision, the shares do not quite add up.
         return answers / answers.sum(1, keepdim=True) if self.ends_in == "Softmax" else answers
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether pixels go in as whole numbers from 0 to 255."""
+        return bool(self._input_type == np.uint8)
+
     @contextmanager
     def recording(self, target: Target) -> Iterator[list[Tensor]]:
         """Record the maps (N, K, h, w) of the target layer in the forwards that follow."""
@@ -491,6 +496,11 @@ def _read(file: Path) -> onnx.ModelProto:
 def _order(file: Path, dims: list[int | None]) -> Order:
     if len(dims) == 4 and (dims[1] == 3) != (dims[3] == 3):
         return "NCHW" if dims[1] == 3 else "NHWC"
+    if len(dims) == 4 and 1 in (dims[1], dims[3]):
+        raise ModelError(
+            f"{file}: its input is {_shape(dims)}, of one colour channel; relook corrects "
+            "classifiers of RGB images"
+        )
     raise ModelError(
         f"{file}: its input is {_shape(dims)}, which does not tell where the 3 colours are; pass "
         'layout="NCHW" or "NHWC" (--layout)'

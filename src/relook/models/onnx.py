@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,6 +41,10 @@ def load(
         token_grid=token_grid,
     )
     network = OnnxNetwork(file, sidecar.layout, device)
+    if network.takes_bytes:  # and normalises them itself
+        sidecar = replace(
+            sidecar, mean=sidecar.mean or (0.0,) * 3, std=sidecar.std or (1 / 255,) * 3
+        )
     size = network.input_size or sidecar.input_size
     lacking = {
         "the input size (--input-size, input_size=)": size,

@@ -118,6 +118,8 @@ def read_labels(file: Path) -> tuple[str, ...]:
     try:
         text = file.read_text(encoding="utf-8")
         lines = json.loads(text) if file.suffix == ".json" else text.splitlines()
+    except FileNotFoundError:
+        raise RelookError(f"{file}: no such file of labels; check the path") from None
     except (OSError, ValueError) as error:
         raise RelookError(f"{file}: cannot be read as labels ({first_line(error)})") from error
     if not isinstance(lines, list):

@@ -41,6 +41,12 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
     folder = _folder(name)
     with _quiet(library):
         config = _config(library, folder)
+        if config.problem_type == "multi_label_classification":
+            raise ModelError(
+                f"{folder}: a multi-label network, by its config.json, which says of each class "
+                "alone whether it is there; relook corrects networks whose class probabilities "
+                "sum to 1"
+            )
         processor = _processor(library, folder, config)
         geometry, mean, std = _preprocessing(processor)
         if checkpoint is not None:
