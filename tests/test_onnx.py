@@ -179,8 +179,8 @@ def test_half_precision(torn, tmp_path):
     torch.testing.assert_close(corrected(classifier, pixels)[1], expected[1], atol=2e-2, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
-def test_eight_bits(torn, tmp_path, form):
+def quantised(source, form, size):
+    """The graph in 8 bits, after it has seen some noise; another file."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -191,17 +191,23 @@ def test_eight_bits(torn, tmp_path, form):
     class Noise(CalibrationDataReader):
         def __init__(self):
             generator = np.random.default_rng(0)
-            self.left = [generator.random((1, 3, 16, 16), np.float32) for _ in range(16)]
+            self.left = [generator.random((1, 3, size, size), np.float32) for _ in range(16)]
 
         def get_next(self):
             return {"x": self.left.pop()} if self.left else None
 
-    source = write(torn, tmp_path / "float.onnx", torch.rand(1, 3, 16, 16))
-    file = tmp_path / "net.onnx"
+    file = source.with_name("net.onnx")
     if form == "dynamic":
         quantize_dynamic(source, file)
     else:
         quantize_static(source, file, Noise(), quant_format=QuantFormat[form])
+    return file
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+def test_eight_bits(torn, tmp_path, form):
+    source = write(torn, tmp_path / "float.onnx", torch.rand(1, 3, 16, 16))
+    file = quantised(source, form, 16)
     classifier = relook.load(str(file), **PLAIN)
     assert str(classifier.layout) == "6×4×4"
     pixels = torch.rand(2, 3, 16, 16)
@@ -466,21 +472,7 @@ def test_several_outputs(torn, tmp_path):
 
 @pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
 def test_a_vision_transformer_in_eight_bits(tmp_path, form):
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        quantize_dynamic,
-        quantize_static,
-    )
     from timm.models import VisionTransformer
-
-    class Noise(CalibrationDataReader):
-        def __init__(self):
-            generator = np.random.default_rng(0)
-            self.left = [generator.random((1, 3, 32, 32), np.float32) for _ in range(8)]
-
-        def get_next(self):
-            return {"x": self.left.pop()} if self.left else None
 
     torch.manual_seed(0)
     network = VisionTransformer(
@@ -489,11 +481,7 @@ def test_a_vision_transformer_in_eight_bits(tmp_path, form):
     source = write(network, tmp_path / "float.onnx", torch.rand(1, 3, 32, 32))
     expected = relook.load(str(source), **PLAIN)
     assert expected.target_layer == "/blocks/blocks.1/Add_1"
-    file = tmp_path / "net.onnx"
-    if form == "dynamic":
-        quantize_dynamic(source, file)
-    else:
-        quantize_static(source, file, Noise(), quant_format=QuantFormat[form])
+    file = quantised(source, form, 32)
     classifier = relook.load(str(file), **PLAIN)
     pixels = torch.rand(1, 3, 32, 32)
     [found], [wanted] = classifier.first_looks(pixels), expected.first_looks(pixels)

@@ -17,6 +17,7 @@ from relook.engines import BATCH, Engines, Run
 from relook.errors import ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box, Geometry, cut_pixels
 from relook.layers import (
+    REFUSALS,
     Probe,
     ShowsLayers,
     differentiating,
@@ -35,8 +36,6 @@ T = TypeVar("T")
 _PROBABILITY_TOLERANCE = 1e-3
 _LARGEST_STD = 10
 """Of pixels in [0, 1] it is about 0.25."""
-_REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
-"""What networks raise on an input they do not take."""
 _CHUNK_PIXELS_CPU = 16 * 224 * 224
 """How many pixels go through the network at once: bounds the memory of one forward."""
 _CHUNK_PIXELS_ACCELERATOR = 64 * 224 * 224
@@ -477,7 +476,7 @@ class Classifier(nn.Module):
             try:
                 answer = self.run(torch.zeros(1, 3, *size, device=self.device))
                 self._takes[size] = answer.shape == (1, len(self.labels))
-            except _REFUSALS as error:
+            except REFUSALS as error:
                 if is_out_of_memory(error):
                     raise
                 self._takes[size] = False
@@ -514,7 +513,7 @@ class Classifier(nn.Module):
         inputs = self.normalised(self.noise()).to(self.dtype)
         try:
             seen = probe(self.network, inputs)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise ModelError(
                 f"{self.name}: the network fails on an input of 1×3×{height}×{width} "
                 f"({first_line(error)}); check input_size, and that it takes RGB images"

@@ -18,6 +18,9 @@ from relook.layout import Layout
 from relook.target import Call, Target
 from relook.wrappers import uncompiled
 
+REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
+"""What networks raise on an input they do not take."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -163,7 +166,7 @@ def matters(network: nn.Module, target: Target, inputs: Tensor) -> bool:
         before = _reached(network, inputs, target.layer, leave)
         try:
             after = _reached(network, inputs, target.layer, forget)
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError):
+        except REFUSALS:
             return True  # it looks at what it is given, and does not take nothing
     return any(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
 

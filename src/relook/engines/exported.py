@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -48,12 +49,7 @@ class OnnxRuntime:
         import onnxruntime
 
         self._size = batch
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Waiting threads that spin take the cores from PyTorch, and from everyone else.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options()
         options.add_free_dimension_override_by_name("n", batch)
         with tempfile.TemporaryDirectory(prefix="relook-") as folder:
             file = Path(folder) / "network.onnx"
@@ -73,6 +69,24 @@ class OnnxRuntime:
             inputs = torch.cat([inputs, inputs.new_zeros(self._size - count, *inputs.shape[1:])])
         [outputs] = self._session.run(None, {"x": inputs.contiguous().numpy()})
         return torch.from_numpy(outputs[:count])
+
+
+def session_options(severity: int = 3) -> Any:
+    """How ONNX Runtime shares the machine with PyTorch.
+
+    Args:
+        severity: from which on it prints messages of its own: 3 is errors, 4 is nothing less than
+            fatal ones.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = severity
+    # Waiting threads that spin take the cores from PyTorch, and from everyone else.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def export(

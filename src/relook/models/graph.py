@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from relook.engines.exported import session_options
 from relook.errors import ModelError, first_line
 from relook.layers import Matrix, Probe
 from relook.target import Call, Target
@@ -32,10 +33,10 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _ROUNDED = 1e-2
 
 _INPUT_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.UINT8: np.uint8,
 }
 
 # The output holds what the input holds.
@@ -95,6 +96,11 @@ class OnnxNetwork(nn.Module):
             names = ", ".join(value.name for value in inputs)
             raise ModelError(f"{file}: takes {len(inputs)} inputs ({names}), not one image")
         self._input = inputs[0].name
+        kind = inputs[0].type.tensor_type.elem_type
+        if kind not in _INPUT_TYPES:
+            name = TensorProto.DataType.Name(kind).lower()
+            raise ModelError(f"{file}: its input is {name}; relook gives it floats or bytes")
+        self._input_type: Any = _INPUT_TYPES[kind]
         dims = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim]
         self.order = order or _order(file, dims)
         rows = dims[2:] if self.order == "NCHW" else dims[1:3]
@@ -288,13 +294,6 @@ class OnnxNetwork(nn.Module):
             x = x.round().clamp(0, 255)
         return [batch.contiguous().numpy().astype(kind) for batch in x.split(size)]
 
-    @cached_property
-    def _input_type(self) -> Any:
-        kind = self._session_with(None).get_inputs()[0].type
-        if kind not in _INPUT_TYPES:
-            raise ModelError(f"{self.name}: its input is a {kind}; relook gives it floats or bytes")
-        return _INPUT_TYPES[kind]
-
     def _run(
         self, session: onnxruntime.InferenceSession, outputs: list[str], batch: NDArray[Any]
     ) -> list[Tensor]:
@@ -312,12 +311,7 @@ class OnnxNetwork(nn.Module):
         return self._session[1]
 
     def _open(self, model: onnx.ModelProto, optimise: bool = True) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what it refuses is said by relook
-        # Waiting threads that spin take the cores from PyTorch, and from everyone else.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(severity=4)  # what it refuses is said by relook
         if not optimise:
             # Nodes are then what the file says.
             off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
