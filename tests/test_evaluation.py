@@ -227,7 +227,7 @@ def test_killed_runs_go_on_to_the_same_rows_without_doing_any_twice(grey, data, 
     same(resumed.rows, evaluate(corrector, data, versus=["flip"]).rows)
     seconds = sum(row.after.seconds for row in resumed.rows)
     assert resumed.summary()["seconds"] == pytest.approx(seconds)
-    assert len(list((run / "rows").glob("*"))) == 1 + 1  # all in one, and the lock
+    assert len(list((run / "rows").glob("*"))) == 1  # all in one
 
 
 def test_rows_survive_an_exception_on_the_way(grey, data, tmp_path):

@@ -51,7 +51,7 @@ class CAM:
         """
         activations = activations_of(first)
         try:
-            weights = _class_weights(classifier, first)[classes]
+            weights = class_weights(classifier, first)[classes]
         except ModelError:
             if self.otherwise is None:
                 raise
@@ -60,11 +60,14 @@ class CAM:
         return AttributionMaps(combine(weights, activations, size), forwards=0)
 
 
-def _class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c k"]:
-    """The weights of the fully connected layer.
+def class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c k"]:
+    """The weights of the fully connected layer of a network that ends GAP → FC.
 
     Which layer it is, and that nothing else stands between, is not guessed from names but
     checked on this very image: the layer's answer to the pooled maps must be the network's.
+
+    Raises:
+        ModelError: the network does not end so.
     """
     pooled = activations_of(first).mean(dim=(1, 2))
     # What a half-precision network computed is only so exact.

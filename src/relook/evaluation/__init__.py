@@ -1,11 +1,18 @@
 """Labelled data in, rows out, and what the rows say."""
 
-from relook.evaluation.data import DataError, LabelledImage, LabelledImages, read_data
+from relook.evaluation.data import (
+    DataError,
+    LabelledImage,
+    LabelledImages,
+    class_names,
+    read_data,
+)
 from relook.evaluation.evaluation import Evaluation, evaluate, rivals_of
 from relook.evaluation.rows import Answer, Row, from_table, to_table
-from relook.evaluation.run import Run, RunError
+from relook.evaluation.run import Run
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
 from relook.evaluation.tuning import GATES, Candidate, Tuning, tune
+from relook.folder import RunError
 
 __all__ = [
     "GATES",
@@ -23,6 +30,7 @@ __all__ = [
     "Statistics",
     "Tally",
     "Tuning",
+    "class_names",
     "evaluate",
     "from_table",
     "read_data",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,18 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def content(self) -> str:
+        """A digest of names, labels and file sizes: another for other data."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            try:
+                size = image.path.stat().st_size
+            except OSError:
+                size = -1
+            digest.update(f"{image.name}\0{image.label}\0{size}\n".encode())
+        return digest.hexdigest()[:16]
 
     def sample(self, count: int) -> LabelledImages:
         """So many of them at random, the same every time; all if there are no more."""
@@ -114,9 +127,36 @@ def read_data(data: str | os.PathLike[str], labels: Sequence[str]) -> LabelledIm
     )
 
 
+def class_names(data: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The classes of data that no classifier knows yet: the folders' names, those without images
+    among them, or the table's labels; sorted, by value where all are numbers.
+
+    Raises:
+        DataError: there is no such data, or it is no such table.
+    """
+    root = Path(data)
+    if root.is_dir():
+        return tuple(_sorted(folder.name for folder in _class_folders(root)))
+    if root.suffix.lower() in _TABLES and root.is_file():
+        return tuple(_sorted({label for _, _, label in _of_table(root)}))
+    raise DataError(
+        f"{root}: neither a folder of class folders nor a table (.csv or .parquet) with the "
+        "columns image and label"
+    )
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    found = sorted(names)
+    return sorted(found, key=int) if all(name.isdecimal() for name in found) else found
+
+
+def _class_folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
 def _of_folder(root: Path) -> list[tuple[str, Path, str]]:
     """(name, path, class name) of every image in every class folder, sorted."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = _class_folders(root)
     found = [
         (path.relative_to(root).as_posix(), path, folder.name)
         for folder in folders
@@ -175,9 +215,7 @@ def _of_table(table: Path) -> list[tuple[str, Path, str]]:
 def _label(
     pairs: Sequence[tuple[str, Path, str]], labels: Sequence[str], root: Path, index_allowed: bool
 ) -> LabelledImages:
-    names = sorted({name for _, _, name in pairs})
-    if all(name.isdecimal() for name in names):
-        names.sort(key=int)
+    names = _sorted({name for _, _, name in pairs})
     classes, matched = _match(names, labels, index_allowed, root)
     images = tuple(LabelledImage(name, path, classes[own]) for name, path, own in pairs)
     return LabelledImages(images, matched)

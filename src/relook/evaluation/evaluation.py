@@ -18,11 +18,12 @@ from torch import Tensor
 from relook.classifier import Classifier, FirstLook
 from relook.correction import AMBIGUOUS, Corrector, Outcome
 from relook.errors import ModelError
-from relook.evaluation.data import LabelledImage, LabelledImages, read_data
+from relook.evaluation.data import LabelledImages, read_data
 from relook.evaluation.rows import Answer, Row
-from relook.evaluation.run import Run, versions, write_atomically
+from relook.evaluation.run import Run
 from relook.evaluation.statistics import Method, Statistics
 from relook.evaluation.work import Labelled, Rows, work
+from relook.folder import versions, write_atomically
 from relook.looks import Look, Preset
 
 
@@ -203,7 +204,7 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
             "images": len(data),
             "classes": len({image.label for image in data.images}),
             "matched": data.matched,
-            "content": _content(data.images),
+            "content": data.content,
         },
         "versions": versions(),
     }
@@ -248,16 +249,4 @@ def _weights(classifier: Classifier) -> str:
             content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(content.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _content(images: Sequence[LabelledImage]) -> str:
-    """Of names, labels and file sizes: another for other data."""
-    digest = hashlib.sha256()
-    for image in images:
-        try:
-            size = image.path.stat().st_size
-        except OSError:
-            size = -1
-        digest.update(f"{image.name}\0{image.label}\0{size}\n".encode())
     return digest.hexdigest()[:16]

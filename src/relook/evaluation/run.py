@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from relook.errors import RelookError
 from relook.evaluation.rows import SCHEMA, Row, from_table, to_table
-
-_PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
-_SHOWN = 80
-
-
-class RunError(RelookError):
-    """The folder holds another run, or rows that cannot be read."""
+from relook.folder import RunError, claimed, write_atomically
 
 
 @dataclass(frozen=True)
@@ -56,40 +47,14 @@ class Run:
                 shows the difference; another process works in it; it cannot be read or made.
         """
         run = cls(Path(folder), json.loads(json.dumps(settings)))
-        file = run.folder / "run.json"
-        try:
-            (run.folder / "rows").mkdir(parents=True, exist_ok=True)
-            lock = _lock(run.folder)
-        except OSError as error:
-            raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
-        with lock:
-            run._begin(file)
+        with claimed(run.folder, run.settings, lambda: bool(run._parts())):
             try:
-                yield run
-            finally:
-                if not run._parts():
-                    file.unlink(missing_ok=True)
-
-    def _begin(self, file: Path) -> None:
-        """Write run.json, or compare with what is there."""
-        try:
-            if not file.exists():
-                if self._parts():
-                    raise RunError(
-                        f"{self.folder} holds rows but no run.json; choose another folder"
-                    )
-                write_atomically(file, json.dumps(self.settings, indent=2, ensure_ascii=False))
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
-        different = list(_differences(found, self.settings))
-        if different:
-            raise RunError(
-                f"{self.folder} holds another run; choose another folder, or delete it to begin "
-                f"anew. Different: {'; '.join(different)}"
-            )
-        for left in (self.folder / "rows").glob("*.writing"):
-            left.unlink(missing_ok=True)
+                (run.folder / "rows").mkdir(exist_ok=True)
+                for left in (run.folder / "rows").glob("*.writing"):
+                    left.unlink(missing_ok=True)
+            except OSError as error:
+                raise RunError(f"{run.folder}: cannot be used ({error})") from error
+            yield run
 
     def rows(self) -> list[Row]:
         """All rows that are there, in the order of the data.
@@ -135,63 +100,3 @@ class Run:
 
     def _parts(self) -> list[Path]:
         return sorted((self.folder / "rows").glob("part-*.parquet"))
-
-
-def _lock(folder: Path) -> IO[bytes]:
-    """The folder for this process alone, until the file is closed or the process ends.
-
-    Raises:
-        RunError: another process has it.
-    """
-    file = (folder / "rows" / ".lock").open("ab")
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise RunError(f"{folder}: another process is at work in it; wait, or stop it") from error
-    except (ImportError, OSError):
-        pass  # no such locks on this system, or on this disk
-    return file
-
-
-def write_atomically(file: Path, content: bytes | str) -> None:
-    """All of it or nothing."""
-    beside = file.with_name(file.name + ".writing")
-    with beside.open("wb") as stream:
-        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(file)
-
-
-def versions() -> dict[str, str]:
-    """Of what computes the rows."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in dict.fromkeys((*wanted, *found)):
-            inner = f"{name}.{key}" if name else key
-            yield from _differences(found.get(key), wanted.get(key), inner)
-    elif found != wanted:
-        was, now = (json.dumps(value, ensure_ascii=False) for value in (found, wanted))
-        unlike = (place for place, (a, b) in enumerate(zip(was, now, strict=False)) if a != b)
-        start = max(0, next(unlike, 0) - _SHOWN // 2)
-        yield f"{name} was {_short(was, start)} and is {_short(now, start)} now"
-
-
-def _short(text: str, start: int) -> str:
-    """All of it, or what lies around the first difference."""
-    if len(text) <= _SHOWN:
-        return text
-    end = start + _SHOWN
-    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"

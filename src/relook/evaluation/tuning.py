@@ -21,10 +21,11 @@ from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.evaluation import after, before, describe
 from relook.evaluation.rows import Answer, Row
-from relook.evaluation.run import Run, RunError
+from relook.evaluation.run import Run
 from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import FILLS
+from relook.folder import RunError
 from relook.looks import Flip, Preset
 
 LOOKS = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")

@@ -1,0 +1,135 @@
+"""A run's folder: one process at a time, one set of settings, files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from relook.errors import RelookError
+
+_PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
+_SHOWN = 80
+
+
+class RunError(RelookError):
+    """The folder holds another run, or something that cannot be read."""
+
+
+@contextmanager
+def claimed(
+    folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]
+) -> Iterator[None]:
+    """Begin a run in this folder, or go on with the one that is there; nobody else can meanwhile.
+
+    A run that ends before anything is kept of it leaves no run.json: another may begin there.
+
+    Args:
+        folder: made where it is not there.
+        settings: all that the run depends on, as JSON has it; kept in run.json.
+        begun: whether anything of a run is kept there.
+
+    Raises:
+        RunError: the folder holds a run of other settings, data or versions, and the message
+            shows the difference; another process works in it; it cannot be read or made.
+    """
+    file = folder / "run.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+    except OSError as error:
+        raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
+    with lock:
+        _begin(file, settings, begun())
+        try:
+            yield
+        finally:
+            if not begun():
+                file.unlink(missing_ok=True)
+
+
+def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
+    """Write run.json, or compare with what is there."""
+    try:
+        if not file.exists():
+            if begun:
+                raise RunError(
+                    f"{file.parent} holds parts of a run but no run.json; choose another folder"
+                )
+            write_atomically(file, json.dumps(settings, indent=2, ensure_ascii=False))
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
+    different = list(_differences(found, settings))
+    if different:
+        raise RunError(
+            f"{file.parent} holds another run; choose another folder, or delete it to begin "
+            f"anew. Different: {'; '.join(different)}"
+        )
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """The folder for this process alone, until the file is closed or the process ends.
+
+    Raises:
+        RunError: another process has it.
+    """
+    file = (folder / ".lock").open("ab")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RunError(f"{folder}: another process is at work in it; wait, or stop it") from error
+    except (ImportError, OSError):
+        pass  # no such locks on this system, or on this disk
+    return file
+
+
+def write_atomically(file: Path, content: bytes | str) -> None:
+    """All of it or nothing."""
+    beside = file.with_name(file.name + ".writing")
+    with beside.open("wb") as stream:
+        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(file)
+
+
+def versions() -> dict[str, str]:
+    """Of what computes the results."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys((*wanted, *found)):
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(found.get(key), wanted.get(key), inner)
+    elif found != wanted:
+        was, now = (json.dumps(value, ensure_ascii=False) for value in (found, wanted))
+        unlike = (place for place, (a, b) in enumerate(zip(was, now, strict=False)) if a != b)
+        start = max(0, next(unlike, 0) - _SHOWN // 2)
+        yield f"{name} was {_short(was, start)} and is {_short(now, start)} now"
+
+
+def _short(text: str, start: int) -> str:
+    """All of it, or what lies around the first difference."""
+    if len(text) <= _SHOWN:
+        return text
+    end = start + _SHOWN
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
