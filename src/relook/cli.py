@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from relook.errors import RelookError
+from relook.errors import ModelError, RelookError
 
 if TYPE_CHECKING:
     from relook.classifier import Classifier
@@ -457,6 +457,82 @@ def export(
     layer = f", target layer {classifier.target_layer}" if classifier.has_target_layer else ""
     typer.echo(f"{classifier.name}: input {height}×{width}{layer}", err=True)
     typer.echo(f"written: {file} and {beside}", err=True)
+
+
+@app.command(
+    "train-multicam",
+    epilog="Example: relook train-multicam scenes --output run  (scenes: train/ and test/, each "
+    "with a folder of images for each class)",
+)
+def train_multicam(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder with train/ and test/ class folders; or class folders or a table, of "
+            "which 30 % are split off as test images.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="The run's folder; a training that is there goes on.")
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            metavar="M",
+            help="Of both networks, as for --model elsewhere; it must end global average pooling, "
+            "one fully connected layer.",
+        ),
+    ] = "bundled/efficientnet_lite0",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bundled|none|FILE",
+            help="What both begin from; by default bundled ones, or those of the backbone's "
+            "library.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="At most, for each of the three stages; 8, or 40 from none."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of the split and the training.")] = 0,
+    device: Device = None,
+) -> None:
+    """Train MultiCAM: a second network on what the first one looked at, and their fusion."""
+    from rich.console import Console
+
+    with _usage_errors():
+        from relook.evaluation import DataError
+        from relook.folder import RunError
+        from relook.models.multicam import train_multicam as train
+        from relook.report.terminal import print_training, training_bar
+    try:
+        with training_bar() as bar:
+            training = train(
+                data,
+                output,
+                backbone=backbone,
+                weights=weights,
+                epochs=epochs,
+                seed=seed,
+                device=device,
+                on_images=bar.images,
+                on_progress=bar,
+            )
+    except (DataError, RunError, ModelError) as error:
+        _refuse(str(error))
+    except RelookError as error:
+        _complain(str(error))
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        _complain(f"stopped; the same command goes on from there ({output})")
+        raise typer.Exit(INTERRUPTED) from None
+    print_training(Console(), training)
+    typer.echo(f"trained: {output}; a model name, for --model and relook.load", err=True)
+    typer.echo(f"Does it pay? relook compare {data} --model {output} --output compared", err=True)
 
 
 @app.command(epilog="Example: relook demo --output demo")

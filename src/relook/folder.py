@@ -22,9 +22,7 @@ class RunError(RelookError):
 
 
 @contextmanager
-def claimed(
-    folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]
-) -> Iterator[None]:
+def claimed(folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]) -> Iterator[None]:
     """Begin a run in this folder, or go on with the one that is there; nobody else can meanwhile.
 
     A run that ends before anything is kept of it leaves no run.json: another may begin there.

@@ -47,8 +47,9 @@ def load(
         name: "bundled/efficientnet_lite0" (weights come installed, no network access; _lite1 and
             _lite2 once their packages are installed),
             "timm/<name>[.<tag>]", "torchvision/<name>[.<weights>]", "hf/<folder>" for a model of
-            transformers, "net.onnx" for an ONNX file, or "module:function" for a function of
-            yours that returns a `relook.Classifier`.
+            transformers, "net.onnx" for an ONNX file, "module:function" for a function of
+            yours that returns a `relook.Classifier`, or a folder of `relook train-multicam` (its
+            fused network; with /target or /object behind it, one of the two).
         pretrained: whether timm's and torchvision's own weights are used; False: random ones.
         checkpoint: your weights instead: a safetensors file, or a `.pth` that
             `torch.load(weights_only=True)` can read; a state dict, or one under "state_dict" or
@@ -110,13 +111,24 @@ def load(
 
 
 def _named(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
+    from relook.models import multicam
+
+    if multicam.is_run(name):
+        if checkpoint is not None:
+            raise ModelError(f"{name}: a trained folder has its own weights; drop checkpoint")
+        return multicam.load_run(name)
     source, slash, rest = name.partition("/")
     if slash and source in _SOURCES:
         return _SOURCES[source](rest, pretrained, checkpoint)
     if ":" in name:
         return function.load(name, checkpoint)
     known = ", ".join(f"{source}/<name>" for source in _SOURCES)
-    raise ModelError(f"model {name!r} is unknown; pass {known}, net.onnx or module:function")
+    if Path(name).is_dir():
+        raise ModelError(f"{name}: a folder without run.json; name one of relook train-multicam")
+    raise ModelError(
+        f"model {name!r} is unknown; pass {known}, net.onnx, module:function or the folder of "
+        "relook train-multicam"
+    )
 
 
 def _move(

@@ -106,9 +106,7 @@ class CamNet(nn.Module):
         return torch.einsum("ck,nkuv->ncuv", weights - weights.mean(dim=0), maps)
 
 
-def saliency(
-    class_maps: Float[Tensor, "n c u v"], size: tuple[int, int]
-) -> Float[Tensor, "n h w"]:
+def saliency(class_maps: Float[Tensor, "n c u v"], size: tuple[int, int]) -> Float[Tensor, "n h w"]:
     """S: one map in [0, 1] of the CAMs of all classes (decision 2); all 1 where they are flat.
 
     Args:

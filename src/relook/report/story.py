@@ -194,3 +194,10 @@ def percent(share: float) -> str:
 def count(number: int, what: str) -> str:
     """For instance "1 image" or "2,000 images"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """For instance "48 s", "25 min" or "3.2 h"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f}\u00a0s"
+    return f"{seconds / 60:.0f}\u00a0min" if seconds < 5970 else f"{seconds / 3600:.1f}\u00a0h"

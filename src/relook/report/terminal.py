@@ -20,8 +20,12 @@ from rich.progress import (
 from rich.table import Table
 
 from relook.evaluation import Method, Pairing, Row, Statistics, Tally
+from relook.multicam import Epoch, Training
+from relook.multicam import Progress as TrainingProgress
 from relook.report.findings import Findings, gain, significance
-from relook.report.story import Story, count, percent
+from relook.report.story import Story, count, duration, percent
+
+STAGE_NAMES = {"target": "TargetNet", "object": "ObjectNet", "fusion": "fusion"}
 
 _STYLES = {True: "green", False: "red"}
 
@@ -79,6 +83,65 @@ class EvaluationBar:
         self._progress.update(self._task, completed=self._done, told=told)
 
 
+class TrainingBar:
+    """A bar over the steps of each stage: loss, accuracy, estimate; a line for each epoch."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._validated = ""
+
+    def images(self, done: int, total: int) -> None:
+        """So many images are read, before the training."""
+        task = self._task("reading the images", total)
+        self._progress.update(task, completed=done, visible=done < total)
+
+    def __call__(self, told: TrainingProgress) -> None:
+        """A step is done, or an epoch."""
+        name = STAGE_NAMES[told.stage]
+        task = self._task(told.stage, told.epochs * told.steps)
+        done = max(0, told.epoch - 1) * told.steps + told.step
+        running = ""
+        if told.loss is not None and told.accuracy is not None:
+            running = f"loss {told.loss:.3f}, {percent(told.accuracy)} right"
+        if told.ended:
+            self._validated = f"validation {percent(told.ended.validation_accuracy)}"
+            if done > self._progress.tasks[task].completed or not told.ended.epoch:
+                self._line(name, told.ended)
+        self._progress.update(
+            task,
+            description=f"{name}, epoch {max(1, told.epoch)} of {told.epochs}",
+            completed=done,
+            told=" · ".join(part for part in (running, self._validated) if part),
+        )
+
+    def _task(self, name: str, total: int) -> TaskID:
+        if name not in self._tasks:
+            for other in self._tasks.values():
+                self._progress.update(other, visible=False)
+            self._tasks[name] = self._progress.add_task(name, total=total, told="")
+            self._validated = ""
+        return self._tasks[name]
+
+    def _line(self, name: str, epoch: Epoch) -> None:
+        if not self._progress.console.is_terminal:
+            return
+        trained = "before the training"
+        if epoch.loss is not None and epoch.accuracy is not None:
+            trained = f"loss {epoch.loss:.3f}, {percent(epoch.accuracy)} right"
+        self._progress.console.print(
+            f"[dim]{name}, epoch {epoch.epoch}: {trained}; validation loss "
+            f"{epoch.validation_loss:.3f}, {percent(epoch.validation_accuracy)} right[/]"
+        )
+
+
+@contextmanager
+def training_bar() -> Iterator[TrainingBar]:
+    """Of `relook train-multicam`; nothing at all in a pipe."""
+    with _progress(TextColumn("{task.fields[told]}")) as progress:
+        yield TrainingBar(progress)
+
+
 @contextmanager
 def progress_bars(images: int) -> Iterator[Bars]:
     """Bars with an estimate on a terminal; nothing at all in a pipe."""
@@ -110,6 +173,24 @@ def _progress(*more: TextColumn) -> Iterator[Progress]:
     )
     with progress if console.is_terminal else nullcontext():
         yield progress
+
+
+def print_training(console: Console, training: Training) -> None:
+    """What each stage of a training came to."""
+    table = Table(title=escape(str(training.folder)), title_justify="left", title_style="bold")
+    table.add_column("stage")
+    for column in ("epochs", "kept", "validation loss", "right %", "time"):
+        table.add_column(column, justify="right")
+    for name, stage in training.stages.items():
+        table.add_row(
+            STAGE_NAMES[name],
+            f"{stage.epochs[-1].epoch}",
+            f"{stage.best.epoch}",
+            f"{stage.best.validation_loss:.3f}",
+            f"{100 * stage.best.validation_accuracy:.1f}",
+            duration(stage.seconds),
+        )
+    console.print(table)
 
 
 def print_story(console: Console, story: Story) -> None:

@@ -1,0 +1,164 @@
+"""A folder of `relook train-multicam`: its networks as classifiers, and the training itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relook.classifier import Classifier
+from relook.errors import ModelError
+from relook.models.load import DEFAULT_MODEL, load
+from relook.multicam import (
+    STAGES,
+    Networks,
+    OnImages,
+    OnProgress,
+    Plan,
+    Training,
+    read_training_data,
+    restore,
+    train,
+)
+
+_FINE_TUNED = Plan(epochs=8, rate=5e-4, seed=0)
+_FROM_SCRATCH = Plan(epochs=40, rate=3e-3, seed=0)
+
+
+def is_run(name: str) -> bool:
+    """Whether this is a folder of a run, or of a stage in one."""
+    return _place(name) is not None
+
+
+def load_run(name: str) -> Classifier:
+    """The fused network of RUN; that of a stage for RUN/target, RUN/object and RUN/fusion.
+
+    Raises:
+        ModelError: the training is not so far.
+        RunError: the folder holds no training, or cannot be read.
+    """
+    place = _place(name)
+    assert place is not None
+    folder, stage = place
+    [classifier] = load_stages(Training.read(folder), [stage])
+    return classifier
+
+
+def load_stages(
+    training: Training, stages: Sequence[str], device: str | torch.device | None = None
+) -> list[Classifier]:
+    """Classifiers of what the stages made: TargetNet alone, ObjectNet alone, both fused.
+
+    Raises:
+        ModelError: a stage is not done, or the backbone cannot be made again.
+        RunError: its weights cannot be read.
+    """
+    needed = STAGES[: 1 + max(map(STAGES.index, stages))]
+    for stage in needed:
+        if stage not in training.stages:
+            raise ModelError(
+                f"{training.folder}: the training is not done, {stage} is missing; the same relook "
+                "train-multicam goes on"
+            )
+    backbone = str(training.settings["backbone"])
+    networks = Networks.make(
+        lambda: load(backbone, pretrained=False, device=device), training.labels, seed=0
+    )
+    for stage in needed:
+        restore(networks.stage(stage).network, training.folder / stage)
+    made = [networks.classifier(stage, training.labels) for stage in stages]
+    for stage, classifier in zip(stages, made, strict=True):
+        classifier.name = str(training.folder / stage)
+    return made
+
+
+def train_multicam(
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    backbone: str = DEFAULT_MODEL,
+    weights: str | os.PathLike[str] | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    on_images: OnImages | None = None,
+    on_progress: OnProgress | None = None,
+) -> Training:
+    """Train a MultiCAM (see `relook.multicam.network`): TargetNet, ObjectNet and their fusion.
+
+    Each stage is kept when it is done, and what is done of one after every epoch and every minute:
+    the same call goes on where another was stopped or killed, to the same weights (on a CPU with
+    the same number of threads). `relook.load(output)` is then the fused network, and
+    `relook.load(f"{output}/target")` TargetNet.
+
+    Args:
+        data: a folder with train/ and test/, each with a folder of images for each class; or class
+            folders, or a table, of which 30 % of each class are split off as test images. Of the
+            training images 10 % of each class choose the epoch to keep.
+        output: the folder of the run, RUN.
+        backbone: a network that ends global average pooling → one fully connected layer:
+            "bundled/efficientnet_lite0", "timm/<name>", "torchvision/<name>", "module:function".
+        weights: what both networks begin from: "bundled" (those that come installed), "none"
+            (random ones), or a file of the backbone's, in any number of classes. None is bundled
+            for bundled backbones, else what `relook.load` takes.
+        epochs: at most so many for each stage; 8 by default, 40 from random weights.
+        seed: of the split, of random weights, of the order and the augmentation.
+        device: as for `relook.load`.
+        on_images: told how many images are read, before the training.
+        on_progress: told of every step.
+
+    Raises:
+        DataError: the data cannot be trained on: an image that cannot be read, a class that is
+            empty, classes that differ, a test image among the training images.
+        ModelError: the backbone does not end so, or its weights cannot be had.
+        RunError: `output` holds something else, or another process works in it.
+    """
+    if epochs is not None and epochs < 1:
+        raise ModelError(f"epochs must be 1 or more, not {epochs}")
+    options, described = _start(backbone, weights)
+    usual = _FROM_SCRATCH if described == "none" else _FINE_TUNED
+    return train(
+        read_training_data(data),
+        output,
+        lambda: load(backbone, device=device, dtype="float32", **options),
+        Plan(epochs or usual.epochs, usual.rate, seed),
+        {"backbone": backbone, "weights": described},
+        on_images,
+        on_progress,
+    )
+
+
+def _start(backbone: str, weights: str | os.PathLike[str] | None) -> tuple[dict[str, Any], str]:
+    """Options of `load` for the starting weights, and what to call those."""
+    bundled = backbone.startswith("bundled/")
+    if weights is None:
+        return {}, "bundled" if bundled else "own"
+    if weights == "bundled":
+        if not bundled:
+            raise ModelError(
+                f"{backbone} has no bundled weights; pass a file of its weights, none for random "
+                "ones, or leave --weights out for those of its library"
+            )
+        return {}, "bundled"
+    if weights == "none":
+        return {"pretrained": False}, "none"
+    file = Path(weights)
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file of weights; pass one, or bundled, or none")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    return {"checkpoint": file}, f"file {digest}"
+
+
+def _place(name: str) -> tuple[Path, str] | None:
+    """The folder and the stage that are meant."""
+    place = Path(name)
+    if (place / "run.json").is_file():
+        return place, "fusion"
+    if place.name in STAGES and (place.parent / "run.json").is_file():
+        return place.parent, place.name
+    return None

@@ -1,0 +1,287 @@
+"""Which images a MultiCAM is trained on, which stop it early, and which it must never see."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from relook.errors import ImageError
+from relook.evaluation import DataError, LabelledImage, LabelledImages, class_names, read_data
+from relook.folder import RunError
+from relook.images import open_image, quiet
+
+Part = Literal["train", "validation", "test"]
+
+TEST_SHARE = 0.3
+"""Of each class, where the data have no test images of their own."""
+VALIDATION_SHARE = 0.1
+"""Of each class's training images: they choose the epoch to keep, and nothing is fitted to them."""
+
+_SHOWN = 5
+_COLUMNS = ("image", "label", "part", "sha256")
+
+OnImages = Callable[[int, int], None]
+"""Told (images read, images in all)."""
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """One image, its class, and what it is for.
+
+    Attributes:
+        name: its path relative to the data.
+        path: where it is.
+        label: 0-based class index.
+        part: "train", "validation" (see `VALIDATION_SHARE`) or "test".
+        sha256: of the file's bytes: a copy of it is the same image.
+    """
+
+    name: str
+    path: Path
+    label: int
+    part: Part
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Labelled images that have no parts yet.
+
+    Attributes:
+        root: the folder, or the folder of the table.
+        labels: the classes, in the order of the outputs.
+        train: all images but those of `test`.
+        test: those of DATA/test; None where they are still to be split off.
+    """
+
+    root: Path
+    labels: tuple[str, ...]
+    train: LabelledImages
+    test: LabelledImages | None
+
+    @property
+    def content(self) -> str:
+        """A digest of names, labels and file sizes."""
+        return self.train.content + (self.test.content if self.test else "")
+
+
+def is_divided(data: str | os.PathLike[str]) -> bool:
+    """Whether the data are a folder with the folders train/ and test/."""
+    return all((Path(data) / part).is_dir() for part in ("train", "test"))
+
+
+def read_training_data(data: str | os.PathLike[str]) -> TrainingData:
+    """The classes and images of a folder with train/ and test/, or of one to be split.
+
+    Args:
+        data: a folder that holds train/ and test/ with a folder for each class; or class folders,
+            or a table, as `read_data` takes them.
+
+    Raises:
+        DataError: there is no such data, a class has too few images, or the classes of train/ and
+            test/ differ.
+    """
+    root = Path(data)
+    if root.is_dir() and not is_divided(root):
+        for part in ("train", "test"):
+            if (root / part).is_dir():
+                other = "test" if part == "train" else "train"
+                raise DataError(
+                    f"{root}: holds {part}/ but no {other}/; both are expected, or class folders "
+                    "alone, of which some images are split off as test images"
+                )
+    own = root / "train" if is_divided(root) else root
+    labels = class_names(own)
+    train = read_data(own, labels)
+    _check_counts(own, labels, train.images, 2 if own != root else 3)
+    if own == root:
+        return TrainingData(root if root.is_dir() else root.parent, labels, train, None)
+    others = class_names(root / "test")
+    if set(others) != set(labels):
+        only = [("train", set(labels) - set(others)), ("test", set(others) - set(labels))]
+        told = "; ".join(f"only in {p}/: {_some(sorted(c))}" for p, c in only if c)
+        raise DataError(f"{root}: the classes of train/ and test/ differ ({told})")
+    test = read_data(root / "test", labels)
+    _check_counts(root / "test", labels, test.images, 1)
+    return TrainingData(root, labels, train, test)
+
+
+def divide(
+    data: TrainingData, seed: int, on_images: OnImages | None = None
+) -> tuple[TrainingImage, ...]:
+    """Read every image once, and say what each is for.
+
+    Of each class `VALIDATION_SHARE` of the training images, and before that `TEST_SHARE` of all
+    where there is no test/, are chosen with the seed; copies of one file stay together.
+
+    Raises:
+        DataError: an image of the training cannot be read, is in two classes, or is among both
+            the training and the test images.
+    """
+    test = () if data.test is None else data.test.images
+    images = [*data.train.images, *test]
+    found, errors = [], []
+    for number, (digest, error) in enumerate(_read([i.path for i in images]), 1):
+        found.append(digest)
+        if error and number <= len(data.train.images):
+            errors.append(error)
+        if on_images:
+            on_images(number, len(images))
+    if errors:
+        raise DataError(
+            f"{data.root}: {_number(errors, 'image')} cannot be used; put right or remove: "
+            + _some(errors)
+        )
+    own = dict(zip((image.path for image in images), found, strict=True))
+    _check_copies(data, own)
+    chosen = _chosen(data, own, seed)
+    prefix = "" if data.test is None else "train/"
+    trained = [
+        TrainingImage(prefix + i.name, i.path, i.label, chosen[own[i.path]], own[i.path])
+        for i in data.train.images
+    ]
+    tested = [TrainingImage(f"test/{i.name}", i.path, i.label, "test", own[i.path]) for i in test]
+    return (*trained, *tested)
+
+
+def digests(images: Sequence[LabelledImage]) -> list[str]:
+    """SHA-256 of each image's file; empty for one that cannot be read."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_digest, [image.path for image in images]))
+
+
+def write_images(images: Sequence[TrainingImage], labels: Sequence[str]) -> str:
+    """The list as CSV: image, label, part, sha256."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows((i.name, labels[i.label], i.part, i.sha256) for i in images)
+    return text.getvalue()
+
+
+def read_images(file: Path, root: Path, labels: Sequence[str]) -> tuple[TrainingImage, ...]:
+    """What `write_images` wrote, of images in `root`.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    index = {label: place for place, label in enumerate(labels)}
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            return tuple(
+                TrainingImage(
+                    row["image"],
+                    root / row["image"],
+                    index[row["label"]],
+                    row["part"],  # type: ignore[arg-type]
+                    row["sha256"],
+                )
+                for row in csv.DictReader(stream)
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read as the list of images ({error})") from error
+
+
+def _check_counts(
+    root: Path, labels: Sequence[str], images: Sequence[LabelledImage], least: int
+) -> None:
+    if len(labels) < 2:
+        raise DataError(f"{root}: has one class ({labels[0]}); a classifier needs two or more")
+    counts = [0] * len(labels)
+    for image in images:
+        counts[image.label] += 1
+    few = [f"{name} ({n})" for name, n in zip(labels, counts, strict=True) if n < least]
+    if few:
+        needed = f"at least {least} image{'s' if least > 1 else ''}"
+        raise DataError(
+            f"{root}: every class needs {needed}; these have fewer: {_some(few)}. Add images, or "
+            "remove the class"
+        )
+
+
+def _check_copies(data: TrainingData, digest: dict[Path, str]) -> None:
+    first = {digest[image.path]: image for image in reversed(data.train.images)}
+    twice = [
+        f"{first[digest[i.path]].name} and {i.name}"
+        for i in data.train.images
+        if first[digest[i.path]].label != i.label
+    ]
+    if twice:
+        raise DataError(
+            f"{data.root}: the same image is in two classes: {_some(twice)}; remove one of the two"
+        )
+    tested = () if data.test is None else data.test.images
+    seen = [
+        f"test/{i.name} is train/{first[digest[i.path]].name}"
+        for i in tested
+        if digest[i.path] in first
+    ]
+    if seen:
+        raise DataError(
+            f"{data.root}: {_number(seen, 'test image')} also among the training images: "
+            f"{_some(seen)}; remove one of the two"
+        )
+
+
+def _chosen(data: TrainingData, digest: dict[Path, str], seed: int) -> dict[str, Part]:
+    """What each image is for, by its digest."""
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for image in data.train.images:
+        by_class[image.label].append(digest[image.path])
+    chosen: dict[str, Part] = {}
+    for label, members in by_class.items():
+        distinct = list(dict.fromkeys(members))
+        random.Random(f"{seed} {data.labels[label]}").shuffle(distinct)
+        left = len(distinct)
+        tested = max(1, round(TEST_SHARE * left)) if data.test is None else 0
+        held = max(1, round(VALIDATION_SHARE * (left - tested)))
+        if left - tested - held < 1:
+            raise DataError(
+                f"{data.root}: class {data.labels[label]} has {left} different images, too few "
+                "to train, to choose and to test on"
+            )
+        parts: list[Part] = ["test"] * tested + ["validation"] * held  # type: ignore[assignment]
+        parts += ["train"] * (left - len(parts))
+        chosen |= dict(zip(distinct, parts, strict=True))
+    return chosen
+
+
+def _read(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """(digest, error) of each file, in order; decoded once, so that damage is known now."""
+    with quiet(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(_examine, paths)
+
+
+def _examine(path: Path) -> tuple[str, str]:
+    try:
+        open_image(path)
+    except (ImageError, ValueError, MemoryError) as error:
+        return "", str(error) or type(error).__name__
+    return _digest(path), ""
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _number(things: Sequence[str], what: str) -> str:
+    return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
+
+
+def _some(things: Iterable[str]) -> str:
+    listed = list(things)
+    more = f", and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
