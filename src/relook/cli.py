@@ -16,8 +16,9 @@ from relook.errors import ModelError, RelookError
 if TYPE_CHECKING:
     from relook.classifier import Classifier
     from relook.correction import Corrector
-    from relook.evaluation import LabelledImages, Tuning
+    from relook.evaluation import LabelledImages, Row, Tuning
     from relook.looks import Preset
+    from relook.multicam import Trained
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _ERRORS_SHOWN = 20
@@ -313,7 +314,7 @@ def evaluate(
         rivals_of(corrector, rivals)
     _say_model(corrector)
     typer.echo(f"{len(labelled):,} images, labels matched {labelled.matched}", err=True)
-    try:
+    with _going_on(output):
         if tune:
             tried = (preset.look,) if look else LOOKS
             tuning, corrector, labelled = _tune(classifier, labelled, output, preset, tried)
@@ -321,14 +322,6 @@ def evaluate(
         else:
             name = look or preset.look
             status = _evaluate(corrector, labelled, output, rivals, name, as_json)
-    except RelookError as error:
-        _refuse_run(error)
-    except OSError as error:
-        _complain(f"{output}: cannot be written ({error}); the rows so far are kept")
-        status = FAILED
-    except KeyboardInterrupt:
-        _complain(f"stopped, with {_kept(output)}; the same command goes on from there ({output})")
-        status = INTERRUPTED
     raise typer.Exit(status)
 
 
@@ -392,12 +385,32 @@ def _evaluate(
     with progress_bars(1) as bars:
         write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
     typer.echo(f"report: {output / 'report.html'}", err=True)
-    errors = [row for row in evaluation.rows if row.error]
+    return _say_errors(evaluation.rows, output)
+
+
+def _say_errors(rows: Sequence[Row], output: Path) -> int:
+    """What became of images that could not be used, as an exit status."""
+    errors = [row for row in rows if row.error]
     for row in errors[:_ERRORS_SHOWN]:
         _complain(str(row.error))
     if errors:
-        _complain(f"{len(errors)} of {len(data)} images could not be used; see {output}")
+        _complain(f"{len(errors)} of {len(rows)} images could not be used; see {output}")
     return FAILED if errors else DONE
+
+
+@contextmanager
+def _going_on(output: Path) -> Iterator[None]:
+    """Whatever stops a run, its rows are kept, and what is to be done is said."""
+    try:
+        yield
+    except RelookError as error:
+        _refuse_run(error)
+    except OSError as error:
+        _complain(f"{output}: cannot be written ({error}); the rows so far are kept")
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        _complain(f"stopped, with {_kept(output)}; the same command goes on from there ({output})")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _kept(output: Path) -> str:
@@ -533,6 +546,68 @@ def train_multicam(
     print_training(Console(), training)
     typer.echo(f"trained: {output}; a model name, for --model and relook.load", err=True)
     typer.echo(f"Does it pay? relook compare {data} --model {output} --output compared", err=True)
+
+
+@app.command(
+    epilog="Example: relook compare scenes --model run --output compared  (run: of relook "
+    "train-multicam)"
+)
+def compare(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled images that the networks were not trained on: a folder with test/, "
+            "class folders or a table; or what the training split.",
+        ),
+    ],
+    model: Annotated[
+        Path, typer.Option(metavar="RUN", help="The folder of relook train-multicam.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="The comparison's folder; one that is there goes on.")
+    ],
+    as_json: Json = False,
+    device: Device = None,
+    gate: Annotated[str | None, typer.Option(help=_GATE_HELP, show_default="0.5")] = None,
+    budget: Budget = None,
+    fast: Fast = False,
+) -> None:
+    """Retrain with MultiCAM, or just correct? All methods on the same images. Table and report."""
+    with _usage_errors():
+        from relook.correction import AMBIGUOUS
+        from relook.models.multicam import load_trained
+        from relook.multicam import test_images
+
+        preset = _preset("poster", gate, None, None, None, None, budget, fast)
+        trained = load_trained(model, device)
+        labelled = test_images(trained.training, data)
+        corrector = _corrector(trained.target, preset, AMBIGUOUS)
+    typer.echo(f"{len(labelled):,} test images, labels matched {labelled.matched}", err=True)
+    with _going_on(output):
+        status = _compare(trained, labelled, output, corrector, as_json)
+    raise typer.Exit(status)
+
+
+def _compare(
+    trained: Trained, data: LabelledImages, output: Path, corrector: Corrector, as_json: bool
+) -> int:
+    from rich.console import Console
+
+    from relook.multicam import compare as run
+    from relook.report.comparison import write_comparison
+    from relook.report.findings import find_comparison
+    from relook.report.terminal import evaluation_bar, print_comparison
+
+    with evaluation_bar("images", len(data)) as bar:
+        comparison = run(trained, data, output, corrector=corrector, on_rows=bar)
+    if as_json:
+        typer.echo(json.dumps(comparison.summary()))
+    else:
+        print_comparison(Console(), comparison, find_comparison(comparison))
+    write_comparison(comparison, trained, data, output / "report.html")
+    typer.echo(f"report: {output / 'report.html'}", err=True)
+    return _say_errors(comparison.rows, output)
 
 
 @app.command(epilog="Example: relook demo --output demo")

@@ -118,9 +118,9 @@ def evaluate(
     settings = {
         "k": corrector.k,
         "gate": corrector.gate,
-        "look": _spelt(corrector.look),
+        "look": spelt(corrector.look),
         "versus": {
-            name: {"k": rival.k, "gate": rival.gate, "look": _spelt(rival.look)}
+            name: {"k": rival.k, "gate": rival.gate, "look": spelt(rival.look)}
             for name, rival in rivals.items()
         },
         **describe(classifier, data),
@@ -237,7 +237,7 @@ def rivals_of(
     return rivals
 
 
-def _spelt(look: Look) -> str:
+def spelt(look: Look) -> str:
     """All of a look's options; an object without a spelling of its own is named by its class."""
     return re.sub(r" object at 0x[0-9a-f]+", "", repr(look))
 

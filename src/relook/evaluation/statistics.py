@@ -73,6 +73,16 @@ class Tally:
         return self.right / self.images if self.images else None
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of `top1` (Wilson 1927, the score interval of a proportion)."""
+        from scipy.stats import binomtest
+
+        if not self.images:
+            return None
+        found = binomtest(self.right, self.images).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
+
+    @property
     def top5(self) -> float | None:
         """Share with the true class among the first five."""
         return self.right5 / self.images if self.images else None

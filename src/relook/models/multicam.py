@@ -19,6 +19,7 @@ from relook.multicam import (
     OnImages,
     OnProgress,
     Plan,
+    Trained,
     Training,
     read_training_data,
     restore,
@@ -74,6 +75,19 @@ def load_stages(
     for stage, classifier in zip(stages, made, strict=True):
         classifier.name = str(training.folder / stage)
     return made
+
+
+def load_trained(
+    folder: str | os.PathLike[str], device: str | torch.device | None = None
+) -> Trained:
+    """All three networks of RUN, for `relook.multicam.compare`.
+
+    Raises:
+        ModelError: the training is not done.
+        RunError: the folder holds no training, or cannot be read.
+    """
+    training = Training.read(folder)
+    return Trained(training, *load_stages(training, STAGES, device))
 
 
 def train_multicam(

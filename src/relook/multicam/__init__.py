@@ -1,5 +1,16 @@
 """MultiCAM: a second network trained on what the first one looked at, and their fusion."""
 
+from relook.multicam.comparison import (
+    FUSED,
+    OBJECT,
+    TARGET,
+    Compared,
+    Comparison,
+    Trained,
+    compare,
+    masked,
+    test_images,
+)
 from relook.multicam.data import (
     OnImages,
     TrainingData,
@@ -12,9 +23,14 @@ from relook.multicam.run import KIND, STAGES, Networks, StageRecord, Training, r
 from relook.multicam.training import Epoch, OnProgress, Plan, Progress
 
 __all__ = [
+    "FUSED",
     "KIND",
+    "OBJECT",
     "STAGES",
+    "TARGET",
     "CamNet",
+    "Compared",
+    "Comparison",
     "Epoch",
     "MultiCAM",
     "Networks",
@@ -24,13 +40,17 @@ __all__ = [
     "Plan",
     "Progress",
     "StageRecord",
+    "Trained",
     "Training",
     "TrainingData",
     "TrainingImage",
+    "compare",
     "is_divided",
     "mask_filter",
+    "masked",
     "read_training_data",
     "restore",
     "saliency",
+    "test_images",
     "train",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from relook.correction import AMBIGUOUS
 from relook.evaluation import Method, Tally
@@ -74,13 +75,13 @@ def reliability(before: Tally, after: Tally) -> str:
         return _svg(figure)
 
 
-def gains(methods: dict[str, Method]) -> str:
-    """The gain of each method with its 95 % interval, in points."""
+def gains(methods: dict[str, Method], own: str) -> str:
+    """The gain of each method with its 95 % interval, in points; that of `own` stands out."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(5.2, 0.75 + 0.36 * len(methods))
         axes.axvline(0, color=_SOFT, linewidth=1)
-        for place, method in enumerate(methods.values()):
-            colour = _BEFORE if place else _AFTER
+        for place, (name, method) in enumerate(methods.items()):
+            colour = _AFTER if name == own else _BEFORE
             low, high = method.pairing.interval or (0.0, 0.0)
             axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2.4)
             axes.plot([100 * (method.pairing.gain or 0)], [place], "o", color=colour, markersize=7)
@@ -92,6 +93,31 @@ def gains(methods: dict[str, Method]) -> str:
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("gain of top-1 in points, with 95 % interval")
+        return _svg(figure)
+
+
+def learning(curves: dict[str, Sequence[tuple[int, float, float | None]]]) -> str:
+    """Share right by epoch, of validation images and dashed of training images, a panel a stage.
+
+    Args:
+        curves: by stage, (epoch, of validation images, of training images or None).
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(2.6 * len(curves), 2.3), layout="constrained")
+        panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+        for axes, (name, curve) in zip(panels, curves.items(), strict=True):
+            axes.spines[["top", "right"]].set_visible(False)
+            epochs = [epoch for epoch, _, _ in curve]
+            axes.plot(
+                epochs, [100 * right for _, right, _ in curve], color=_AFTER, marker="o", ms=4
+            )
+            trained = [(epoch, 100 * right) for epoch, _, right in curve if right is not None]
+            if trained:
+                axes.plot(*zip(*trained, strict=True), color=_BEFORE, linestyle="--")
+            axes.set_title(name, fontsize=10, color=_INK)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        panels[0].set_ylabel("right, %")
         return _svg(figure)
 
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from relook.correction import Corrector
 from relook.errors import RelookError
-from relook.evaluation import Evaluation, LabelledImages, Row, Statistics, Tally, Tuning
+from relook.evaluation import (
+    Evaluation,
+    LabelledImages,
+    Method,
+    Row,
+    Statistics,
+    Tally,
+    Tuning,
+)
 from relook.report import charts
 from relook.report.findings import change, find, gain, interval, p, significance
 from relook.report.page import render_page
@@ -78,55 +87,92 @@ def write_report(
         bars: where the progress of the galleries is shown.
     """
     statistics = evaluation.statistics
-    fixed = [row for row in evaluation.rows if row.fixed]
-    broken = [row for row in evaluation.rows if row.broken]
-    errors = [row for row in evaluation.rows if row.error]
     methods = {name: statistics.after, **statistics.rivals}
+    own = name
     if name in statistics.rivals:  # a rival of the same name is not the same look
-        methods = {f"{name} (this run)": statistics.after, **statistics.rivals}
-    classified = bool(statistics.before.images)
+        own = f"{name} (this run)"
+        methods = {own: statistics.after, **statistics.rivals}
     render_page(
         "evaluation.html.j2",
         file,
+        **figures(statistics, methods, own, "before", evaluation.labels, evaluation.rows),
+        **settings_of(evaluation.settings),
         found=find(statistics, corrector.gate),
-        statistics=statistics,
-        methods=methods,
-        tallies={"before": statistics.before, **{m: methods[m].tally for m in methods}},
         name=name,
         corrector=corrector,
         tuning=tuning,
         candidates=tuning.candidates[:_CANDIDATES] if tuning else (),
-        settings=evaluation.settings,
-        settings_text=json.dumps(_readable(evaluation), indent=2, ensure_ascii=False),
-        fixed=_gallery(fixed, corrector, data, bars),
-        broken=_gallery(broken, corrector, data, bars),
-        fixed_pairs=_pairs(statistics, evaluation.labels, fixed=True),
-        broken_pairs=_pairs(statistics, evaluation.labels, fixed=False),
-        errors=errors[:_ERRORS],
-        error_count=len(errors),
-        gains_chart=charts.gains(methods) if classified else "",
-        right_chart=charts.gap_histogram(statistics.right_gaps, "gap(1,2) of images first right"),
-        wrong_chart=charts.gap_histogram(
+        fixed=_gallery([r for r in evaluation.rows if r.fixed], corrector, data, bars),
+        broken=_gallery([r for r in evaluation.rows if r.broken], corrector, data, bars),
+    )
+
+
+def figures(
+    statistics: Statistics,
+    methods: dict[str, Method],
+    own: str,
+    first: str,
+    labels: Sequence[str],
+    rows: Sequence[Row],
+) -> dict[str, Any]:
+    """What every page about labelled images shows: tables and diagrams.
+
+    Args:
+        statistics: of the rows.
+        methods: in the order of the tables.
+        own: the one that the page is about, `statistics.after`.
+        first: what to call the first answers.
+        labels: the classes' names.
+        rows: of all images.
+    """
+    errors = [row for row in rows if row.error]
+    classified = bool(statistics.before.images)
+    return {
+        "statistics": statistics,
+        "methods": methods,
+        "own": own,
+        "first": first,
+        "tallies": {first: statistics.before, **{m: methods[m].tally for m in methods}},
+        "fixed_pairs": _pairs(statistics, labels, fixed=True),
+        "broken_pairs": _pairs(statistics, labels, fixed=False),
+        "errors": errors[:_ERRORS],
+        "error_count": len(errors),
+        "gains_chart": charts.gains(methods, own) if classified else "",
+        "right_chart": charts.gap_histogram(
+            statistics.right_gaps, "gap(1,2) of images first right"
+        ),
+        "wrong_chart": charts.gap_histogram(
             statistics.wrong_gaps, "Y[c₁] − Y[true] of images first wrong"
         ),
-        reliability_chart=charts.reliability(statistics.before, statistics.after.tally),
-        change=change,
-        gain=gain,
-        interval=interval,
-        p=p,
-        significance=significance,
-        hours=_hours,
-        million=_MILLION,
-    )
+        "reliability_chart": charts.reliability(statistics.before, statistics.after.tally),
+        "change": change,
+        "gain": gain,
+        "interval": interval,
+        "p": p,
+        "significance": significance,
+        "hours": _hours,
+        "million": _MILLION,
+    }
+
+
+def settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and their text without a thousand class names."""
+    model = {key: value for key, value in settings["model"].items() if key != "labels"}
+    text = json.dumps({**settings, "model": model}, indent=2, ensure_ascii=False)
+    return {"settings": settings, "settings_text": text}
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """So many of them at most, evenly spread over the data."""
+    count = min(count, len(rows))
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def _gallery(
     rows: Sequence[Row], corrector: Corrector, data: LabelledImages, bars: Bars | None
 ) -> list[Shown]:
-    count = min(GALLERY, len(rows))
-    chosen = [rows[place * len(rows) // count] for place in range(count)]
     shown = []
-    for row in chosen:
+    for row in spread(rows, GALLERY):
         if bars:
             bars.begin(f"gallery: {Path(row.image).name}")
         try:
@@ -160,9 +206,3 @@ def _hours(tally: Tally, images: int = _MILLION) -> str:
     """How long so many images take at this rate."""
     hours = tally.seconds / tally.images * images / 3600
     return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
-
-
-def _readable(evaluation: Evaluation) -> dict[str, object]:
-    """The settings without a thousand class names."""
-    model = {key: value for key, value in evaluation.settings["model"].items() if key != "labels"}
-    return {**evaluation.settings, "model": model}

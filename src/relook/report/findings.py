@@ -1,4 +1,4 @@
-"""What an evaluation found, in sentences that can be defended: verdict, rivals, cost."""
+"""What an evaluation or a comparison found, in sentences that can be defended."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relook.correction import AMBIGUOUS
-from relook.evaluation import Pairing, Statistics
-from relook.report.story import count, percent
+from relook.evaluation import Pairing, Statistics, Tally
+from relook.multicam import FUSED, OBJECT, TARGET, Comparison
+from relook.report.story import count, duration, percent
 
 _NOUNS = {"helps": "helps", "hurts": "hurts", "no evidence": "no evidence that it helps"}
 
@@ -64,6 +65,94 @@ def find(statistics: Statistics, gate: float | None) -> Findings:
         _numbers(pairing),
         tuple(remark for remark in remarks if remark),
     )
+
+
+def find_comparison(comparison: Comparison) -> Findings:
+    """What a comparison says of retraining with MultiCAM beside correcting."""
+    statistics = comparison.statistics
+    pairing = statistics.after.pairing
+    if not pairing.images:
+        return Findings("no evidence", "Nothing to judge", "No image could be classified.", ())
+    titles = {
+        "helps": "MultiCAM helps",
+        "hurts": "MultiCAM hurts",
+        "no evidence": "No evidence that MultiCAM helps",
+    }
+    remarks = [_correction(comparison), _head_to_head(comparison), _object(comparison)]
+    return Findings(pairing.verdict, titles[pairing.verdict], _numbers(pairing), tuple(remarks))
+
+
+def best_correction(comparison: Comparison) -> str:
+    """The correction of TargetNet that is right most often; of equals the one of least cost."""
+    rivals = comparison.statistics.rivals
+    corrections = {name: method for name, method in rivals.items() if name != OBJECT}
+    return max(
+        corrections,
+        key=lambda name: (corrections[name].tally.right, -corrections[name].tally.cost),
+        default="",
+    )
+
+
+def _correction(comparison: Comparison) -> str:
+    """How the best correction does against TargetNet."""
+    name = best_correction(comparison)
+    pairing = comparison.statistics.rivals[name].pairing
+    # The best of several is chosen on the same images: Bonferroni.
+    looks = len(comparison.statistics.rivals) - 1
+    value = min(1.0, looks * (pairing.p_value or 0.0))
+    if pairing.fixed <= pairing.broken:
+        return (
+            f"No correction is right more often than TargetNet alone; the best, {name}, fixed "
+            f"{pairing.fixed:,} and broke {pairing.broken:,}."
+        )
+    verdict = "it helps" if value < 0.05 else "which may be luck"
+    return (
+        f"Of the corrections, which train nothing, {name} does best: it fixed {pairing.fixed:,} "
+        f"and broke {pairing.broken:,}, {change(pairing)}; {p(value)} after correction for "
+        f"{looks} looks, {verdict}."
+    )
+
+
+def _head_to_head(comparison: Comparison) -> str:
+    """MultiCAM beside the best correction: answers, training, forwards."""
+    name = best_correction(comparison)
+    rival, own = comparison.statistics.rivals[name], comparison.statistics.after.tally
+    more = own.right - rival.tally.right
+    looks = len(comparison.statistics.rivals) - 1
+    value = min(1.0, looks * (rival.against.p_value or 0.0))
+    luck = "" if value < 0.05 else ", which may be luck"
+    right = (
+        f"right on {count(abs(more), 'image')} {'more' if more > 0 else 'fewer'} than {name} "
+        f"({p(value)} after correction for {looks} looks{luck})"
+        if more
+        else f"right on as many images as {name}"
+    )
+    return (
+        f"MultiCAM is {right}. It took {duration(comparison.seconds(FUSED))} to train in place of "
+        f"{duration(comparison.seconds(TARGET))}, and takes {_average(own.cost, own.images)} "
+        f"forwards an image in place of {_average(rival.tally.cost, own.images)} (a larger input "
+        "counts by its area)."
+    )
+
+
+def _object(comparison: Comparison) -> str:
+    pairing = comparison.statistics.rivals[OBJECT].pairing
+    return (
+        f"ObjectNet alone, which is shown what TargetNet's maps leave of the image, is right on "
+        f"{percent(pairing.after or 0)} ({p(pairing.p_value)} against TargetNet)."
+    )
+
+
+def _average(total: float, images: int) -> str:
+    return f"{total / images:.2f}".removesuffix(".00")
+
+
+def accuracy(tally: Tally) -> str:
+    """The 95 % interval of top-1 in percent: for instance "91.2 to 95.0"."""
+    if tally.interval is None:
+        return "–"
+    low, high = tally.interval
+    return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def _numbers(pairing: Pairing) -> str:

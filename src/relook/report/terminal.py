@@ -20,9 +20,9 @@ from rich.progress import (
 from rich.table import Table
 
 from relook.evaluation import Method, Pairing, Row, Statistics, Tally
-from relook.multicam import Epoch, Training
+from relook.multicam import Comparison, Epoch, Training
 from relook.multicam import Progress as TrainingProgress
-from relook.report.findings import Findings, gain, significance
+from relook.report.findings import Findings, accuracy, gain, significance
 from relook.report.story import Story, count, duration, percent
 
 STAGE_NAMES = {"target": "TargetNet", "object": "ObjectNet", "fusion": "fusion"}
@@ -193,6 +193,39 @@ def print_training(console: Console, training: Training) -> None:
     console.print(table)
 
 
+def print_comparison(console: Console, comparison: Comparison, found: Findings) -> None:
+    """The methods side by side, and what was found."""
+    statistics = comparison.statistics
+    if statistics.before.images:
+        title = count(statistics.before.images, "test image")
+        if statistics.errors:
+            title += f", {count(statistics.errors, 'other')} could not be used"
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("", no_wrap=True)
+        for column in ("top-1 %", "95 %", "gain", "p", "forwards", "training"):
+            table.add_column(column, justify="right")
+        for method in comparison.methods:
+            pairing = method.pairing
+            table.add_row(
+                method.method,
+                f"{100 * (method.tally.top1 or 0):.1f}",
+                accuracy(method.tally),
+                gain(pairing) if pairing else "",
+                significance(pairing.p_value).replace(" ", "") if pairing else "",
+                _per_image(method.tally),
+                duration(method.seconds),
+            )
+        console.print(table)
+    _print_findings(console, found)
+
+
+def _print_findings(console: Console, found: Findings) -> None:
+    style = {"helps": "bold green", "hurts": "bold red"}.get(found.verdict, "bold")
+    console.print(f"[{style}]{escape(found.sentence)}[/]", soft_wrap=True)
+    for remark in found.remarks:
+        console.print(escape(remark), soft_wrap=True)
+
+
 def print_story(console: Console, story: Story) -> None:
     """A table of the classes before and after, and a line of what changed and what it cost."""
     table = Table(title=escape(story.title), title_justify="left", title_style="bold")
@@ -227,10 +260,7 @@ def print_statistics(console: Console, statistics: Statistics, found: Findings, 
         console.print(_whole_set(statistics, name))
         if statistics.after.ambiguous.images:
             console.print(_two_by_two(statistics.after.ambiguous))
-    style = {"helps": "bold green", "hurts": "bold red"}.get(found.verdict, "bold")
-    console.print(f"[{style}]{escape(found.sentence)}[/]", soft_wrap=True)
-    for remark in found.remarks:
-        console.print(escape(remark), soft_wrap=True)
+    _print_findings(console, found)
 
 
 def _whole_set(statistics: Statistics, name: str) -> Table:

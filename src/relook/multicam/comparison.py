@@ -1,0 +1,292 @@
+"""Retrain with MultiCAM, or just correct? Every method on the same images, from one TargetNet."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relook.classifier import Classifier, FirstLook
+from relook.correction import AMBIGUOUS, Corrector
+from relook.evaluation import (
+    Answer,
+    DataError,
+    LabelledImages,
+    Pairing,
+    Row,
+    Run,
+    Statistics,
+    Tally,
+    read_data,
+)
+from relook.evaluation.evaluation import after, before, describe, rivals_of, spelt
+from relook.evaluation.work import Labelled, Rows, work
+from relook.fills import fill_image, hide
+from relook.folder import write_atomically
+from relook.multicam.data import digests, is_divided
+from relook.multicam.network import MultiCAM, mask_filter, saliency
+from relook.multicam.run import Training
+
+TARGET, OBJECT, FUSED = "TargetNet", "ObjectNet", "MultiCAM"
+LOOKS = ("poster", "flip", "quick", "best")
+"""What TargetNet's answer is corrected by."""
+
+_STAGES = {OBJECT: ("target", "object"), FUSED: ("target", "object", "fusion")}
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is compared.
+
+    Attributes:
+        training: where it came from.
+        target: TargetNet alone.
+        object: ObjectNet alone, on what TargetNet leaves of an image.
+        fused: MultiCAM.
+    """
+
+    training: Training
+    target: Classifier
+    object: Classifier
+    fused: Classifier
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One method's figures.
+
+    Attributes:
+        method: its name.
+        tally: over all test images.
+        pairing: TargetNet alone before, this method after; None for TargetNet itself.
+        seconds: of training that it needs.
+    """
+
+    method: str
+    tally: Tally
+    pairing: Pairing | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of `relook compare --json`."""
+        low, high = self.tally.interval or (None, None)
+        return {
+            "method": self.method,
+            "top1": self.tally.top1,
+            "low": low,
+            "high": high,
+            "p_value": self.pairing and self.pairing.p_value,
+            "forwards": self.tally.forwards / self.tally.images if self.tally.images else None,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out. In the rows TargetNet is before, MultiCAM after, all others are rivals.
+
+    Attributes:
+        settings: all that the rows depend on, as in run.json.
+        training: of the networks.
+        rows: one a test image, in the order of the data.
+    """
+
+    settings: Mapping[str, Any]
+    training: Training
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What the rows say."""
+        return Statistics.of(self.rows)
+
+    @cached_property
+    def methods(self) -> tuple[Compared, ...]:
+        """TargetNet, its corrections, ObjectNet, MultiCAM."""
+        counted = self.statistics
+        found = [Compared(TARGET, counted.before, None, self.seconds(TARGET))]
+        for name, method in {**counted.rivals, FUSED: counted.after}.items():
+            found.append(Compared(name, method.tally, method.pairing, self.seconds(name)))
+        return tuple(found)
+
+    def seconds(self, method: str) -> float:
+        """Of the training that a method needs."""
+        return sum(self.training.stages[name].seconds for name in _STAGES.get(method, ("target",)))
+
+    def summary(self) -> dict[str, Any]:
+        """The object of `relook compare --json`."""
+        return {"rows": [method.to_json() for method in self.methods]}
+
+    def details(self) -> dict[str, Any]:
+        """The summary and what it leaves out: what summary.json holds."""
+        more = [
+            {
+                "method": method.method,
+                "images": method.tally.images,
+                "right": method.tally.right,
+                "fixed": method.pairing and method.pairing.fixed,
+                "broken": method.pairing and method.pairing.broken,
+                "cost": method.tally.cost,
+                "seconds": method.tally.seconds,
+                "training_seconds": method.seconds,
+                "ece": method.tally.ece,
+                "brier": method.tally.mean_brier,
+            }
+            for method in self.methods
+        ]
+        return {**self.summary(), "errors": self.statistics.errors, "methods": more}
+
+
+def compare(
+    trained: Trained,
+    data: LabelledImages,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    corrector: Corrector | None = None,
+    on_rows: Rows | None = None,
+) -> Comparison:
+    """Classify the test images with TargetNet, its corrections, ObjectNet and MultiCAM.
+
+    What `relook.evaluate` says of images that cannot be read, of `output` and of going on holds
+    here too.
+
+    Args:
+        trained: the networks.
+        data: what `test_images` gave: nothing that they were trained on.
+        output: the folder of the comparison.
+        corrector: the poster's correction of TargetNet, whose k and gate hold for the other
+            looks; by default k = 5 and gate 0.5.
+        on_rows: told of the rows as they come.
+
+    Raises:
+        RunError: `output` holds something else.
+        ModelError: a network cannot do what a look asks of it.
+    """
+    target = trained.target
+    poster = corrector or Corrector(target, gate=AMBIGUOUS)
+    others = rivals_of(poster, LOOKS[1:])
+    looks = {f"{TARGET} + {name}": c for name, c in {LOOKS[0]: poster, **others}.items()}
+    networks = {OBJECT: trained.object, FUSED: trained.fused}
+    settings = {
+        "kind": "comparison",
+        "run": str(trained.training.folder),
+        "k": poster.k,
+        "gate": poster.gate,
+        "looks": {name: {"k": c.k, "look": spelt(c.look)} for name, c in looks.items()},
+        **describe(target, data),
+        "networks": {n: describe(c, data)["model"]["weights"] for n, c in networks.items()},
+    }
+
+    def judge(
+        images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
+    ) -> Iterator[Row]:
+        corrected = [c.look_again(firsts) for c in looks.values()]
+        pixels = torch.stack([first.pixels for first in firsts])
+        answers = [_answers(classifier, pixels, images) for classifier in networks.values()]
+        for place, (image, first, *outcomes) in enumerate(
+            zip(images, firsts, *corrected, strict=True)
+        ):
+            named = zip(looks, outcomes, strict=True)
+            objects, fused = (found[place] for found in answers)
+            yield image.row(
+                before(first, image.label, target, seconds),
+                corrected=True,
+                after=fused,
+                rivals=(
+                    *((name, after(o, image.label, seconds)) for name, o in named),
+                    (OBJECT, objects),
+                ),
+            )
+
+    used = [c.look for c in looks.values()]
+    with nullcontext() if output is None else Run.open(output, settings) as run:
+        rows = work(target, data, used, judge, run, on_rows)
+        found = Comparison(run.settings if run else settings, trained.training, rows)
+        if run:
+            write_atomically(run.folder / "summary.json", json.dumps(found.details(), indent=2))
+    return found
+
+
+def test_images(training: Training, data: str | os.PathLike[str]) -> LabelledImages:
+    """The images of the data that the networks may be tested on.
+
+    Those of DATA/test where the data are divided. Where relook split the training's data and these
+    are the same images, or some of them: those that were split off. Else all. Images are known by
+    the digest of their files, wherever they lie and whatever they are called.
+
+    Raises:
+        DataError: the data cannot be used, or the networks were trained on some of them.
+    """
+    root = os.fspath(data)
+    found = read_data(os.path.join(root, "test") if is_divided(data) else root, training.labels)
+    parts = {image.sha256: image.part for image in training.images}
+    own = digests(found.images)
+    known = [parts.get(digest) for digest in own]
+    held = [place for place, part in enumerate(known) if part == "test"]
+    if training.split and held and all(part or not d for part, d in zip(known, own, strict=True)):
+        images = tuple(found.images[place] for place in held)
+        told = f"{found.matched}; the {len(images):,} of {len(found):,} that were split off"
+        return replace(found, images=images, matched=told)
+    seen = [i.name for i, part in zip(found.images, known, strict=True) if part and part != "test"]
+    if seen:
+        more = f", and {len(seen) - _SHOWN:,} more" if len(seen) > _SHOWN else ""
+        raise DataError(
+            f"{root}: {training.folder} was trained on {len(seen):,} of these {len(found):,} "
+            f"images ({', '.join(seen[:_SHOWN])}{more}), and cannot be tested on them; name "
+            "images that it has not seen"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Masked:
+    """What MultiCAM makes of one image. Tensors are on the CPU.
+
+    Attributes:
+        saliency: (H, W) in [0, 1], where TargetNet sees any of the classes.
+        image: (3, H, W) in [0, 1], what ObjectNet is shown: what is hidden has the dataset's mean.
+    """
+
+    saliency: Float[Tensor, "h w"]
+    image: Float[Tensor, "3 h w"]
+
+
+@torch.no_grad()
+def masked(classifier: Classifier, pixels: Float[Tensor, "3 h w"]) -> Masked:
+    """Saliency and masked image of one image.
+
+    Args:
+        classifier: of a fused network.
+        pixels: in [0, 1].
+    """
+    network = classifier.network
+    assert isinstance(network, MultiCAM)
+    target = network.object.target.eval()
+    maps = target.maps(classifier.normalised(pixels.unsqueeze(0)))
+    size = (pixels.shape[1], pixels.shape[2])
+    [found] = saliency(target.class_maps(maps), size).cpu()
+    hidden = fill_image("mean", pixels, classifier.mean)
+    [image] = hide(pixels, mask_filter(found.unsqueeze(0)), hidden)
+    return Masked(found, image)
+
+
+def _answers(
+    classifier: Classifier, pixels: Float[Tensor, "n 3 h w"], images: Sequence[Labelled]
+) -> list[Answer]:
+    """Of a network that holds two: two forwards an image."""
+    start = time.perf_counter()
+    probabilities = classifier(pixels)
+    seconds = (time.perf_counter() - start) / len(images)
+    return [
+        Answer.of(p, image.label, forwards=2, cost=2.0, seconds=seconds)
+        for p, image in zip(probabilities, images, strict=True)
+    ]
