@@ -20,7 +20,7 @@ from relook.multicam.data import (
 )
 from relook.multicam.network import CamNet, MultiCAM, ObjectNet, mask_filter, saliency
 from relook.multicam.run import KIND, STAGES, Networks, StageRecord, Training, restore, train
-from relook.multicam.training import Epoch, OnProgress, Plan, Progress
+from relook.multicam.training import Epoch, OnProgress, Plan, Progress, Stage, fit
 
 __all__ = [
     "FUSED",
@@ -39,12 +39,14 @@ __all__ = [
     "OnProgress",
     "Plan",
     "Progress",
+    "Stage",
     "StageRecord",
     "Trained",
     "Training",
     "TrainingData",
     "TrainingImage",
     "compare",
+    "fit",
     "is_divided",
     "mask_filter",
     "masked",

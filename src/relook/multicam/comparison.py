@@ -271,9 +271,8 @@ def masked(classifier: Classifier, pixels: Float[Tensor, "3 h w"]) -> Masked:
     network = classifier.network
     assert isinstance(network, MultiCAM)
     target = network.object.target.eval()
-    maps = target.maps(classifier.normalised(pixels.unsqueeze(0)))
-    size = (pixels.shape[1], pixels.shape[2])
-    [found] = saliency(target.class_maps(maps), size).cpu()
+    inputs = classifier.normalised(pixels.unsqueeze(0))
+    [found] = saliency(target.class_maps(target.maps(inputs)), inputs).cpu()
     hidden = fill_image("mean", pixels, classifier.mean)
     [image] = hide(pixels, mask_filter(found.unsqueeze(0)), hidden)
     return Masked(found, image)

@@ -42,6 +42,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.nn.utils import skip_init
 
 from relook.answers import class_outputs
 from relook.target import Target
@@ -106,15 +107,19 @@ class CamNet(nn.Module):
         return torch.einsum("ck,nkuv->ncuv", weights - weights.mean(dim=0), maps)
 
 
-def saliency(class_maps: Float[Tensor, "n c u v"], size: tuple[int, int]) -> Float[Tensor, "n h w"]:
+def saliency(
+    class_maps: Float[Tensor, "n c u v"], inputs: Float[Tensor, "n d h w"]
+) -> Float[Tensor, "n h w"]:
     """S: one map in [0, 1] of the CAMs of all classes (decision 2); all 1 where they are flat.
 
     Args:
         class_maps: CAM_c, whose mean over the classes is 0.
-        size: (H, W) of the image.
+        inputs: what they are of; only its size counts.
     """
     strongest = class_maps.amax(dim=1, keepdim=True).clamp_min(0)
-    large = interpolate(strongest, size, mode="bilinear", align_corners=False).squeeze(1)
+    large = interpolate(strongest, inputs.shape[2:], mode="bilinear", align_corners=False).squeeze(
+        1
+    )
     most = large.amax(dim=(1, 2), keepdim=True)
     return torch.where(most > 0, large / most.clamp_min(torch.finfo(most.dtype).tiny), 1.0)
 
@@ -146,8 +151,7 @@ class ObjectNet(nn.Module):
         self, inputs: Float[Tensor, "n 3 h w"], maps: Float[Tensor, "n k u v"]
     ) -> Float[Tensor, "n 3 h w"]:
         """The masked images (decision 4), from TargetNet's maps of the same inputs."""
-        size = (inputs.shape[2], inputs.shape[3])
-        return inputs * mask_filter(saliency(self.target.class_maps(maps), size)).unsqueeze(1)
+        return inputs * mask_filter(saliency(self.target.class_maps(maps), inputs)).unsqueeze(1)
 
 
 class MultiCAM(nn.Module):
@@ -168,7 +172,7 @@ class MultiCAM(nn.Module):
         self.joined = nn.Identity()
         heads = (object_net.target.head, object_net.network.head)
         weight = torch.cat([head.weight.detach() / 2 for head in heads], dim=1)
-        self.fusion = nn.Linear(weight.shape[1], len(weight)).to(weight)
+        self.fusion = skip_init(nn.Linear, weight.shape[1], len(weight)).to(weight)
         with torch.no_grad():  # decision 6: it begins as the mean of the two answers
             self.fusion.weight.copy_(weight)
             self.fusion.bias.zero_()

@@ -197,7 +197,8 @@ def _run_stage(
     write_atomically(folder / "weights.safetensors", weights)
     record = StageRecord(tuple(epochs), epochs[-1].seconds, len(fitted), len(validation))
     write_atomically(folder / "stage.json", json.dumps(asdict(record), indent=1))
-    kept.unlink(missing_ok=True)
+    for left in (kept, kept.with_name(kept.name + ".writing")):
+        left.unlink(missing_ok=True)
 
 
 class Networks:

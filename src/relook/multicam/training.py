@@ -261,7 +261,7 @@ class _Fit:
         loss = cross_entropy(logits, labels, label_smoothing=SMOOTHING)
         if not bool(loss.isfinite()):
             raise RelookError(
-                f"{self.stage.name}: the loss is {float(loss)} in epoch {epoch}; check the "
+                f"{self.stage.name}: the loss is {loss.item()} in epoch {epoch}; check the "
                 "starting weights, or start from others"
             )
         self.optimizer.zero_grad()

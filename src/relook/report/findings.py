@@ -148,11 +148,11 @@ def _average(total: float, images: int) -> str:
 
 
 def accuracy(tally: Tally) -> str:
-    """The 95 % interval of top-1 in percent: for instance "91.2 to 95.0"."""
+    """The 95 % interval of top-1 in percent: for instance "91.2–95.0"."""
     if tally.interval is None:
         return "–"
     low, high = tally.interval
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def _numbers(pairing: Pairing) -> str:

@@ -1,0 +1,144 @@
+"""Retrain with MultiCAM, or just correct? On satellite scenes and on small photos.
+
+    python benchmarks/multicam.py DATA [--seed N]
+
+EfficientNet-Lite0 from its ImageNet weights on `DATA/rsscn7` (train/ and test/), and a ResNet-20
+from scratch on `DATA/cifar10` (split by the seed): `relook train-multicam` and `relook compare`,
+with all their defaults. And what they do not answer: is a gain due to the masks, or is it that of
+any two networks? A second TargetNet, of the next seed, is trained, and its answers are added to
+those of the first. What is there already is not made again. Writes to benchmarks/results/multicam
+and prints the tables of docs/multicam.md; about 45 minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from relook.evaluation import LabelledImages, Pairing
+from relook.images import open_image
+from relook.models.multicam import load_stages, load_trained, train_multicam
+from relook.multicam import Comparison, Progress, Trained, Training, compare, test_images
+from relook.report.comparison import write_comparison
+from relook.report.findings import accuracy, find_comparison, gain, significance
+from relook.report.story import duration
+from relook.report.terminal import evaluation_bar, training_bar
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "multicam"
+CASES = {
+    "rsscn7": ("bundled/efficientnet_lite0", None),
+    "cifar10": ("examples.cifar_resnet:resnet20", "none"),
+}
+
+
+class EnoughError(Exception):
+    """The first stage is done."""
+
+
+def second_target(data: Path, run: Path, backbone: str, weights: str | None, seed: int) -> Training:
+    """Only the TargetNet of this seed."""
+    if (run / "target" / "stage.json").exists():
+        return Training.read(run)
+    with training_bar() as bar:
+
+        def watch(progress: Progress) -> None:
+            if progress.stage != "target":
+                raise EnoughError
+            bar(progress)
+
+        try:
+            train_multicam(
+                data, run, backbone=backbone, weights=weights, seed=seed, on_progress=watch
+            )
+        except EnoughError:
+            pass
+    return Training.read(run)
+
+
+def two_targets(trained: Trained, other: Training, images: LabelledImages) -> Pairing:
+    """TargetNet alone before, the mean of two TargetNets after."""
+    [second] = load_stages(other, ["target"])
+    total = Pairing()
+    for start in range(0, len(images), 32):
+        some = images.images[start : start + 32]
+        pixels = torch.stack([second.pixels(open_image(image.path)) for image in some])
+        one, two = trained.target(pixels), second(pixels)
+        before, after = one.argmax(dim=1).tolist(), (one + two).argmax(dim=1).tolist()
+        for image, b, a in zip(some, before, after, strict=True):
+            total += Pairing.of(b == image.label, a == image.label)
+    return total
+
+
+def print_table(comparison: Comparison, control: Pairing | None) -> None:
+    print("| | top-1 | 95 % | fixed / broken | gain | p | forwards | training |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for method in comparison.methods:
+        tally, pairing = method.tally, method.pairing
+        told = (
+            f"{pairing.fixed} / {pairing.broken} | {gain(pairing)} | "
+            f"{significance(pairing.p_value)}"
+            if pairing
+            else "| |"
+        )
+        print(
+            f"| {method.method} | {100 * (tally.top1 or 0):.1f} % | {accuracy(tally)} | {told} | "
+            f"{tally.forwards / tally.images:.2f} | {duration(method.seconds)} |"
+        )
+    if control:
+        print(
+            f"| two TargetNets, added | {100 * (control.after or 0):.1f} % | | {control.fixed} / "
+            f"{control.broken} | {gain(control)} | {significance(control.p_value)} | 2.00 | |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=CASES)
+    arguments = parser.parse_args()
+    data, seed = arguments.data.resolve(), arguments.seed
+    os.chdir(ROOT)  # where examples.cifar_resnet is found
+    for name, (backbone, weights) in CASES.items():
+        if arguments.only not in (None, name):
+            continue
+        run = RESULTS / name / f"run-{seed}"
+        out = RESULTS / name / f"compared-{seed}"
+        with training_bar() as bar:
+            train_multicam(
+                data / name,
+                run,
+                backbone=backbone,
+                weights=weights,
+                seed=seed,
+                on_images=bar.images,
+                on_progress=bar,
+            )
+        trained = load_trained(run)
+        images = test_images(trained.training, data / name)
+        with evaluation_bar(name, len(images)) as rows:
+            comparison = compare(trained, images, out, on_rows=rows)
+        write_comparison(comparison, trained, images, out / "report.html")
+        control = None
+        if not trained.training.split:  # else the second one has seen some of the test images
+            run = RESULTS / name / f"target-{seed + 1}"
+            other = second_target(data / name, run, backbone, weights, seed + 1)
+            control = two_targets(trained, other, images)
+        print(f"\n{name}: {len(images):,} test images, {torch.get_num_threads()} threads")
+        for stage, record in trained.training.stages.items():
+            print(
+                f"  {stage}: {record.epochs[-1].epoch} epochs, {record.best.epoch} kept, "
+                f"{100 * record.best.validation_accuracy:.1f} % of {record.validation} validation "
+                f"images, {duration(record.seconds)}"
+            )
+        print_table(comparison, control)
+        found = find_comparison(comparison)
+        print("\n".join([found.sentence, *found.remarks]))
+
+
+if __name__ == "__main__":
+    main()
