@@ -13,6 +13,7 @@ and prints the tables of docs/multicam.md; about 45 minutes on 2 cores.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -50,12 +51,10 @@ def second_target(data: Path, run: Path, backbone: str, weights: str | None, see
                 raise EnoughError
             bar(progress)
 
-        try:
+        with contextlib.suppress(EnoughError):
             train_multicam(
                 data, run, backbone=backbone, weights=weights, seed=seed, on_progress=watch
             )
-        except EnoughError:
-            pass
     return Training.read(run)
 
 

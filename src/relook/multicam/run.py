@@ -249,7 +249,8 @@ class Networks:
                 lambda inputs: self.object.masked(inputs, self.target.maps(inputs)),
             )
         self.fused.eval()
-        return Stage(name, self.fused.fusion, self.fused.features)
+        # Near a good place already: AdamW's steps, as large as the rate, would leave it at once.
+        return Stage(name, self.fused.fusion, self.fused.features, pace=0.1)
 
     def classifier(self, name: str, labels: Sequence[str]) -> Classifier:
         """A classifier of the network that the stage of that name made."""

@@ -67,11 +67,13 @@ class Stage:
         name: "target", "object" or "fusion".
         network: what is trained and kept.
         prepare: what stands still: normalised inputs to what the network takes.
+        pace: of the plan's learning rate.
     """
 
     name: str
     network: nn.Module
     prepare: Callable[[Tensor], Tensor]
+    pace: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,9 @@ class _Fit:
         name = (self.plan.seed, self.stage.name, epoch, self.step)
         torch.manual_seed(random_of(*name).getrandbits(62))  # for dropout
         done = (epoch - 1) * self.steps + self.step
+        rate = self.plan.rate * self.stage.pace
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate * _rate(done / (self.plan.epochs * self.steps))
+            group["lr"] = rate * _rate(done / (self.plan.epochs * self.steps))
         logits = self._answer(inputs)
         loss = cross_entropy(logits, labels, label_smoothing=SMOOTHING)
         if not bool(loss.isfinite()):
