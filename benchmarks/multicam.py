@@ -22,7 +22,7 @@ import torch
 from relook.evaluation import LabelledImages, Pairing
 from relook.images import open_image
 from relook.models.multicam import load_stages, load_trained, train_multicam
-from relook.multicam import Comparison, Progress, Trained, Training, compare, test_images
+from relook.multicam import Comparison, Progress, Trained, Training, compare, unseen_images
 from relook.report.comparison import write_comparison
 from relook.report.findings import accuracy, find_comparison, gain, significance
 from relook.report.story import duration
@@ -118,7 +118,7 @@ def main() -> None:
                 on_progress=bar,
             )
         trained = load_trained(run)
-        images = test_images(trained.training, data / name)
+        images = unseen_images(trained.training, data / name)
         with evaluation_bar(name, len(images)) as rows:
             comparison = compare(trained, images, out, on_rows=rows)
         write_comparison(comparison, trained, images, out / "report.html")

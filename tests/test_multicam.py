@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,18 +16,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 from torch import nn
+from typer.testing import CliRunner
 
 import relook
 from networks import HalvesNet, counting_forwards, random_cnn
+from relook.cli import app
 from relook.errors import ModelError, RelookError
-from relook.evaluation import DataError, RunError
+from relook.evaluation import DataError, RunError, read_data
 from relook.layout import Layout
 from relook.models.multicam import load_stages, load_trained, train_multicam
 from relook.multicam import (
     CamNet,
+    Epoch,
     MultiCAM,
     Networks,
     ObjectNet,
@@ -41,11 +47,12 @@ from relook.multicam import (
     saliency,
     train,
     training,
+    unseen_images,
 )
-from relook.multicam import (
-    test_images as images_to_test,
-)
+from relook.multicam import Progress as TrainingProgress
 from relook.multicam.data import divide
+from relook.report.comparison import write_comparison
+from relook.report.terminal import TrainingBar
 from relook.target import Target
 
 HERE = Path(__file__).parent
@@ -198,7 +205,7 @@ def test_it_learns_and_keeps_every_stage(trained):
         assert (stage.images, stage.validation) == (66, 6)
         assert best.validation_loss <= first.validation_loss
     assert found.stages["target"].best.validation_accuracy == 1
-    images = images_to_test(found, scenes)
+    images = unseen_images(found, scenes)
     target, object_net, fused = load_stages(found, ["target", "object", "fusion"])
     for classifier in (target, object_net, fused):
         pixels = torch.stack([classifier.pixels(Image.open(i.path)) for i in images.images])
@@ -259,16 +266,17 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path):
     scenes, run = trained
     own = tmp_path / "run"
     seen = []
-    for after in (3, 5, 17, 20):  # within an epoch, within a stage, between stages
+    for after in (5, 17):  # within an epoch of the first stage, and of the second
         script = KILLED.format(here=str(HERE), after=after, data=str(scenes), run=str(own))
         killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
         seen.append(sorted(p.parent.name for p in own.glob("*/stage.json")))
-    assert seen == [[], [], ["target"], ["object", "target"]]
-    (own / "fusion" / "resume.pt.writing").write_bytes(b"half of it")
+    assert seen == [[], ["target"]]
+    (own / "object" / "resume.pt.writing").write_bytes(b"half of it")
     steps = []
     train(read_training_data(scenes), own, small, PLAN, SETTINGS, on_progress=steps.append)
-    assert {step.stage for step in steps} == {"fusion"}
+    assert {step.stage for step in steps} == {"object", "fusion"}
+    assert 0 < steps[0].epoch < 6  # where it was
     assert same_weights(run, own)
     assert not list(own.rglob("resume*"))
     again = []
@@ -290,7 +298,7 @@ def test_dropout_is_resumed_too(scenes, tmp_path, monkeypatch):
         pass
 
     def stop(progress):
-        if progress.epoch == 2 and progress.step == 1:
+        if progress.epoch == 2 and progress.step == 2:
             raise StopError
 
     data, plan = read_training_data(scenes), Plan(3, 0.01, 0)
@@ -314,6 +322,41 @@ def test_it_stops_early_and_keeps_the_best_epoch(scenes, tmp_path):
     assert all(torch.equal(before[k], v) for k, v in stage.network.state_dict().items())
 
 
+def test_what_is_kept_is_the_best_epoch_as_the_validation_images_have_it(scenes, tmp_path):
+    data = read_training_data(scenes)
+    images = divide(data, 0)
+    networks = Networks.make(small, data.labels, 0)
+    fitted, held = ([i for i in images if i.part == p] for p in ("train", "validation"))
+    stage = networks.stage("target")
+    epochs = fit(stage, networks.base, fitted, held, Plan(5, 3.0, 0), tmp_path / "kept.pt")
+    best = min(epochs, key=lambda epoch: epoch.validation_loss)
+    assert best.epoch < epochs[-1].epoch  # a rate that destroys what was learnt
+    pixels = torch.stack([networks.base.pixels(Image.open(i.path)) for i in held])
+    with torch.no_grad():
+        logits = stage.network(networks.base.normalised(pixels))
+    truth = torch.tensor([i.label for i in held])
+    loss = nn.functional.cross_entropy(logits, truth).item()
+    assert loss == pytest.approx(best.validation_loss, rel=1e-4)
+    assert loss < epochs[-1].validation_loss
+
+
+def test_the_learning_rate_rises_and_falls_over_all_epochs(scenes, tmp_path, monkeypatch):
+    rates = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, *arguments):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*arguments)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    train(read_training_data(scenes), tmp_path / "run", small, Plan(10, 0.02, 0), SETTINGS)
+    # Two steps an epoch, 20 a stage: the highest after a tenth of them, half of it after 11/20.
+    assert rates[2] == max(rates) == 0.02
+    assert rates[11] == pytest.approx(0.01)
+    assert rates[19] < 0.001
+    assert max(rates[-6:]) <= 0.002  # the fusion, at a tenth
+
+
 def test_what_stands_still_is_not_trained(scenes, tmp_path):
     data = read_training_data(scenes)
     images = divide(data, 0)
@@ -331,14 +374,24 @@ def test_what_stands_still_is_not_trained(scenes, tmp_path):
         assert any(not torch.equal(moved[k], v) for k, v in stage.network.state_dict().items())
 
 
-def test_a_loss_that_is_nan_ends_it(scenes, tmp_path):
+@pytest.mark.parametrize(
+    ("while_training", "message"),
+    [(True, "the loss is nan in epoch 1"), (False, "the validation loss is nan after epoch 0")],
+)
+def test_a_loss_that_is_nan_ends_it(scenes, tmp_path, while_training, message):
     data = read_training_data(scenes)
     networks = Networks.make(small, data.labels, 0)
     images = divide(data, 0)
     parts = ([i for i in images if i.part == p] for p in ("train", "validation"))
-    stage = Stage("target", networks.target.network, lambda x: x * float("nan"))
-    with pytest.raises(RelookError, match="target: the loss is nan in epoch 1"):
-        fit(stage, networks.base, *parts, PLAN, tmp_path / "kept.pt")
+    network = networks.target.network
+    before = network.training
+
+    def spoil(inputs):
+        return inputs * float("nan") if network.training is while_training else inputs
+
+    with pytest.raises(RelookError, match=f"target: {message}"):
+        fit(Stage("target", network, spoil), networks.base, *parts, PLAN, tmp_path / "kept.pt")
+    assert network.training is before  # as it came
 
 
 def test_other_settings_are_refused(trained, tmp_path):
@@ -350,22 +403,56 @@ def test_other_settings_are_refused(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision/googlenet", "timm/resnet10t", "timm/tf_efficientnet_lite0"]
+    "name", ["torchvision/googlenet", "timm/resnet10t", "bundled/efficientnet_lite0"]
 )
-def test_backbones_of_the_poster_and_of_timm_train(name, scenes, tmp_path):
-    data = read_training_data(scenes)
-    images = [i for i in divide(data, 0) if i.part != "test"]
-    networks = Networks.make(lambda: relook.load(name, pretrained=False), data.labels, 0)
-    for stage in ("target", "object", "fusion"):
-        made = networks.stage(stage)
-        before = {k: v.clone() for k, v in made.network.named_parameters()}
-        fit(made, networks.base, images[:4], images[4:6], Plan(1, 0.01, 0), tmp_path / stage)
-        kept = torch.load(tmp_path / stage, weights_only=True)["network"]
-        assert any(not torch.equal(before[k], kept[k]) for k in before)
-    fused = networks.classifier("fusion", data.labels)
+def test_backbones_of_the_poster_and_of_timm_train_and_load(name, tmp_path):
+    scenes = write_scenes(tmp_path / "scenes", train=3, test=1)
+    train_multicam(scenes, tmp_path / "run", backbone=name, weights="none", epochs=1)
+    fused = relook.load(tmp_path / "run")
     pixels = torch.rand(1, 3, *fused.input_size)
-    assert fused(pixels).shape == (1, 3)
+    assert fused(pixels).sum() == pytest.approx(1)
     assert relook.CAM()(fused, fused.first_looks(pixels)[0], torch.tensor([0, 2])).forwards == 0
+    keys = load_file(tmp_path / "run" / "target" / "weights.safetensors").keys()
+    assert not [key for key in keys if key.startswith("aux")]
+    # GoogLeNet's own weights come without, random ones with classifiers on the way.
+    relook.load(tmp_path / "run" / "target")
+
+
+def test_random_weights_of_a_function_are_random(scenes, tmp_path):
+    from relook.models.multicam import _load
+
+    own, reset = (_load("networks:make_grey", pretrained=p) for p in (True, False))
+    assert torch.equal(own.network.conv1.weight, small().network.conv1.weight)
+    assert not torch.equal(own.network.conv1.weight, reset.network.conv1.weight)
+    half = relook.load("networks:make_grey", dtype="float16")
+    assert _load("networks:make_grey").dtype == torch.float32
+    assert half.dtype == torch.float16
+
+
+def test_a_function_that_gives_one_network_twice_is_refused(scenes, tmp_path):
+    one = small()
+    with pytest.raises(ModelError, match="gives the same network twice"):
+        train(read_training_data(scenes), tmp_path / "run", lambda: one, PLAN, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "hf/folder", "resnet18"])
+def test_what_cannot_be_a_backbone_is_refused(name, scenes, tmp_path):
+    with pytest.raises(ModelError, match=f"{name}: cannot be a backbone"):
+        train_multicam(scenes, tmp_path / "run", backbone=name)
+
+
+def test_a_run_brings_no_code_and_no_run(trained, tmp_path, monkeypatch):
+    scenes, run = trained
+    with pytest.raises(ModelError, match="is a training itself"):
+        train_multicam(scenes, tmp_path / "other", backbone=f"{run}/target")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "got")
+    Path("got/evil.py").write_text("raise SystemExit('it ran')")
+    for backbone, message in (("got.evil:make", "code in that folder"), ("got", "a training")):
+        settings = json.loads(Path("got/run.json").read_text())
+        Path("got/run.json").write_text(json.dumps({**settings, "backbone": backbone}))
+        with pytest.raises(ModelError, match=message):
+            relook.load("got")
 
 
 def test_a_backbone_that_does_not_end_so_is_refused(scenes, tmp_path):
@@ -408,6 +495,7 @@ def test_where_the_weights_come_from(scenes, tmp_path, lite0):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (lambda d: (d / "train" / "red").rename(d / "train" / "Blue"), "'Blue' and 'blue' differ"),
         (lambda d: shutil.rmtree(d / "test" / "red"), r"differ \(only in train/: red\)"),
         (lambda d: (d / "test" / "pink").mkdir(), r"differ \(only in test/: pink\)"),
         (lambda d: (d / "train" / "red" / "00.png").write_bytes(b"no image"), "red/00.png"),
@@ -429,6 +517,30 @@ def test_bad_data_is_said_before_the_training(scenes, tmp_path, spoil, message):
     with pytest.raises(DataError, match=message):
         train(read_training_data(scenes), tmp_path / "run", small, PLAN, SETTINGS)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_odd_names_are_no_trouble(tmp_path):
+    for colour, label in enumerate(("train", 'a "b", c')):
+        for index, name in enumerate(("a\rb", 'x, "y"', "z\n", "ü")):
+            paint(tmp_path / "data" / label / f"{name}.png", colour, index)
+    found = train(
+        read_training_data(tmp_path / "data"), tmp_path / "run", small, Plan(1, 0.01, 0), SETTINGS
+    )
+    assert found.labels == ('a "b", c', "train")
+    assert {i.name for i in found.images} == {
+        path.relative_to(tmp_path / "data").as_posix()
+        for path in (tmp_path / "data").rglob("*.png")
+    }
+    rows = (tmp_path / "run" / "images.csv").read_bytes()
+    (tmp_path / "run" / "images.csv").write_bytes(rows[:-80])
+    with pytest.raises(RunError, match="cannot be read as the list of images"):
+        Training.read(tmp_path / "run")
+
+
+def test_the_output_is_no_class(scenes):
+    with pytest.raises(DataError, match="name an output elsewhere"):
+        train(read_training_data(scenes / "train"), scenes / "train" / "run", small, PLAN, SETTINGS)
+    train(read_training_data(scenes), scenes / "run", small, Plan(1, 0.01, 0), SETTINGS)
 
 
 def test_one_class_is_none(tmp_path):
@@ -530,20 +642,22 @@ def test_what_it_was_trained_on_is_refused_wherever_it_lies(trained, tmp_path):
     scenes, run = trained
     found = Training.read(run)
     with pytest.raises(DataError, match="was trained on 72 of these 72 images"):
-        images_to_test(found, scenes / "train")
+        unseen_images(found, scenes / "train")
     other = tmp_path / "other"
     shutil.copytree(scenes / "test", other)
-    assert len(images_to_test(found, other)) == 30
+    assert len(unseen_images(found, other)) == 30
     shutil.copy(scenes / "train" / "red" / "05.png", other / "red" / "new name.png")
     with pytest.raises(DataError, match=r"1 of these 31 images \(red/new name.png\)"):
-        images_to_test(found, other)
+        unseen_images(found, other)
+    with pytest.raises(DataError, match="1 of these 31 images"):
+        compare(load_trained(run), read_data(other, COLOURS))
 
 
 def test_of_what_relook_split_the_test_images_are_taken(scenes, tmp_path):
     data = scenes / "train"
     found = train(read_training_data(data), tmp_path / "run", small, Plan(1, 0.02, 5), SETTINGS)
     held = {i.name for i in found.images if i.part == "test"}
-    images = images_to_test(found, data)
+    images = unseen_images(found, data)
     assert {i.name for i in images.images} == held
     assert len(held) == 3 * 7
     assert "21 of 72 that were split off" in images.matched
@@ -551,13 +665,13 @@ def test_of_what_relook_split_the_test_images_are_taken(scenes, tmp_path):
         assert {row["image"] for row in csv.DictReader(stream) if row["part"] == "test"} == held
     paint(data / "red" / "unknown.png", 0, 77)
     with pytest.raises(DataError, match="was trained on 51 of these 73"):
-        images_to_test(found, data)
+        unseen_images(found, data)
 
 
 def test_the_rows_are_what_each_network_says(trained, tmp_path):
     scenes, run = trained
     nets = load_trained(run)
-    images = images_to_test(nets.training, scenes)
+    images = unseen_images(nets.training, scenes)
     comparison = compare(nets, images, tmp_path / "out")
     rows = {row["method"]: row for row in comparison.summary()["rows"]}
     assert list(rows) == [
@@ -621,29 +735,29 @@ def test_what_is_shown_is_what_object_net_sees(trained):
 # The command line
 
 
-def command(*arguments, cwd):
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("relook")), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
-        check=False,
-    )
+def command(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_train_compare_and_predict_from_a_terminal(scenes, tmp_path):
+def test_train_compare_and_predict_from_a_terminal(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     toy = ("--backbone", "networks:make_torn")
-    done = command("train-multicam", "scenes", "--output", "run", "--epochs", 2, *toy, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = command("train-multicam", "scenes", "--output", "run", "--epochs", 2, *toy)
+    assert done.exit_code == 0, done.stderr
     for text in ("TargetNet", "ObjectNet", "fusion", "validation loss"):
         assert text in done.stdout
     assert "relook compare scenes --model run" in done.stderr
     assert "epoch 1" not in done.stderr  # quiet in a pipe
     compared = command(
-        "compare", "scenes", "--model", "run", "--output", "out", "--json", cwd=tmp_path
+        "compare",
+        "scenes",
+        "--model",
+        "run",
+        "--output",
+        "out",
+        "--json",
     )
-    assert compared.returncode == 0, compared.stderr
+    assert compared.exit_code == 0, compared.stderr
     rows = json.loads(compared.stdout.splitlines()[-1])["rows"]
     assert [set(row) for row in rows] == [
         {"method", "top1", "low", "high", "p_value", "forwards"}
@@ -652,27 +766,66 @@ def test_train_compare_and_predict_from_a_terminal(scenes, tmp_path):
     for text in ("Retrain, or just correct?", "TargetNet + best", "89.80 → 91.79 %", "saliency of"):
         assert text in page
     predicted = command(
-        "predict", "scenes/test/red/00.png", "--model", "run", "--json", cwd=tmp_path
+        "predict",
+        "scenes/test/red/00.png",
+        "--model",
+        "run",
+        "--json",
     )
-    assert predicted.returncode == 0, predicted.stderr
+    assert predicted.exit_code == 0, predicted.stderr
     assert {entry["label"] for entry in json.loads(predicted.stdout)["after"]} == set(COLOURS)
-    refused = command("compare", "scenes/train", "--model", "run", "--output", "no", cwd=tmp_path)
-    assert (refused.returncode, refused.stdout) == (2, "")
+    refused = command("compare", "scenes/train", "--model", "run", "--output", "no")
+    assert (refused.exit_code, refused.stdout) == (2, "")
     assert "was trained on 72 of these 72 images" in refused.stderr
     assert not (tmp_path / "no").exists()
 
 
-def test_an_unreadable_test_image_is_reported_and_the_others_are_done(trained, tmp_path):
+def test_an_unreadable_test_image_is_reported_and_the_others_are_done(
+    trained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     scenes, run = trained
     shutil.copytree(scenes / "test", tmp_path / "test")
     (tmp_path / "test" / "red" / "00.png").write_bytes(b"no image")
-    result = command("compare", "test", "--model", run, "--output", "out", cwd=tmp_path)
-    assert result.returncode == 1
+    result = command("compare", "test", "--model", run, "--output", "out")
+    assert result.exit_code == 1
     assert "29 test images, 1 other could not be used" in result.stdout
     assert "00.png" in result.stderr
 
 
-def test_bad_usage_of_the_training_is_said(scenes, tmp_path):
+def test_where_nothing_can_be_read_every_method_has_a_row(trained, tmp_path):
+    _, run = trained
+    for name in COLOURS:
+        (tmp_path / "bad" / name).mkdir(parents=True)
+        (tmp_path / "bad" / name / "0.png").write_bytes(b"no image " + name.encode())
+    nets = load_trained(run)
+    comparison = compare(nets, read_data(tmp_path / "bad", COLOURS), budget="fast")
+    rows = comparison.summary()["rows"]
+    assert [row["top1"] for row in rows] == [None] * 7
+    assert rows[1]["method"] == "TargetNet + poster (fast)"
+    write_comparison(comparison, nets, read_data(tmp_path / "bad", COLOURS), tmp_path / "page.html")
+    assert "Nothing to judge" in (tmp_path / "page.html").read_text()
+
+
+def test_the_bar_says_each_epoch_once():
+    told = io.StringIO()
+    console = Console(file=told, force_terminal=True, width=150)
+    with Progress(TextColumn("{task.fields[told]}"), console=console) as progress:
+        bar = TrainingBar(progress)
+        for epoch in (0, 1, 2):
+            for step in (1, 2) if epoch else ():
+                bar(TrainingProgress("target", epoch, 2, step, 2, 1.5, 0.25))
+            ended = Epoch(epoch, 1.5 if epoch else None, 0.25 if epoch else None, 0.125, 0.75, 1.0)
+            bar(TrainingProgress("target", epoch, 2, 2 if epoch else 0, 2, 1.5, 0.25, ended))
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", told.getvalue())
+    for line in ("epoch 0: before the training", "epoch 1: loss 1.500", "epoch 2: loss 1.500"):
+        assert text.count(line) == 1
+    assert "validation loss 0.125" in text
+    assert "25.0\u00a0% right · validation 75.0\u00a0%" in text
+
+
+def test_bad_usage_of_the_training_is_said(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (scenes / "train" / "red" / "07.png").write_bytes(b"no image")
     toy = ("--backbone", "networks:make_torn", "--output", "run")
     for arguments, message in (
@@ -681,7 +834,7 @@ def test_bad_usage_of_the_training_is_said(scenes, tmp_path):
         (("scenes/test", "--output", "run", "--weights", "w.pth"), "no such file of weights"),
         (("scenes/test", "--output", "run", "--backbone", "timm/vgg99"), "timm/vgg99"),
     ):
-        result = command("train-multicam", *arguments, cwd=tmp_path)
-        assert result.returncode == 2
+        result = command("train-multicam", *arguments)
+        assert result.exit_code == 2
         assert message in result.stderr
         assert len(result.stderr.splitlines()) == 1

@@ -517,11 +517,11 @@ def train_multicam(
     """Train MultiCAM: a second network on what the first one looked at, and their fusion."""
     from rich.console import Console
 
-    with _usage_errors():
-        from relook.evaluation import DataError
-        from relook.folder import RunError
-        from relook.models.multicam import train_multicam as train
-        from relook.report.terminal import print_training, training_bar
+    from relook.evaluation import DataError
+    from relook.folder import RunError
+    from relook.models.multicam import train_multicam as train
+    from relook.report.terminal import print_training, training_bar
+
     try:
         with training_bar() as bar:
             training = train(
@@ -539,6 +539,9 @@ def train_multicam(
         _refuse(str(error))
     except RelookError as error:
         _complain(str(error))
+        raise typer.Exit(FAILED) from None
+    except OSError as error:
+        _complain(f"{output}: cannot be written ({error}); what is done is kept")
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         _complain(f"stopped; the same command goes on from there ({output})")
@@ -577,20 +580,25 @@ def compare(
     with _usage_errors():
         from relook.correction import AMBIGUOUS
         from relook.models.multicam import load_trained
-        from relook.multicam import test_images
+        from relook.multicam import unseen_images
 
         preset = _preset("poster", gate, None, None, None, None, budget, fast)
+        preset.make()
         trained = load_trained(model, device)
-        labelled = test_images(trained.training, data)
-        corrector = _corrector(trained.target, preset, AMBIGUOUS)
+        labelled = unseen_images(trained.training, data)
     typer.echo(f"{len(labelled):,} test images, labels matched {labelled.matched}", err=True)
     with _going_on(output):
-        status = _compare(trained, labelled, output, corrector, as_json)
+        status = _compare(trained, labelled, output, preset, preset.gate_or(AMBIGUOUS), as_json)
     raise typer.Exit(status)
 
 
 def _compare(
-    trained: Trained, data: LabelledImages, output: Path, corrector: Corrector, as_json: bool
+    trained: Trained,
+    data: LabelledImages,
+    output: Path,
+    preset: Preset,
+    gate: float | None,
+    as_json: bool,
 ) -> int:
     from rich.console import Console
 
@@ -600,7 +608,7 @@ def _compare(
     from relook.report.terminal import evaluation_bar, print_comparison
 
     with evaluation_bar("images", len(data)) as bar:
-        comparison = run(trained, data, output, corrector=corrector, on_rows=bar)
+        comparison = run(trained, data, output, gate=gate, budget=preset.budget, on_rows=bar)
     if as_json:
         typer.echo(json.dumps(comparison.summary()))
     else:

@@ -96,7 +96,9 @@ def write_atomically(file: Path, content: bytes | str) -> None:
     """All of it or nothing."""
     beside = file.with_name(file.name + ".writing")
     with beside.open("wb") as stream:
-        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+        stream.write(
+            content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+        )
         stream.flush()
         os.fsync(stream.fileno())
     beside.replace(file)

@@ -62,7 +62,7 @@ class LabelledImages:
                 size = image.path.stat().st_size
             except OSError:
                 size = -1
-            digest.update(f"{image.name}\0{image.label}\0{size}\n".encode())
+            digest.update(f"{image.name}\0{image.label}\0{size}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 
     def sample(self, count: int) -> LabelledImages:
@@ -225,11 +225,11 @@ def _match(
     names: Sequence[str], labels: Sequence[str], index_allowed: bool, root: Path
 ) -> tuple[Mapping[str, int], str]:
     """Class index of each name, and how it was found."""
-    counts = Counter(map(_plain, labels))
+    counts = Counter(map(plain, labels))
     # A label that two classes share names neither.
-    own = {_plain(label): i for i, label in enumerate(labels) if counts[_plain(label)] == 1}
-    if all(_plain(name) in own for name in names):
-        return {name: own[_plain(name)] for name in names}, "by label"
+    own = {plain(label): i for i, label in enumerate(labels) if counts[plain(label)] == 1}
+    if all(plain(name) in own for name in names):
+        return {name: own[plain(name)] for name in names}, "by label"
     if _is_imagenet(labels):
         synsets = _imagenet_synsets()
         if all(name in synsets for name in names):
@@ -237,12 +237,12 @@ def _match(
     if index_allowed and all(name.isdecimal() and int(name) < len(labels) for name in names):
         return {name: int(name) for name in names}, "by class index"
     # Names that fit in part were meant to be these: their order is not to be trusted.
-    none_fits = not any(_plain(name) in own for name in names)
+    none_fits = not any(plain(name) in own for name in names)
     if len(names) == len(labels) and none_fits:
         return {name: index for index, name in enumerate(names)}, "in sorted order"
     indices = {str(index) for index in range(len(labels))} if index_allowed else set()
     ways = {
-        "labels": [name for name in names if _plain(name) not in own],
+        "labels": [name for name in names if plain(name) not in own],
         "class indices": [name for name in names if (name.lstrip("0") or "0") not in indices],
     }
     if _is_imagenet(labels):
@@ -258,7 +258,8 @@ def _match(
     )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """What two spellings of one class name have in common: case, spaces, - and _ aside."""
     return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
 
 

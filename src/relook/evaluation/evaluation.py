@@ -191,7 +191,7 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
         "model": {
             "name": classifier.name,
             "layer": layer,
-            "weights": _weights(classifier),
+            "weights": weights_digest(classifier),
             "input_size": list(classifier.input_size),
             "geometry": repr(classifier.geometry),
             "mean": list(classifier.mean),
@@ -242,7 +242,8 @@ def spelt(look: Look) -> str:
     return re.sub(r" object at 0x[0-9a-f]+", "", repr(look))
 
 
-def _weights(classifier: Classifier) -> str:
+def weights_digest(classifier: Classifier) -> str:
+    """Of the network and its weights: another for another network."""
     digest = hashlib.sha256(repr(classifier.network).encode())
     for name, tensor in classifier.network.state_dict().items():
         if isinstance(tensor, Tensor):

@@ -111,24 +111,38 @@ def load(
 
 
 def _named(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
-    from relook.models import multicam
-
-    if multicam.is_run(name):
+    run = run_of(name)
+    if run is not None:
         if checkpoint is not None:
             raise ModelError(f"{name}: a trained folder has its own weights; drop checkpoint")
-        return multicam.load_run(name)
+        from relook.models import multicam
+
+        return multicam.load_run(*run)
     source, slash, rest = name.partition("/")
     if slash and source in _SOURCES:
         return _SOURCES[source](rest, pretrained, checkpoint)
     if ":" in name:
         return function.load(name, checkpoint)
     known = ", ".join(f"{source}/<name>" for source in _SOURCES)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise ModelError(f"{name}: a folder without run.json; name one of relook train-multicam")
     raise ModelError(
         f"model {name!r} is unknown; pass {known}, net.onnx, module:function or the folder of "
         "relook train-multicam"
     )
+
+
+def run_of(name: str) -> tuple[Path, str] | None:
+    """The folder of a run and the stage in it that are meant; None for other names."""
+    place = Path(name)
+    try:
+        if (place / "run.json").is_file():
+            return place, "fusion"
+        if place.is_dir() and (place.parent / "run.json").is_file():
+            return place.parent, place.name
+    except OSError:  # too long for a file's name, among others
+        pass
+    return None
 
 
 def _move(

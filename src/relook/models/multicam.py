@@ -12,9 +12,13 @@ import torch
 
 from relook.classifier import Classifier
 from relook.errors import ModelError
-from relook.models.load import DEFAULT_MODEL, load
+from relook.models.load import DEFAULT_MODEL, load, run_of
+from relook.models.torchvision import drop_auxiliary
 from relook.multicam import (
+    FUSED,
+    OBJECT,
     STAGES,
+    TARGET,
     Networks,
     OnImages,
     OnProgress,
@@ -26,26 +30,22 @@ from relook.multicam import (
     train,
 )
 
+_NAMES = {"target": TARGET, "object": OBJECT, "fusion": FUSED}
 _FINE_TUNED = Plan(epochs=8, rate=5e-4, seed=0)
 _FROM_SCRATCH = Plan(epochs=40, rate=3e-3, seed=0)
 
 
-def is_run(name: str) -> bool:
-    """Whether this is a folder of a run, or of a stage in one."""
-    return _place(name) is not None
-
-
-def load_run(name: str) -> Classifier:
-    """The fused network of RUN; that of a stage for RUN/target, RUN/object and RUN/fusion.
+def load_run(folder: Path, stage: str) -> Classifier:
+    """The network that a stage of RUN made; that of "fusion" is MultiCAM.
 
     Raises:
         ModelError: the training is not so far.
         RunError: the folder holds no training, or cannot be read.
     """
-    place = _place(name)
-    assert place is not None
-    folder, stage = place
-    [classifier] = load_stages(Training.read(folder), [stage])
+    training = Training.read(folder)
+    if stage not in STAGES:
+        raise ModelError(f"{folder / stage}: is no stage of a training; name {folder} itself")
+    [classifier] = load_stages(training, [stage])
     return classifier
 
 
@@ -66,14 +66,16 @@ def load_stages(
                 "train-multicam goes on"
             )
     backbone = str(training.settings["backbone"])
+    _check_backbone(backbone)
+    _check_origin(backbone, training.folder)
     networks = Networks.make(
-        lambda: load(backbone, pretrained=False, device=device), training.labels, seed=0
+        lambda: _load(backbone, device=device, pretrained=False), training.labels, seed=0
     )
     for stage in needed:
         restore(networks.stage(stage).network, training.folder / stage)
     made = [networks.classifier(stage, training.labels) for stage in stages]
     for stage, classifier in zip(stages, made, strict=True):
-        classifier.name = str(training.folder / stage)
+        classifier.name = _NAMES[stage]
     return made
 
 
@@ -117,8 +119,9 @@ def train_multicam(
         backbone: a network that ends global average pooling → one fully connected layer:
             "bundled/efficientnet_lite0", "timm/<name>", "torchvision/<name>", "module:function".
         weights: what both networks begin from: "bundled" (those that come installed), "none"
-            (random ones), or a file of the backbone's, in any number of classes. None is bundled
-            for bundled backbones, else what `relook.load` takes.
+            (random ones; of "module:function" every layer is reset), or a checkpoint of the
+            backbone (what that has seen is yours to know). None is bundled for bundled backbones,
+            else what `relook.load` takes.
         epochs: at most so many for each stage; 8 by default, 40 from random weights.
         seed: of the split, of random weights, of the order and the augmentation.
         device: as for `relook.load`.
@@ -133,12 +136,13 @@ def train_multicam(
     """
     if epochs is not None and epochs < 1:
         raise ModelError(f"epochs must be 1 or more, not {epochs}")
+    _check_backbone(backbone)
     options, described = _start(backbone, weights)
     usual = _FROM_SCRATCH if described == "none" else _FINE_TUNED
     return train(
         read_training_data(data),
         output,
-        lambda: load(backbone, device=device, dtype="float32", **options),
+        lambda: _load(backbone, device=device, **options),
         Plan(epochs or usual.epochs, usual.rate, seed),
         {"backbone": backbone, "weights": described},
         on_images,
@@ -168,11 +172,37 @@ def _start(backbone: str, weights: str | os.PathLike[str] | None) -> tuple[dict[
     return {"checkpoint": file}, f"file {digest}"
 
 
-def _place(name: str) -> tuple[Path, str] | None:
-    """The folder and the stage that are meant."""
-    place = Path(name)
-    if (place / "run.json").is_file():
-        return place, "fusion"
-    if place.name in STAGES and (place.parent / "run.json").is_file():
-        return place.parent, place.name
-    return None
+def _load(backbone: str, **options: Any) -> Classifier:
+    """The backbone as MultiCAM trains it: in float32, without classifiers on the way."""
+    classifier = load(backbone, dtype="float32", **options)
+    if ":" in backbone and options.get("pretrained") is False:
+        for module in classifier.network.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+    drop_auxiliary(classifier.network)
+    return classifier
+
+
+def _check_backbone(backbone: str) -> None:
+    """Raise ModelError for what is a model, but none that can be trained."""
+    source = backbone.partition("/")[0]
+    if run_of(backbone) is not None:
+        raise ModelError(
+            f"{backbone}: is a training itself; name its backbone, and with --weights its "
+            "target/weights.safetensors"
+        )
+    if source not in ("bundled", "timm", "torchvision") and ":" not in backbone:
+        raise ModelError(
+            f"{backbone}: cannot be a backbone; pass bundled/<name>, timm/<name>, "
+            "torchvision/<name> or module:function"
+        )
+
+
+def _check_origin(backbone: str, folder: Path) -> None:
+    """A folder that somebody else made brings numbers, and no code: raise ModelError."""
+    module = backbone.partition(":")[0]
+    if ":" in backbone and Path(*module.split(".")).resolve().is_relative_to(folder.resolve()):
+        raise ModelError(
+            f"{folder}: its backbone {backbone!r} is code in that folder itself, which relook does "
+            "not run; move the module out of it"
+        )

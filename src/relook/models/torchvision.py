@@ -50,6 +50,17 @@ def _create(base: str, weights: WeightsEnum, classes: int | None = None) -> nn.M
     return network
 
 
+def drop_auxiliary(network: nn.Module) -> None:
+    """Leave out the classifiers on the way to the last, of GoogLeNet and Inception; whether they
+    are there depends on where the weights came from.
+    """
+    if getattr(network, "aux_logits", None) is not None:
+        network.aux_logits = False  # type: ignore[assignment]
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(network, name):
+                setattr(network, name, None)
+
+
 def _weights(base: str, suffix: str) -> WeightsEnum:
     classifiers = list_models(module=torchvision.models)
     if base not in classifiers:

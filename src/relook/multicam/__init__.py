@@ -9,7 +9,7 @@ from relook.multicam.comparison import (
     Trained,
     compare,
     masked,
-    test_images,
+    unseen_images,
 )
 from relook.multicam.data import (
     OnImages,
@@ -53,6 +53,6 @@ __all__ = [
     "read_training_data",
     "restore",
     "saliency",
-    "test_images",
     "train",
+    "unseen_images",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from relook.evaluation import (
     Answer,
     DataError,
     LabelledImages,
+    Method,
     Pairing,
     Row,
     Run,
@@ -28,10 +29,11 @@ from relook.evaluation import (
     Tally,
     read_data,
 )
-from relook.evaluation.evaluation import after, before, describe, rivals_of, spelt
+from relook.evaluation.evaluation import after, before, describe, spelt, weights_digest
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import fill_image, hide
 from relook.folder import write_atomically
+from relook.layers import evaluating
 from relook.multicam.data import digests, is_divided
 from relook.multicam.network import MultiCAM, mask_filter, saliency
 from relook.multicam.run import Training
@@ -114,7 +116,8 @@ class Comparison:
         """TargetNet, its corrections, ObjectNet, MultiCAM."""
         counted = self.statistics
         found = [Compared(TARGET, counted.before, None, self.seconds(TARGET))]
-        for name, method in {**counted.rivals, FUSED: counted.after}.items():
+        for name in (*self.settings["looks"], OBJECT, FUSED):
+            method = counted.after if name == FUSED else counted.rivals.get(name, Method())
             found.append(Compared(name, method.tally, method.pairing, self.seconds(name)))
         return tuple(found)
 
@@ -151,7 +154,9 @@ def compare(
     data: LabelledImages,
     output: str | os.PathLike[str] | None = None,
     *,
-    corrector: Corrector | None = None,
+    k: int | None = None,
+    gate: float | None = AMBIGUOUS,
+    budget: int | Literal["fast"] | None = None,
     on_rows: Rows | None = None,
 ) -> Comparison:
     """Classify the test images with TargetNet, its corrections, ObjectNet and MultiCAM.
@@ -161,29 +166,32 @@ def compare(
 
     Args:
         trained: the networks.
-        data: what `test_images` gave: nothing that they were trained on.
+        data: what `unseen_images` gave: nothing that they were trained on.
         output: the folder of the comparison.
-        corrector: the poster's correction of TargetNet, whose k and gate hold for the other
-            looks; by default k = 5 and gate 0.5.
+        k: of the corrections, as for `Corrector`.
+        gate: the same way.
+        budget: of the poster's maps, as for `Corrector`.
         on_rows: told of the rows as they come.
 
     Raises:
+        DataError: the networks were trained on some of the data.
         RunError: `output` holds something else.
+        RelookError: k, gate or budget is out of range.
         ModelError: a network cannot do what a look asks of it.
     """
+    _refuse_seen(trained.training, data, digests(data.images))
     target = trained.target
-    poster = corrector or Corrector(target, gate=AMBIGUOUS)
-    others = rivals_of(poster, LOOKS[1:])
-    looks = {f"{TARGET} + {name}": c for name, c in {LOOKS[0]: poster, **others}.items()}
+    looks = {
+        _name(look, budget): Corrector(target, k, gate, look, budget if look == "poster" else None)
+        for look in LOOKS
+    }
     networks = {OBJECT: trained.object, FUSED: trained.fused}
     settings = {
         "kind": "comparison",
-        "run": str(trained.training.folder),
-        "k": poster.k,
-        "gate": poster.gate,
+        "gate": gate,
         "looks": {name: {"k": c.k, "look": spelt(c.look)} for name, c in looks.items()},
         **describe(target, data),
-        "networks": {n: describe(c, data)["model"]["weights"] for n, c in networks.items()},
+        "networks": {name: weights_digest(c) for name, c in networks.items()},
     }
 
     def judge(
@@ -199,7 +207,6 @@ def compare(
             objects, fused = (found[place] for found in answers)
             yield image.row(
                 before(first, image.label, target, seconds),
-                corrected=True,
                 after=fused,
                 rivals=(
                     *((name, after(o, image.label, seconds)) for name, o in named),
@@ -216,7 +223,7 @@ def compare(
     return found
 
 
-def test_images(training: Training, data: str | os.PathLike[str]) -> LabelledImages:
+def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledImages:
     """The images of the data that the networks may be tested on.
 
     Those of DATA/test where the data are divided. Where relook split the training's data and these
@@ -236,15 +243,27 @@ def test_images(training: Training, data: str | os.PathLike[str]) -> LabelledIma
         images = tuple(found.images[place] for place in held)
         told = f"{found.matched}; the {len(images):,} of {len(found):,} that were split off"
         return replace(found, images=images, matched=told)
-    seen = [i.name for i, part in zip(found.images, known, strict=True) if part and part != "test"]
+    _refuse_seen(training, found, own)
+    return found
+
+
+def _refuse_seen(training: Training, data: LabelledImages, own: Sequence[str]) -> None:
+    """Raise DataError if the networks were trained on any of the images."""
+    parts = {image.sha256: image.part for image in training.images if image.part != "test"}
+    seen = [i.name for i, digest in zip(data.images, own, strict=True) if digest in parts]
     if seen:
         more = f", and {len(seen) - _SHOWN:,} more" if len(seen) > _SHOWN else ""
         raise DataError(
-            f"{root}: {training.folder} was trained on {len(seen):,} of these {len(found):,} "
+            f"{training.folder}: was trained on {len(seen):,} of these {len(data):,} "
             f"images ({', '.join(seen[:_SHOWN])}{more}), and cannot be tested on them; name "
             "images that it has not seen"
         )
-    return found
+
+
+def _name(look: str, budget: int | Literal["fast"] | None) -> str:
+    """What the rows call TargetNet with this correction."""
+    less = f" ({'fast' if budget == 'fast' else f'budget {budget}'})"
+    return f"{TARGET} + {look}{less if budget is not None and look == 'poster' else ''}"
 
 
 @dataclass(frozen=True)
@@ -270,9 +289,10 @@ def masked(classifier: Classifier, pixels: Float[Tensor, "3 h w"]) -> Masked:
     """
     network = classifier.network
     assert isinstance(network, MultiCAM)
-    target = network.object.target.eval()
-    inputs = classifier.normalised(pixels.unsqueeze(0))
-    [found] = saliency(target.class_maps(target.maps(inputs)), inputs).cpu()
+    target = network.object.target
+    inputs = classifier.normalised(pixels.unsqueeze(0)).to(classifier.dtype)
+    with evaluating(target):
+        [found] = saliency(target.class_maps(target.maps(inputs)), inputs).float().cpu()
     hidden = fill_image("mean", pixels, classifier.mean)
     [image] = hide(pixels, mask_filter(found.unsqueeze(0)), hidden)
     return Masked(found, image)

@@ -16,6 +16,7 @@ from typing import Literal
 
 from relook.errors import ImageError
 from relook.evaluation import DataError, LabelledImage, LabelledImages, class_names, read_data
+from relook.evaluation.data import plain
 from relook.folder import RunError
 from relook.images import open_image, quiet
 
@@ -27,6 +28,7 @@ VALIDATION_SHARE = 0.1
 """Of each class's training images: they choose the epoch to keep, and nothing is fitted to them."""
 
 _SHOWN = 5
+_PARTS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test"}
 _COLUMNS = ("image", "label", "part", "sha256")
 
 OnImages = Callable[[int, int], None]
@@ -93,7 +95,8 @@ def read_training_data(data: str | os.PathLike[str]) -> TrainingData:
     root = Path(data)
     if root.is_dir() and not is_divided(root):
         for part in ("train", "test"):
-            if (root / part).is_dir():
+            # One that holds images itself is a class of that name.
+            if (root / part).is_dir() and any(p.is_dir() for p in (root / part).iterdir()):
                 other = "test" if part == "train" else "train"
                 raise DataError(
                     f"{root}: holds {part}/ but no {other}/; both are expected, or class folders "
@@ -101,6 +104,7 @@ def read_training_data(data: str | os.PathLike[str]) -> TrainingData:
                 )
     own = root / "train" if is_divided(root) else root
     labels = class_names(own)
+    _check_names(own, labels)
     train = read_data(own, labels)
     _check_counts(own, labels, train.images, 2 if own != root else 3)
     if own == root:
@@ -162,7 +166,7 @@ def digests(images: Sequence[LabelledImage]) -> list[str]:
 def write_images(images: Sequence[TrainingImage], labels: Sequence[str]) -> str:
     """The list as CSV: image, label, part, sha256."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows((i.name, labels[i.label], i.part, i.sha256) for i in images)
     return text.getvalue()
@@ -176,19 +180,34 @@ def read_images(file: Path, root: Path, labels: Sequence[str]) -> tuple[Training
     """
     index = {label: place for place, label in enumerate(labels)}
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            return tuple(
-                TrainingImage(
-                    row["image"],
-                    root / row["image"],
-                    index[row["label"]],
-                    row["part"],  # type: ignore[arg-type]
-                    row["sha256"],
-                )
-                for row in csv.DictReader(stream)
+        with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        images = tuple(
+            TrainingImage(
+                row["image"],
+                root / row["image"],
+                index[row["label"]],
+                _PARTS[row["part"]],
+                row["sha256"],
             )
-    except (OSError, KeyError, ValueError) as error:
+            for row in rows
+        )
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         raise RunError(f"{file}: cannot be read as the list of images ({error})") from error
+    if not images or any(i.sha256 is None or (not i.sha256 and i.part != "test") for i in images):
+        raise RunError(f"{file}: cannot be read as the list of images (it is cut off)")
+    return images
+
+
+def _check_names(root: Path, labels: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for label in labels:
+        other = first.setdefault(plain(label), label)
+        if other != label:
+            raise DataError(
+                f"{root}: the classes {other!r} and {label!r} differ only in case, spaces, dashes "
+                "or underscores; rename one, or make one class of both"
+            )
 
 
 def _check_counts(

@@ -36,6 +36,7 @@ Everything here works on normalised inputs, (N, 3, H, W), as the networks do.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -51,6 +52,9 @@ HIDDEN = 0.1
 """Up to this saliency a pixel is hidden."""
 KEPT = 0.2
 """From this saliency on a pixel is kept as it is."""
+
+_ONE_AT_A_TIME = threading.RLock()
+"""A hook sees what every thread sends through its network."""
 
 
 class CamNet(nn.Module):
@@ -94,11 +98,12 @@ class CamNet(nn.Module):
             if found is not None:
                 seen[:] = [found.clone()]  # a later operation may work in place
 
-        handle = self.network.get_submodule(self._target.layer).register_forward_hook(keep)
-        try:
-            self.network(inputs)
-        finally:
-            handle.remove()
+        with _ONE_AT_A_TIME:
+            handle = self.network.get_submodule(self._target.layer).register_forward_hook(keep)
+            try:
+                self.network(inputs)
+            finally:
+                handle.remove()
         return seen[0]
 
     def class_maps(self, maps: Float[Tensor, "n k u v"]) -> Float[Tensor, "n c u v"]:

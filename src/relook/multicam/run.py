@@ -22,6 +22,7 @@ from torch import nn
 from relook.attribution.cam import class_weights
 from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError, first_line
+from relook.evaluation import DataError
 from relook.folder import RunError, claimed, versions, write_atomically
 from relook.multicam.data import (
     OnImages,
@@ -111,16 +112,6 @@ class Training:
         return cls(place, settings, labels, images, records)
 
     @property
-    def is_done(self) -> bool:
-        """Whether all three stages are."""
-        return set(self.stages) == set(STAGES)
-
-    @property
-    def seconds(self) -> float:
-        """Of training and validation, all stages together."""
-        return sum(stage.seconds for stage in self.stages.values())
-
-    @property
     def split(self) -> bool:
         """Whether the test images were split off by relook."""
         return bool(self.settings["data"]["split"])
@@ -151,8 +142,14 @@ def train(
         DataError: the images cannot be used, see `divide`.
         RunError: `output` holds another training, or another process works in it.
         RelookError: the training failed, see `fit`; what is done is kept.
+        OSError: the folder cannot be written; what is done is kept.
     """
     folder = Path(output)
+    if data.test is None and folder.resolve().is_relative_to(data.root.resolve()):
+        raise DataError(
+            f"{folder}: lies among the class folders of {data.root}, and would be one; name an "
+            "output elsewhere"
+        )
     made = {"kind": KIND, **settings, **asdict(plan), "batch": BATCH, "labels": list(data.labels)}
     made["data"] = {
         "images": len(data.train) + (len(data.test) if data.test else 0),
@@ -164,15 +161,12 @@ def train(
     made["versions"] = versions()
     listed = folder / "images.csv"
     with claimed(folder, json.loads(json.dumps(made)), listed.exists):
-        try:
-            if not listed.exists():
-                images = divide(data, plan.seed, on_images)
-                write_atomically(listed, write_images(images, data.labels))
-            images = read_images(listed, data.root, data.labels)
-            for name in STAGES:
-                _run_stage(networks, name, images, plan, folder / name, on_progress)
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be written ({error})") from error
+        if not listed.exists():
+            divided = divide(data, plan.seed, on_images)
+            write_atomically(listed, write_images(divided, data.labels))
+        images = read_images(listed, data.root, data.labels)
+        for name in STAGES:
+            _run_stage(networks, name, images, plan, folder / name, on_progress)
     return Training.read(folder)
 
 
@@ -185,18 +179,23 @@ def _run_stage(
     on_progress: OnProgress | None,
 ) -> None:
     stage = networks.stage(name)
+    kept = folder / "resume.pt"
     if _is_done(folder):
         restore(stage.network, folder)
+        _forget(kept)
         return
     folder.mkdir(exist_ok=True)
     fitted, validation = ([i for i in images if i.part == p] for p in ("train", "validation"))
-    kept = folder / "resume.pt"
     epochs = fit(stage, networks.base, fitted, validation, plan, kept, on_progress)
     state = stage.network.state_dict()
     weights = save({key: value.cpu().contiguous().clone() for key, value in state.items()})
     write_atomically(folder / "weights.safetensors", weights)
     record = StageRecord(tuple(epochs), epochs[-1].seconds, len(fitted), len(validation))
     write_atomically(folder / "stage.json", json.dumps(asdict(record), indent=1))
+    _forget(kept)
+
+
+def _forget(kept: Path) -> None:
     for left in (kept, kept.with_name(kept.name + ".writing")):
         left.unlink(missing_ok=True)
 
@@ -228,6 +227,11 @@ class Networks:
             base, target = _cam_net(backbone, len(labels))
             torch.manual_seed(random_of(seed, "object").getrandbits(62))
             _, network = _cam_net(backbone, len(labels))
+        if target.network is network.network:
+            raise ModelError(
+                f"{base.name}: gives the same network twice; MultiCAM trains two, so that the "
+                "function has to make it anew at each call"
+            )
         return cls(base, target, network)
 
     @property

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from relook.answers import class_outputs
-from relook.classifier import Classifier
+from relook.classifier import Classifier, is_out_of_memory
 from relook.errors import ImageError, RelookError, first_line
 from relook.folder import RunError, write_atomically
 from relook.images import open_image, quiet
+from relook.layers import evaluating
 from relook.multicam.data import TrainingImage
 
 BATCH = 32
@@ -182,10 +183,11 @@ def fit(
         The epochs, the one before the training first.
 
     Raises:
-        RelookError: an image cannot be read any more, or the loss is NaN.
+        RelookError: an image cannot be read any more, the loss is not finite, or PyTorch fails
+            (out of memory among it); what was done before is kept.
         RunError: `kept` cannot be read.
     """
-    with torch.random.fork_rng(), quiet():
+    with torch.random.fork_rng(), quiet(), evaluating(stage.network):
         return _Fit(stage, classifier, train, validation, plan, kept, on_progress).run()
 
 
@@ -218,14 +220,16 @@ class _Fit:
         self.start = time.monotonic()
 
     def run(self) -> list[Epoch]:
-        if self.kept.exists():
-            self._resume()
-        else:
-            self._end_epoch(None, None)
-        while self.epoch < self.plan.epochs and not self._is_over():
-            self._train_epoch()
+        try:
+            if self.kept.exists():
+                self._resume()
+            else:
+                self._end_epoch(None, None)
+            while self.epoch < self.plan.epochs and not self._is_over():
+                self._train_epoch()
+        except (RuntimeError, MemoryError) as error:
+            raise self._failed(error) from error
         self.stage.network.load_state_dict(self.best)
-        self.stage.network.eval()
         return self.epochs
 
     def _is_over(self) -> bool:
@@ -264,8 +268,8 @@ class _Fit:
         loss = cross_entropy(logits, labels, label_smoothing=SMOOTHING)
         if not bool(loss.isfinite()):
             raise RelookError(
-                f"{self.stage.name}: the loss is {loss.item()} in epoch {epoch}; check the "
-                "starting weights, or start from others"
+                f"{self.stage.name}: the loss is {loss.item()} in epoch {epoch}, and would be "
+                "again; begin another run from other weights, or with another seed"
             )
         self.optimizer.zero_grad()
         loss.backward()
@@ -279,6 +283,13 @@ class _Fit:
             prepared = self.stage.prepare(inputs)
         return class_outputs(self.stage.network(prepared))
 
+    def _failed(self, error: Exception) -> RelookError:
+        small = "; take a smaller backbone, or another device" if is_out_of_memory(error) else ""
+        return RelookError(
+            f"{self.stage.name}: PyTorch failed in epoch {self.epoch + 1} ({first_line(error)})"
+            f"{small}. What is done is kept"
+        )
+
     def _end_epoch(self, loss: float | None, accuracy: float | None) -> None:
         """Validate, keep the best weights, and all that is done."""
         self.stage.network.eval()
@@ -290,6 +301,11 @@ class _Fit:
                 lost += float(cross_entropy(logits, labels, reduction="sum"))
                 right += int((logits.argmax(dim=1) == labels).sum())
         count = len(self.validation)
+        if not math.isfinite(lost):
+            raise RelookError(
+                f"{self.stage.name}: the validation loss is {lost} after epoch {self.epoch}, and "
+                "would be again; begin another run from other weights, or with another seed"
+            )
         found = Epoch(self.epoch, loss, accuracy, lost / count, right / count, self._seconds())
         if all(found.validation_loss < e.validation_loss for e in self.epochs):
             state = self.stage.network.state_dict()

@@ -79,6 +79,8 @@ def find_comparison(comparison: Comparison) -> Findings:
         "no evidence": "No evidence that MultiCAM helps",
     }
     remarks = [_correction(comparison), _head_to_head(comparison), _object(comparison)]
+    if comparison.settings["gate"] == 0:
+        remarks[0] = "The gate is 0: no correction looked at any image again."
     return Findings(pairing.verdict, titles[pairing.verdict], _numbers(pairing), tuple(remarks))
 
 

@@ -90,6 +90,7 @@ class TrainingBar:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
         self._validated = ""
+        self._printed = (-1, "")
 
     def images(self, done: int, total: int) -> None:
         """So many images are read, before the training."""
@@ -106,8 +107,9 @@ class TrainingBar:
             running = f"loss {told.loss:.3f}, {percent(told.accuracy)} right"
         if told.ended:
             self._validated = f"validation {percent(told.ended.validation_accuracy)}"
-            if done > self._progress.tasks[task].completed or not told.ended.epoch:
+            if self._printed != (told.ended.epoch, name):  # what was resumed is told again
                 self._line(name, told.ended)
+            self._printed = (told.ended.epoch, name)
         self._progress.update(
             task,
             description=f"{name}, epoch {max(1, told.epoch)} of {told.epochs}",
