@@ -266,7 +266,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path):
     scenes, run = trained
     own = tmp_path / "run"
     seen = []
-    for after in (5, 17):  # within an epoch of the first stage, and of the second
+    for after in (5, 21):  # within an epoch of the first stage, and of the second
         script = KILLED.format(here=str(HERE), after=after, data=str(scenes), run=str(own))
         killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
