@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from networks import write_noise
+from relook import models
+from relook.cli import app
 from relook.images import open_image
+from relook.multicam import Plan
 
-PAGE = Path(__file__).parents[1] / "docs" / "bring-your-own.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, MULTICAM = DOCS / "bring-your-own.md", DOCS / "multicam.md"
 
 
 def test_bring_your_own(tmp_path, monkeypatch, chelsea, capsys):
@@ -49,6 +57,34 @@ def test_bring_your_own(tmp_path, monkeypatch, chelsea, capsys):
     assert rows(sidecar) == rows(own)
 
 
+def test_multicam(tmp_path, monkeypatch, capsys):
+    """The commands and the Python of the page, on images of two classes."""
+    monkeypatch.chdir(tmp_path)
+    # One epoch in place of eight, for time.
+    monkeypatch.setattr(models.multicam, "_FINE_TUNED", Plan(epochs=1, rate=5e-4, seed=0))
+    for part, count in (("train", 4), ("test", 2)):
+        for label in ("a", "b"):
+            for index in range(count):
+                file = tmp_path / "scenes" / part / label / f"{index}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_noise(file, seed=len(part) * 100 + index + 50 * (label == "b"))
+    shutil.copy("scenes/test/a/0.png", "scenes/test/a/photo.jpg")
+    blocks = re.findall(r"```(\w+)\n(.*?)```", MULTICAM.read_text(encoding="utf-8"), re.DOTALL)
+    assert [language for language, _ in blocks] == ["bash", "python"]
+    for line in blocks[0][1].splitlines():
+        result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+        assert result.exit_code == 0, (line, result.output)
+    assert Path("compared/report.html").exists()
+    assert Path("multicam.onnx").exists()
+    exec(compile(blocks[1][1], str(MULTICAM), "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "joined bn2"
+    assert [line.split(" 0.")[0].split(" 1.")[0] for line in printed[1:]] == [
+        "TargetNet", "TargetNet + poster", "TargetNet + flip", "TargetNet + quick",
+        "TargetNet + best", "ObjectNet", "MultiCAM",
+    ]  # fmt: skip
+
+
 def rows(answer):
     """What was said of each class."""
     found = re.findall(r"(finch|robin|wren)\s+│\s+([\d.]+)\s%\s+│\s+([\d.]+)\s%", answer)
@@ -56,7 +92,9 @@ def rows(answer):
     return found
 
 
-@pytest.mark.parametrize("name", ["method.md", "evaluation.md", "networks.md", "bring-your-own.md"])
+@pytest.mark.parametrize(
+    "name", ["method.md", "evaluation.md", "networks.md", "bring-your-own.md", "multicam.md"]
+)
 def test_links_within_the_docs_lead_somewhere(name):
     page = PAGE.with_name(name)
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):

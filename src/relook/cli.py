@@ -37,7 +37,7 @@ Model = Annotated[
     str,
     typer.Option(
         help="bundled/efficientnet_lite0, timm/NAME[.TAG], torchvision/NAME[.WEIGHTS], hf/FOLDER, "
-        "net.onnx or module:function."
+        "net.onnx, module:function, or a folder of train-multicam."
     ),
 ]
 Checkpoint = Annotated[
@@ -493,22 +493,24 @@ def train_multicam(
         str,
         typer.Option(
             metavar="M",
-            help="Of both networks, as for --model elsewhere; it must end global average pooling, "
-            "one fully connected layer.",
+            help="Of both networks: bundled/, timm/ or torchvision/NAME, or module:function. It "
+            "must end in global average pooling and one fully connected layer.",
         ),
     ] = "bundled/efficientnet_lite0",
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="bundled|none|FILE",
-            help="What both begin from; by default bundled ones, or those of the backbone's "
-            "library.",
+            help="What both begin from: those that come installed, random ones, or a checkpoint; "
+            "by default the first, or those of the backbone's library.",
         ),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="At most, for each of the three stages; 8, or 40 from none."
+            metavar="N",
+            min=1,
+            help="At most, for each of the three stages; by default 8, or 40 from random weights.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Of the split and the training.")] = 0,
