@@ -306,7 +306,7 @@ def test_evaluate_prints_the_tables_and_writes_the_run(data, tmp_path):
         assert text in result.stdout
     assert "labels matched by label" in result.stderr
     assert "target layer" in result.stderr
-    assert sorted(file.name for file in run.iterdir()) == [
+    assert sorted(file.name for file in run.glob("[!.]*")) == [
         "report.html", "rows", "run.json", "summary.json"
     ]  # fmt: skip
 

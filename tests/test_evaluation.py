@@ -283,7 +283,7 @@ def test_a_run_that_cannot_be_read_is_named(grey, data, tmp_path):
     with pytest.raises(RunError, match=r"run\.json: cannot be used"):
         evaluate(relook.Corrector(grey, k=1), data, run)
     (run / "run.json").unlink()
-    with pytest.raises(RunError, match=r"holds rows but no run\.json"):
+    with pytest.raises(RunError, match=r"holds parts of a run but no run\.json"):
         evaluate(relook.Corrector(grey, k=1), data, run)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot be used"):
