@@ -72,7 +72,17 @@ def two_targets(trained: Trained, other: Training, images: LabelledImages) -> Pa
     return total
 
 
-def print_table(comparison: Comparison, control: Pairing | None) -> None:
+def divide(training: Training, data: Path, folder: Path) -> None:
+    """The same split as train/ and test/, of links."""
+    for image in training.images:
+        part = "test" if image.part == "test" else "train"
+        link = folder / part / image.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(data / image.name)
+
+
+def print_table(comparison: Comparison, control: Pairing) -> None:
     print("| | top-1 | 95 % | fixed / broken | gain | p | forwards | training |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for method in comparison.methods:
@@ -87,11 +97,10 @@ def print_table(comparison: Comparison, control: Pairing | None) -> None:
             f"| {method.method} | {100 * (tally.top1 or 0):.1f} % | {accuracy(tally)} | {told} | "
             f"{tally.forwards / tally.images:.2f} | {duration(method.seconds)} |"
         )
-    if control:
-        print(
-            f"| two TargetNets, added | {100 * (control.after or 0):.1f} % | | {control.fixed} / "
-            f"{control.broken} | {gain(control)} | {significance(control.p_value)} | 2.00 | |"
-        )
+    print(
+        f"| two TargetNets, added | {100 * (control.after or 0):.1f} % | | {control.fixed} / "
+        f"{control.broken} | {gain(control)} | {significance(control.p_value)} | 2.00 | |"
+    )
 
 
 def main() -> None:
@@ -122,11 +131,13 @@ def main() -> None:
         with evaluation_bar(name, len(images)) as rows:
             comparison = compare(trained, images, out, on_rows=rows)
         write_comparison(comparison, trained, images, out / "report.html")
-        control = None
-        if not trained.training.split:  # else the second one has seen some of the test images
-            run = RESULTS / name / f"target-{seed + 1}"
-            other = second_target(data / name, run, backbone, weights, seed + 1)
-            control = two_targets(trained, other, images)
+        divided = data / name
+        if trained.training.split:  # another seed would split them otherwise
+            divided = RESULTS / name / f"divided-{seed}"
+            divide(trained.training, data / name, divided)
+        run = RESULTS / name / f"target-{seed + 1}"
+        other = second_target(divided, run, backbone, weights, seed + 1)
+        control = two_targets(trained, other, images)
         print(f"\n{name}: {len(images):,} test images, {torch.get_num_threads()} threads")
         for stage, record in trained.training.stages.items():
             print(
