@@ -22,7 +22,7 @@ import torch
 from relook.evaluation import LabelledImages, Pairing
 from relook.images import open_image
 from relook.models.multicam import load_stages, load_trained, train_multicam
-from relook.multicam import Comparison, Progress, Trained, Training, compare, unseen_images
+from relook.multicam import Comparison, Progress, Trained, Training, compare, masked, unseen_images
 from relook.report.comparison import write_comparison
 from relook.report.findings import accuracy, find_comparison, gain, significance
 from relook.report.story import duration
@@ -145,6 +145,9 @@ def main() -> None:
                 f"{100 * record.best.validation_accuracy:.1f} % of {record.validation} validation "
                 f"images, {duration(record.seconds)}"
             )
+        seen = (trained.fused.pixels(open_image(image.path)) for image in images.images)
+        shares = [masked(trained.fused, pixels).hidden for pixels in seen]
+        print(f"  hidden from ObjectNet: {100 * sum(shares) / len(shares):.0f} % of a test image")
         print_table(comparison, control)
         found = find_comparison(comparison)
         print("\n".join([found.sentence, *found.remarks]))

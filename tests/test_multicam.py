@@ -730,6 +730,8 @@ def test_what_is_shown_is_what_object_net_sees(trained):
         atol=1e-5,
     )
     assert float(seen.saliency.max()) == pytest.approx(1)
+    assert seen.hidden == pytest.approx(1 - float(mask_filter(seen.saliency[None]).mean()))
+    assert 0 < seen.hidden < 1
 
 
 # The command line

@@ -273,10 +273,12 @@ class Masked:
     Attributes:
         saliency: (H, W) in [0, 1], where TargetNet sees any of the classes.
         image: (3, H, W) in [0, 1], what ObjectNet is shown: what is hidden has the dataset's mean.
+        hidden: how much of the image that is, 0 to 1.
     """
 
     saliency: Float[Tensor, "h w"]
     image: Float[Tensor, "3 h w"]
+    hidden: float
 
 
 @torch.no_grad()
@@ -294,8 +296,9 @@ def masked(classifier: Classifier, pixels: Float[Tensor, "3 h w"]) -> Masked:
     with evaluating(target):
         [found] = saliency(target.class_maps(target.maps(inputs)), inputs).float().cpu()
     hidden = fill_image("mean", pixels, classifier.mean)
-    [image] = hide(pixels, mask_filter(found.unsqueeze(0)), hidden)
-    return Masked(found, image)
+    kept = mask_filter(found.unsqueeze(0))
+    [image] = hide(pixels, kept, hidden)
+    return Masked(found, image, 1 - float(kept.mean()))
 
 
 def _answers(

@@ -55,6 +55,7 @@ class Case:
         title: the image's name without its folders.
         label: its true class.
         photo, saliency, masked: what the networks see, where, and what ObjectNet is shown.
+        hidden: how much of the image is hidden from it, 0 to 1.
         answers: of TargetNet, ObjectNet and MultiCAM.
     """
 
@@ -63,6 +64,7 @@ class Case:
     photo: Image.Image
     saliency: Image.Image
     masked: Image.Image
+    hidden: float
     answers: tuple[Said, ...]
 
 
@@ -149,6 +151,7 @@ def _gallery(rows: Sequence[Row], trained: Trained, data: LabelledImages) -> lis
                 photo=photo_tile(pixels),
                 saliency=map_tile(pixels, seen.saliency),
                 masked=photo_tile(seen.image),
+                hidden=seen.hidden,
                 answers=tuple(
                     _said(method, answer, labels, row.label)
                     for method, answer in answers.items()
