@@ -653,6 +653,14 @@ def test_what_it_was_trained_on_is_refused_wherever_it_lies(trained, tmp_path):
         compare(load_trained(run), read_data(other, COLOURS))
 
 
+def test_other_classes_are_not_taken_in_sorted_order(trained, tmp_path):
+    scenes, run = trained
+    for name in COLOURS:
+        shutil.copytree(scenes / "test" / name, tmp_path / f"other {name}s")
+    with pytest.raises(DataError, match="which has: blue, green, red"):
+        unseen_images(Training.read(run), tmp_path)
+
+
 def test_of_what_relook_split_the_test_images_are_taken(scenes, tmp_path):
     data = scenes / "train"
     found = train(read_training_data(data), tmp_path / "run", small, Plan(1, 0.02, 5), SETTINGS)
@@ -835,6 +843,7 @@ def test_bad_usage_of_the_training_is_said(scenes, tmp_path, monkeypatch):
         (("nowhere", *toy), "nowhere"),
         (("scenes/test", "--output", "run", "--weights", "w.pth"), "no such file of weights"),
         (("scenes/test", "--output", "run", "--backbone", "timm/vgg99"), "timm/vgg99"),
+        (("scenes/test", "--output", "run", "--backbone", "timm/resnet18"), "file of them with"),
     ):
         result = command("train-multicam", *arguments)
         assert result.exit_code == 2

@@ -65,6 +65,8 @@ def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
+    if not isinstance(found, dict) or found.get("kind") != settings.get("kind"):
+        raise RunError(f"{file.parent} holds what another command made; choose another folder")
     different = list(_differences(found, settings))
     if different:
         raise RunError(

@@ -76,9 +76,13 @@ def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn
     return network
 
 
-def weights_missing(name: str, error: Exception) -> ModelError:
-    """What to say where a library's own weights cannot be had."""
-    return ModelError(
+class WeightsMissingError(ModelError):
+    """A library's own weights cannot be had."""
+
+
+def weights_missing(name: str, error: Exception) -> WeightsMissingError:
+    """What to say then."""
+    return WeightsMissingError(
         f"the weights of {name!r} cannot be had ({first_line(error)}); pass your own with "
         "checkpoint= or --checkpoint (in Python, pretrained=False gives random ones)"
     )

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from relook.classifier import Classifier
-from relook.errors import ModelError
+from relook.errors import ModelError, first_line
+from relook.models.checkpoint import WeightsMissingError
 from relook.models.load import DEFAULT_MODEL, load, run_of
 from relook.models.torchvision import drop_auxiliary
 from relook.multicam import (
@@ -174,7 +175,13 @@ def _start(backbone: str, weights: str | os.PathLike[str] | None) -> tuple[dict[
 
 def _load(backbone: str, **options: Any) -> Classifier:
     """The backbone as MultiCAM trains it: in float32, without classifiers on the way."""
-    classifier = load(backbone, dtype="float32", **options)
+    try:
+        classifier = load(backbone, dtype="float32", **options)
+    except WeightsMissingError as error:
+        raise ModelError(
+            f"the weights of {backbone!r} cannot be had ({first_line(error.__cause__ or error)}); "
+            "pass a file of them with --weights, or none for random ones"
+        ) from error
     if ":" in backbone and options.get("pretrained") is False:
         for module in classifier.network.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):

@@ -44,6 +44,7 @@ LOOKS = ("poster", "flip", "quick", "best")
 
 _STAGES = {OBJECT: ("target", "object"), FUSED: ("target", "object", "fusion")}
 _SHOWN = 5
+_CLASSES = 12
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,17 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
     the digest of their files, wherever they lie and whatever they are called.
 
     Raises:
-        DataError: the data cannot be used, or the networks were trained on some of them.
+        DataError: the data cannot be used, have other classes, or the networks were trained on
+            some of them.
     """
     root = os.fspath(data)
     found = read_data(os.path.join(root, "test") if is_divided(data) else root, training.labels)
+    if found.matched == "in sorted order":  # a guess for networks from elsewhere
+        raise DataError(
+            f"{root}: its classes are not those of {training.folder}, which has: "
+            f"{', '.join(training.labels[:_CLASSES])}"
+            f"{', …' if len(training.labels) > _CLASSES else ''}"
+        )
     parts = {image.sha256: image.part for image in training.images}
     own = digests(found.images)
     known = [parts.get(digest) for digest in own]

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from relook.evaluation import Method, Pairing, Row, Statistics, Tally
-from relook.multicam import Comparison, Epoch, Training
+from relook.multicam import TARGET, Comparison, Epoch, Training
 from relook.multicam import Progress as TrainingProgress
 from relook.report.findings import Findings, accuracy, gain, significance
 from relook.report.story import Story, count, duration, percent
@@ -209,7 +209,7 @@ def print_comparison(console: Console, comparison: Comparison, found: Findings) 
         for method in comparison.methods:
             pairing = method.pairing
             table.add_row(
-                method.method,
+                method.method.replace(f"{TARGET} +", "+"),
                 f"{100 * (method.tally.top1 or 0):.1f}",
                 accuracy(method.tally),
                 gain(pairing) if pairing else "",
