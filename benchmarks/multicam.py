@@ -58,18 +58,23 @@ def second_target(data: Path, run: Path, backbone: str, weights: str | None, see
     return Training.read(run)
 
 
-def two_targets(trained: Trained, other: Training, images: LabelledImages) -> Pairing:
-    """TargetNet alone before, the mean of two TargetNets after."""
+def two_targets(
+    trained: Trained, other: Training, images: LabelledImages
+) -> tuple[Pairing, Pairing]:
+    """TargetNet alone before, two TargetNets after; and MultiCAM before, two TargetNets after."""
     [second] = load_stages(other, ["target"])
-    total = Pairing()
+    total, against = Pairing(), Pairing()
     for start in range(0, len(images), 32):
         some = images.images[start : start + 32]
         pixels = torch.stack([second.pixels(open_image(image.path)) for image in some])
         one, two = trained.target(pixels), second(pixels)
-        before, after = one.argmax(dim=1).tolist(), (one + two).argmax(dim=1).tolist()
-        for image, b, a in zip(some, before, after, strict=True):
-            total += Pairing.of(b == image.label, a == image.label)
-    return total
+        answers = (one, one + two, trained.fused(pixels))
+        best = [answer.argmax(dim=1).tolist() for answer in answers]
+        for image, before, after, fused in zip(some, *best, strict=True):
+            right = after == image.label
+            total += Pairing.of(before == image.label, right)
+            against += Pairing.of(fused == image.label, right)
+    return total, against
 
 
 def divide(training: Training, data: Path, folder: Path) -> None:
@@ -137,7 +142,7 @@ def main() -> None:
             divide(trained.training, data / name, divided)
         run = RESULTS / name / f"target-{seed + 1}"
         other = second_target(divided, run, backbone, weights, seed + 1)
-        control = two_targets(trained, other, images)
+        control, against = two_targets(trained, other, images)
         print(f"\n{name}: {len(images):,} test images, {torch.get_num_threads()} threads")
         for stage, record in trained.training.stages.items():
             print(
@@ -149,6 +154,10 @@ def main() -> None:
         shares = [masked(trained.fused, pixels).hidden for pixels in seen]
         print(f"  hidden from ObjectNet: {100 * sum(shares) / len(shares):.0f} % of a test image")
         print_table(comparison, control)
+        print(
+            f"two TargetNets against MultiCAM: {against.fixed} more right, {against.broken} fewer, "
+            f"p {significance(against.p_value)}"
+        )
         found = find_comparison(comparison)
         print("\n".join([found.sentence, *found.remarks]))
 

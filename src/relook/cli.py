@@ -314,6 +314,7 @@ def evaluate(
         rivals_of(corrector, rivals)
     _say_model(corrector)
     typer.echo(f"{len(labelled):,} images, labels matched {labelled.matched}", err=True)
+    _warn_of_training(model, labelled)
     with _going_on(output):
         if tune:
             tried = (preset.look,) if look else LOOKS
@@ -323,6 +324,23 @@ def evaluate(
             name = look or preset.look
             status = _evaluate(corrector, labelled, output, rivals, name, as_json)
     raise typer.Exit(status)
+
+
+def _warn_of_training(model: str, data: LabelledImages) -> None:
+    """A folder of train-multicam knows what its networks have seen."""
+    from relook.models.load import run_of
+
+    run = run_of(model)
+    if run is None:
+        return
+    from relook.multicam import Training, seen_in_training
+
+    seen = len(seen_in_training(Training.read(run[0]), data))
+    if seen:
+        _complain(
+            f"{model} was trained on {seen:,} of these {len(data):,} images: the figures will "
+            "flatter it"
+        )
 
 
 def _tune(
@@ -501,8 +519,8 @@ def train_multicam(
         str | None,
         typer.Option(
             metavar="bundled|none|FILE",
-            help="What both begin from: those that come installed, random ones, or a checkpoint; "
-            "by default the first, or those of the backbone's library.",
+            help="What both begin from: those that come installed, random ones, or a checkpoint "
+            "(without its class layer); by default the first, or those of the backbone's library.",
         ),
     ] = None,
     epochs: Annotated[
@@ -550,7 +568,9 @@ def train_multicam(
         raise typer.Exit(INTERRUPTED) from None
     print_training(Console(), training)
     typer.echo(f"trained: {output}; a model name, for --model and relook.load", err=True)
-    typer.echo(f"Does it pay? relook compare {data} --model {output} --output compared", err=True)
+    typer.echo(
+        f"Does it pay? relook compare {data} --model {output} --output {output}-compared", err=True
+    )
 
 
 @app.command(
@@ -589,6 +609,12 @@ def compare(
         trained = load_trained(model, device)
         labelled = unseen_images(trained.training, data)
     typer.echo(f"{len(labelled):,} test images, labels matched {labelled.matched}", err=True)
+    if preset.budget is None:
+        channels = trained.target.layout.channels
+        typer.echo(
+            f"the poster's maps take up to {channels:,} forwards for an unsure image; --fast: 64",
+            err=True,
+        )
     with _going_on(output):
         status = _compare(trained, labelled, output, preset, preset.gate_or(AMBIGUOUS), as_json)
     raise typer.Exit(status)

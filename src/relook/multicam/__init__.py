@@ -9,6 +9,7 @@ from relook.multicam.comparison import (
     Trained,
     compare,
     masked,
+    seen_in_training,
     unseen_images,
 )
 from relook.multicam.data import (
@@ -53,6 +54,7 @@ __all__ = [
     "read_training_data",
     "restore",
     "saliency",
+    "seen_in_training",
     "train",
     "unseen_images",
 ]

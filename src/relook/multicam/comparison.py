@@ -180,7 +180,7 @@ def compare(
         RelookError: k, gate or budget is out of range.
         ModelError: a network cannot do what a look asks of it.
     """
-    _refuse_seen(trained.training, data, digests(data.images))
+    _refuse_seen(trained.training, data)
     target = trained.target
     looks = {
         _name(look, budget): Corrector(target, k, gate, look, budget if look == "poster" else None)
@@ -251,14 +251,20 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
         images = tuple(found.images[place] for place in held)
         told = f"{found.matched}; the {len(images):,} of {len(found):,} that were split off"
         return replace(found, images=images, matched=told)
-    _refuse_seen(training, found, own)
+    _refuse_seen(training, found)
     return found
 
 
-def _refuse_seen(training: Training, data: LabelledImages, own: Sequence[str]) -> None:
+def seen_in_training(training: Training, data: LabelledImages) -> list[str]:
+    """Names of the images that the networks were fitted to, or that chose their epochs."""
+    known = {image.sha256 for image in training.images if image.part != "test"}
+    own = digests(data.images)
+    return [i.name for i, digest in zip(data.images, own, strict=True) if digest in known]
+
+
+def _refuse_seen(training: Training, data: LabelledImages) -> None:
     """Raise DataError if the networks were trained on any of the images."""
-    parts = {image.sha256: image.part for image in training.images if image.part != "test"}
-    seen = [i.name for i, digest in zip(data.images, own, strict=True) if digest in parts]
+    seen = seen_in_training(training, data)
     if seen:
         more = f", and {len(seen) - _SHOWN:,} more" if len(seen) > _SHOWN else ""
         raise DataError(

@@ -314,7 +314,7 @@ def _head_of(base: Classifier) -> str:
     except RelookError as error:
         raise ModelError(
             f"{base.name}: MultiCAM needs a network that ends with global average pooling and one "
-            f"fully connected layer, such as a ResNet, GoogLeNet or EfficientNet ({error})"
+            "fully connected layer, such as a ResNet, GoogLeNet or EfficientNet; this one does not"
         ) from error
     for name, module in base.network.named_modules():
         if isinstance(module, nn.Linear) and module.weight.data_ptr() == weights.data_ptr():

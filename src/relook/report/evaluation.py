@@ -132,6 +132,7 @@ def figures(
         "methods": methods,
         "own": own,
         "first": first,
+        "classes": len(labels),
         "tallies": {first: statistics.before, **{m: methods[m].tally for m in methods}},
         "fixed_pairs": _pairs(statistics, labels, fixed=True),
         "broken_pairs": _pairs(statistics, labels, fixed=False),

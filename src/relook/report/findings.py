@@ -107,7 +107,7 @@ def _correction(comparison: Comparison) -> str:
             f"No correction is right more often than TargetNet alone; the best, {name}, fixed "
             f"{pairing.fixed:,} and broke {pairing.broken:,}."
         )
-    verdict = "it helps" if value < 0.05 else "which may be luck"
+    verdict = "it helps" if value < 0.05 else "so that it may be luck"
     return (
         f"Of the corrections, which train nothing, {name} does best: it fixed {pairing.fixed:,} "
         f"and broke {pairing.broken:,}, {change(pairing)}; {p(value)} after correction for "
@@ -122,7 +122,7 @@ def _head_to_head(comparison: Comparison) -> str:
     more = own.right - rival.tally.right
     looks = len(comparison.statistics.rivals) - 1
     value = min(1.0, looks * (rival.against.p_value or 0.0))
-    luck = "" if value < 0.05 else ", which may be luck"
+    luck = "" if value < 0.05 else ": it may be luck"
     right = (
         f"right on {count(abs(more), 'image')} {'more' if more > 0 else 'fewer'} than {name} "
         f"({p(value)} after correction for {looks} looks{luck})"

@@ -181,7 +181,7 @@ def print_training(console: Console, training: Training) -> None:
     """What each stage of a training came to."""
     table = Table(title=escape(str(training.folder)), title_justify="left", title_style="bold")
     table.add_column("stage")
-    for column in ("epochs", "kept", "validation loss", "right %", "time"):
+    for column in ("epochs", "kept", "validation loss", "right of validation", "time"):
         table.add_column(column, justify="right")
     for name, stage in training.stages.items():
         table.add_row(
@@ -189,10 +189,12 @@ def print_training(console: Console, training: Training) -> None:
             f"{stage.epochs[-1].epoch}",
             f"{stage.best.epoch}",
             f"{stage.best.validation_loss:.3f}",
-            f"{100 * stage.best.validation_accuracy:.1f}",
+            f"{percent(stage.best.validation_accuracy)} of {stage.validation:,}",
             duration(stage.seconds),
         )
     console.print(table)
+    if not all(stage.best.epoch for stage in training.stages.values()):
+        console.print("kept 0: no epoch did better on the validation images than what it began as")
 
 
 def print_comparison(console: Console, comparison: Comparison, found: Findings) -> None:
