@@ -790,6 +790,18 @@ def test_train_compare_and_predict_from_a_terminal(scenes, tmp_path, monkeypatch
     assert not (tmp_path / "no").exists()
 
 
+def test_evaluate_says_what_was_trained_on(trained):
+    scenes, run = trained
+    for part, said in (("train", "was trained on 72 of these 72 images"), ("test", "")):
+        result = command(
+            "evaluate", scenes / part, "--model", run / "target", "--look", "flip", "--output",
+            run.parent / f"evaluated {part}",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        assert ("was trained on" in result.stderr) is bool(said)
+        assert said in result.stderr
+
+
 def test_an_unreadable_test_image_is_reported_and_the_others_are_done(
     trained, tmp_path, monkeypatch
 ):
