@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from relook.evaluation import LabelledImages, Pairing
+from relook.correction import AMBIGUOUS, Corrector
+from relook.evaluation import LabelledImages, Pairing, evaluate
 from relook.images import open_image
 from relook.models.multicam import load_stages, load_trained, train_multicam
 from relook.multicam import Comparison, Progress, Trained, Training, compare, masked, unseen_images
@@ -154,6 +155,16 @@ def main() -> None:
         shares = [masked(trained.fused, pixels).hidden for pixels in seen]
         print(f"  hidden from ObjectNet: {100 * sum(shares) / len(shares):.0f} % of a test image")
         print_table(comparison, control)
+        [second] = load_stages(other, ["target"])
+        corrector = Corrector(second, gate=AMBIGUOUS, look="best")
+        looks = evaluate(corrector, images, versus=["flip", "quick"]).statistics
+        for look, method in {"best": looks.after, **looks.rivals}.items():
+            pairing = method.pairing
+            print(
+                f"on the second TargetNet ({100 * (pairing.before or 0):.1f} %) {look}: "
+                f"{pairing.fixed} / {pairing.broken}, {gain(pairing)}, "
+                f"p {significance(pairing.p_value)}"
+            )
         print(
             f"two TargetNets against MultiCAM: {against.fixed} more right, {against.broken} fewer, "
             f"p {significance(against.p_value)}"
