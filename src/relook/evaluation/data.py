@@ -119,9 +119,13 @@ def read_data(data: str | os.PathLike[str], labels: Sequence[str]) -> LabelledIm
         return _label(pairs, labels, root, index_allowed=_is_imagenet(labels))
     if root.suffix.lower() in _TABLES and root.is_file():
         return _label(_of_table(root), labels, root, index_allowed=True)
+    raise _no_data(root)
+
+
+def _no_data(root: Path) -> DataError:
     if not root.exists():
-        raise DataError(f"{root}: there is no such folder or table")
-    raise DataError(
+        return DataError(f"{root}: there is no such folder or table")
+    return DataError(
         f"{root}: neither a folder of class folders nor a table (.csv or .parquet) with the "
         "columns image and label"
     )
@@ -139,10 +143,7 @@ def class_names(data: str | os.PathLike[str]) -> tuple[str, ...]:
         return tuple(_sorted(folder.name for folder in _class_folders(root)))
     if root.suffix.lower() in _TABLES and root.is_file():
         return tuple(_sorted({label for _, _, label in _of_table(root)}))
-    raise DataError(
-        f"{root}: neither a folder of class folders nor a table (.csv or .parquet) with the "
-        "columns image and label"
-    )
+    raise _no_data(root)
 
 
 def _sorted(names: Iterable[str]) -> list[str]:

@@ -34,7 +34,7 @@ from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import fill_image, hide
 from relook.folder import write_atomically
 from relook.layers import evaluating
-from relook.multicam.data import digests, is_divided
+from relook.multicam.data import digests, is_divided, some
 from relook.multicam.network import MultiCAM, mask_filter, saliency
 from relook.multicam.run import Training
 
@@ -43,7 +43,6 @@ LOOKS = ("poster", "flip", "quick", "best")
 """What TargetNet's answer is corrected by."""
 
 _STAGES = {OBJECT: ("target", "object"), FUSED: ("target", "object", "fusion")}
-_SHOWN = 5
 _CLASSES = 12
 
 
@@ -180,7 +179,7 @@ def compare(
         RelookError: k, gate or budget is out of range.
         ModelError: a network cannot do what a look asks of it.
     """
-    _refuse_seen(trained.training, data)
+    _refuse_seen(trained.training, data, digests(data.images))
     target = trained.target
     looks = {
         _name(look, budget): Corrector(target, k, gate, look, budget if look == "poster" else None)
@@ -251,26 +250,27 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
         images = tuple(found.images[place] for place in held)
         told = f"{found.matched}; the {len(images):,} of {len(found):,} that were split off"
         return replace(found, images=images, matched=told)
-    _refuse_seen(training, found)
+    _refuse_seen(training, found, own)
     return found
 
 
 def seen_in_training(training: Training, data: LabelledImages) -> list[str]:
     """Names of the images that the networks were fitted to, or that chose their epochs."""
+    return _seen(training, data, digests(data.images))
+
+
+def _seen(training: Training, data: LabelledImages, own: Sequence[str]) -> list[str]:
     known = {image.sha256 for image in training.images if image.part != "test"}
-    own = digests(data.images)
     return [i.name for i, digest in zip(data.images, own, strict=True) if digest in known]
 
 
-def _refuse_seen(training: Training, data: LabelledImages) -> None:
-    """Raise DataError if the networks were trained on any of the images."""
-    seen = seen_in_training(training, data)
+def _refuse_seen(training: Training, data: LabelledImages, own: Sequence[str]) -> None:
+    """Raise DataError if the networks were trained on any of the images (`own`: their digests)."""
+    seen = _seen(training, data, own)
     if seen:
-        more = f", and {len(seen) - _SHOWN:,} more" if len(seen) > _SHOWN else ""
         raise DataError(
-            f"{training.folder}: was trained on {len(seen):,} of these {len(data):,} "
-            f"images ({', '.join(seen[:_SHOWN])}{more}), and cannot be tested on them; name "
-            "images that it has not seen"
+            f"{training.folder}: was trained on {len(seen):,} of these {len(data):,} images "
+            f"({some(seen)}), and cannot be tested on them; name images that it has not seen"
         )
 
 

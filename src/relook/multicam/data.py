@@ -112,7 +112,7 @@ def read_training_data(data: str | os.PathLike[str]) -> TrainingData:
     others = class_names(root / "test")
     if set(others) != set(labels):
         only = [("train", set(labels) - set(others)), ("test", set(others) - set(labels))]
-        told = "; ".join(f"only in {p}/: {_some(sorted(c))}" for p, c in only if c)
+        told = "; ".join(f"only in {p}/: {some(sorted(c))}" for p, c in only if c)
         raise DataError(f"{root}: the classes of train/ and test/ differ ({told})")
     test = read_data(root / "test", labels)
     _check_counts(root / "test", labels, test.images, 1)
@@ -143,7 +143,7 @@ def divide(
     if errors:
         raise DataError(
             f"{data.root}: {_number(errors, 'image')} cannot be used; put right or remove: "
-            + _some(errors)
+            + some(errors)
         )
     own = dict(zip((image.path for image in images), found, strict=True))
     _check_copies(data, own)
@@ -222,7 +222,7 @@ def _check_counts(
     if few:
         needed = f"at least {least} image{'s' if least > 1 else ''}"
         raise DataError(
-            f"{root}: every class needs {needed}; these have fewer: {_some(few)}. Add images, or "
+            f"{root}: every class needs {needed}; these have fewer: {some(few)}. Add images, or "
             "remove the class"
         )
 
@@ -236,7 +236,7 @@ def _check_copies(data: TrainingData, digest: dict[Path, str]) -> None:
     ]
     if twice:
         raise DataError(
-            f"{data.root}: the same image is in two classes: {_some(twice)}; remove one of the two"
+            f"{data.root}: the same image is in two classes: {some(twice)}; remove one of the two"
         )
     tested = () if data.test is None else data.test.images
     seen = [
@@ -247,7 +247,7 @@ def _check_copies(data: TrainingData, digest: dict[Path, str]) -> None:
     if seen:
         raise DataError(
             f"{data.root}: {_number(seen, 'test image')} also among the training images: "
-            f"{_some(seen)}; remove one of the two"
+            f"{some(seen)}; remove one of the two"
         )
 
 
@@ -300,7 +300,8 @@ def _number(things: Sequence[str], what: str) -> str:
     return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
 
 
-def _some(things: Iterable[str]) -> str:
+def some(things: Iterable[str]) -> str:
+    """The first few, and how many more there are."""
     listed = list(things)
     more = f", and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
