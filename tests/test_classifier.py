@@ -16,6 +16,7 @@ from relook.layers import matters, probe
 from relook.target import find_target
 
 OWN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+SIXTEEN = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": 16}
 
 
 def test_pixels_in_probabilities_out(halves, halves_pixels):
@@ -76,6 +77,147 @@ class Returns(nn.Module):
 def test_outputs_that_are_plainly_something_else(value, outputs, message):
     with pytest.raises(relook.ModelError, match=message):
         relook.Classifier(Returns(value), **OWN, input_size=4, outputs=outputs)
+
+
+def ends_in(last, *, bias=0.0):
+    """A network of four classes with this function at its end."""
+    torch.manual_seed(1)
+
+    class Ending(SmallCNN):
+        def forward(self, x):
+            return last(super().forward(x) + bias)
+
+    return Ending()
+
+
+@pytest.mark.parametrize(
+    ("last", "outputs", "message"),
+    [
+        (torch.sigmoid, "logits", "no logits: for 9 .* as sigmoids do, .* without its sigmoid"),
+        (lambda y: y.sigmoid().clamp(0, 1), "logits", "as sigmoids do"),
+        (lambda y: torch.cat([y.sigmoid(), y.sigmoid()], 1), "logits", "as sigmoids do"),
+        (lambda y: y.sigmoid() * 0.9, "logits", "as sigmoids do"),
+        (lambda y: y.softmax(1) * 0.9, "logits", "as sigmoids do"),
+        (torch.sigmoid, "probabilities", "the outputs are no probabilities"),
+        (lambda y: 100 * y.softmax(1), "logits", "they sum to 100 for every image"),
+        (lambda y: torch.cat([y.softmax(1), y.softmax(1)], 1), "logits", "from 0 to 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_sigmoids_and_other_shares_are_taken_for_neither(last, outputs, message):
+    with pytest.raises(relook.ModelError, match=message):
+        relook.Classifier(ends_in(last), **SIXTEEN, outputs=outputs)
+
+
+def test_sigmoids_that_sum_to_1_for_one_image_alone():
+    """The probing image looks like a distribution; the others tell."""
+    noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    class Lucky(nn.Module):
+        def forward(self, x):
+            level = (x - noise).abs().mean(dim=(1, 2, 3))
+            return torch.stack([0.3 + 0 * level, 0.7 - level.clamp(0, 0.5)], 1)
+
+    with pytest.raises(relook.ModelError, match=r"they sum to .* for another; as sigmoids do"):
+        relook.Classifier(
+            Lucky(), mean=(0,) * 3, std=(1,) * 3, input_size=16, outputs="probabilities"
+        )
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda y: y,
+        lambda y: y.relu(),
+        lambda y: y * 0.01,
+        lambda y: y.log_softmax(1),
+        lambda y: y.sigmoid() - 0.5,
+        lambda y: (y + 3).sigmoid() * 8,
+    ],
+    ids=lambda value: "",
+)
+def test_logits_may_lie_between_0_and_1(last):
+    """What a weight matrix gives is a logit, whatever its value."""
+    assert len(relook.Classifier(ends_in(last, bias=0.3), **SIXTEEN).labels) == 4
+
+
+def test_answers_that_depend_on_the_batch_are_asked_one_at_a_time(noise, caplog):
+    network = random_cnn(torch.float32, batch_norm=True)
+    network.norm = nn.BatchNorm2d(6, track_running_stats=False)
+    classifier = relook.Classifier(network, **SIXTEEN)
+    [remark] = classifier.remarks
+    assert "BatchNorm2d 'norm' has no running statistics" in remark
+    assert [record.message for record in caplog.records] == [f"relook: SmallCNN: {remark}"]
+    pixels = noise.float()
+    alone = torch.cat([classifier(image[None]) for image in pixels])
+    torch.testing.assert_close(classifier(pixels), alone)
+    torch.testing.assert_close(classifier.many(pixels.repeat(200, 1, 1, 1))[:3], alone)
+    corrector = relook.Corrector(classifier, k=2, look="flip")
+    together = corrector(pixels)
+    torch.testing.assert_close(together, torch.cat([corrector(image[None]) for image in pixels]))
+    torch.testing.assert_close(
+        classifier.outputs(pixels).softmax(1), alone
+    )  # below all checks and chunks
+    assert classifier.engine == "PyTorch"
+
+
+class OfTheBatch(SmallCNN):
+    def forward(self, x):
+        return super().forward(x - x.mean(dim=(0, 2, 3), keepdim=True))
+
+
+class OneImage(SmallCNN):
+    def forward(self, x):
+        y = self.act(self.conv2(self.conv1(x).relu())).mean(dim=(2, 3))
+        return self.fc(y.reshape(1, 6))
+
+
+class ReadsValues(SmallCNN):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if x.min() < 0 else y.flip(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (OfTheBatch, "depends on the rest of the batch"),
+        (OneImage, "takes one image at a time"),
+        (ReadsValues, "values that its code reads out of its input"),
+    ],
+)
+def test_other_networks_that_need_one_image_at_a_time(make, message, noise):
+    classifier = relook.Classifier(make(), **SIXTEEN)
+    assert message in classifier.remarks[0]
+    pixels = torch.cat([noise.float(), 1 - 0.01 * noise.float()])
+    alone = torch.cat([classifier(image[None]) for image in pixels])
+    torch.testing.assert_close(classifier(pixels), alone)
+    torch.testing.assert_close(classifier.many(pixels.repeat(100, 1, 1, 1))[:6], alone)
+
+
+def test_values_that_are_the_same_for_every_image_are_no_reason(cnn):
+    class Fixed(SmallCNN):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor(2.0))
+
+        def forward(self, x):
+            assert not x.isnan().any()
+            return super().forward(x) * self.scale.item()
+
+    assert relook.Classifier(Fixed(), **SIXTEEN).remarks == ()
+    assert cnn.remarks == ()
+
+
+def test_dropout_that_is_always_on_is_said():
+    class Dropping(SmallCNN):
+        def forward(self, x):
+            return super().forward(nn.functional.dropout(x, 0.5, training=True))
+
+    classifier = relook.Classifier(Dropping(), **SIXTEEN)
+    [remark] = classifier.remarks
+    assert "the same image gets another answer each time" in remark
+    assert "dropout" in remark
 
 
 def test_nan_outputs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import pytest
 import timm
@@ -94,6 +95,114 @@ def test_changed_weights_are_exported_again(network, change):
     inputs = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         torch.testing.assert_close(after(inputs), network(inputs), rtol=0, atol=1e-5)
+
+
+class Settings:
+    def __init__(self):
+        self.temperature = 1.0
+        self.more = {"scales": [1.0, 2.0]}
+
+
+class Tempered(SmallCNN):
+    """Attributes of several kinds take part in its answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = 1.0
+        self.adapted = False
+        self.settings = Settings()
+        self.squash = torch.tanh
+        self.unregistered = [torch.ones(4), nn.Linear(4, 4).requires_grad_(False)]
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        y = self.squash(super().forward(x)) / self.temperature / self.settings.temperature
+        y = y * self.settings.more["scales"][0] + self.unregistered[0]
+        y = y + self.unregistered[1](y)
+        return y.flip(1) if self.adapted else y
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: setattr(n, "temperature", 3.0),
+        lambda n: setattr(n, "adapted", True),
+        lambda n: setattr(n.settings, "temperature", 3.0),
+        lambda n: n.settings.more["scales"].__setitem__(0, 3.0),
+        lambda n: setattr(n, "squash", torch.relu),
+        lambda n: setattr(n, "act", nn.GELU()),
+        lambda n: setattr(n, "forward", lambda x: SmallCNN.forward(n, x)),
+        lambda n: n.unregistered[0].add_(1),
+        lambda n: n.unregistered[1].weight.add_(1),
+        lambda n: n.fc.register_buffer("extra", torch.ones(1)),
+        lambda n: setattr(n.conv2, "stride", (2, 2)),
+    ],
+    ids=lambda change: "",
+)
+def test_changes_that_are_not_in_the_tensors_are_noticed(change):
+    torch.manual_seed(1)
+    network = Tempered().eval()
+    engines = Engines()
+    before = engines.get(network, 500, SIZE)
+    assert before is engines.get(network, 500, SIZE)  # though it counts its calls
+    with torch.no_grad():
+        change(network)
+    after = engines.get(network, 500, SIZE)
+    assert after is not before
+    inputs = torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(after(inputs), network(inputs), rtol=0, atol=1e-5)
+
+
+def test_an_attribute_that_holds_its_network_ends():
+    network = Tempered().eval()
+    network.settings.owner, network.settings.itself = network, network.settings
+    network.settings.trainer = [network]
+    engines = Engines()
+    assert engines.get(network, 500, SIZE) is engines.get(network, 500, SIZE) is not None
+
+
+class Global(SmallCNN):
+    TEMPERATURE: ClassVar = [1.0]
+
+    def forward(self, x):
+        return super().forward(x) / Global.TEMPERATURE[0]
+
+
+def test_what_cannot_be_noticed_can_be_said(noise):
+    classifier = relook.Classifier(Global(), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=16)
+    classifier.runner(500, SIZE)
+    Global.TEMPERATURE[0] = 3.0
+    try:
+        classifier.forget_engines()
+        inputs = classifier.normalised(noise.float())
+        answers = classifier.runner(500, SIZE)(inputs)
+        torch.testing.assert_close(answers, classifier.run(inputs), rtol=0, atol=1e-5)
+    finally:
+        Global.TEMPERATURE[0] = 1.0
+
+
+class Signed(SmallCNN):
+    """Another network for inputs that are negative somewhere."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y if x.min() < 0 else y.flip(1)
+
+
+class Clipped(SmallCNN):
+    """As no other for inputs between 0 and 1."""
+
+    def forward(self, x):
+        where = torch.clamp(x, 0, 1) if torch.jit.is_tracing() else x
+        return super().forward(where)
+
+
+@pytest.mark.parametrize("make", [Signed, Clipped])
+def test_a_form_is_tried_on_what_normalisation_gives(make):
+    with pytest.raises(RuntimeError, match="the exported network is off by"):
+        OnnxRuntime(make().eval(), torch.zeros(1, 3, *SIZE))
 
 
 def test_another_dtype_is_another_network(network):

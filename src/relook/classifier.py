@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,23 +23,52 @@ from relook.layers import (
     ShowsLayers,
     differentiating,
     evaluating,
+    exclusive,
     matters,
     probe,
     recording,
 )
 from relook.layout import Grid, Layout
+from relook.probing import ValuesRead, probing_pixels
 from relook.target import Target, find_target, has_tokens, last_maps, named_target
-from relook.wrappers import unwrapped
+from relook.wrappers import uncompiled, unwrapped
 
 Outputs = Literal["logits", "probabilities"]
 T = TypeVar("T")
 
 _PROBABILITY_TOLERANCE = 1e-3
+_SAME_ANSWER = {torch.float16: 0.1, torch.bfloat16: 0.1}
+"""How far, relative to the largest output, an answer may be off for it to be the same but for
+rounding, which depends on the size of the batch; 1e-3 in full precision."""
+_UNBOUNDED = frozenset(
+    (
+        # Of autograd,
+        *("Addmm", "Mm", "Bmm", "Baddbmm", "Mv", "Addmv", "Linear", "Add", "Sub", "Neg", "Sum"),
+        *("Convolution", "MkldnnConvolution", "CudnnConvolution", "Mean", "AdaptiveAvgPool2D"),
+        *("AvgPool2D", "MaxPool2DWithIndices", "AdaptiveMaxPool2D", "Max", "Amax", "Maximum"),
+        *("Relu", "LeakyRelu", "Elu", "Gelu", "Silu", "Softplus", "LogSoftmax", "NativeBatchNorm"),
+        # and of ONNX.
+        *("Gemm", "MatMul", "Conv", "GlobalAveragePool", "AveragePool", "MaxPool", "ReduceMean"),
+        *("ReduceSum", "ReduceMax", "FusedGemm", "FusedMatMul", "FusedConv", "QGemm"),
+        *("BatchNormalization",),
+    )
+)
+"""Operations that logits come from: nothing keeps what they give in [0, 1]."""
+_SIGMOIDS = (
+    "as sigmoids do, which say of each class alone whether it is there. relook corrects class "
+    "probabilities that sum to 1: if the classes exclude each other, pass the network without its "
+    'sigmoid (logits), or divide its outputs by their sum and pass outputs="probabilities"'
+)
+_NEARLY_WHITE = 5
+"""Of the probing images."""
 _LARGEST_STD = 10
 """Of pixels in [0, 1] it is about 0.25."""
 _CHUNK_PIXELS_CPU = 16 * 224 * 224
 """How many pixels go through the network at once: bounds the memory of one forward."""
 _CHUNK_PIXELS_ACCELERATOR = 64 * 224 * 224
+
+
+_log = logging.getLogger("relook")
 
 
 @dataclass(frozen=True)
@@ -79,6 +109,11 @@ class Classifier(nn.Module):
         labels: one name a class.
         mean, std: of the normalisation, one value a colour channel, in units of pixels in [0, 1].
         geometry: resize and crop.
+        remarks: what has to be known of the network's answers, in sentences: that images go
+            through it one at a time, since they would change each other's answers; that the same
+            image gets other answers each time. Logged as warnings too, once.
+
+    Threads may share a classifier: forward passes of one network take turns.
     """
 
     def __init__(
@@ -161,7 +196,9 @@ class Classifier(nn.Module):
         )
         self._outputs: Outputs = outputs
         self._returns_tensor = True
-        self._format = torch.channels_last
+        self._format = torch.contiguous_format
+        self._one_at_a_time = False
+        self.remarks: tuple[str, ...] = ()
         self._token_grid = token_grid
         self._target: Target | None = None
         self._choices = ""
@@ -440,7 +477,11 @@ class Classifier(nn.Module):
     ) -> Float[Tensor, "n c"]:
         inputs = inputs.to(self.dtype, memory_format=self._format)
         with evaluating(network):
-            return _at_least_float32(class_outputs(network(inputs)))
+            if self._one_at_a_time and len(inputs) > 1:
+                answers = torch.cat([class_outputs(network(image)) for image in inputs.split(1)])
+            else:
+                answers = class_outputs(network(inputs))
+            return _at_least_float32(answers)
 
     def to_probabilities(self, outputs: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """Softmax of logits; probabilities as they are."""
@@ -451,15 +492,29 @@ class Classifier(nn.Module):
 
         Where that pays, it is another form of the network (see `relook.engines`), whose answers
         are the same to 1e-4 of the largest output, or to what half precision rounds. Else, under
-        the caller's autocast, and for a network that the caller has compiled or spread over
-        several devices, it is `run` itself.
+        the caller's autocast, for a network that the caller has compiled or spread over
+        several devices, and for one that takes one image at a time, it is `run` itself.
+
+        Changes of the network are noticed: of its tensors, its modules and their attributes. What
+        its forward reads from elsewhere (a global variable, an environment variable) is not; call
+        `forget_engines` after changing that.
         """
-        own = self._wrapper or isinstance(self.network, ShowsLayers)
+        own = self._wrapper or isinstance(self.network, ShowsLayers) or self._one_at_a_time
         if own or torch.is_autocast_enabled(self.device.type):
             return self.run
         chunk = self.chunk_size(*size)
         network = self.network if self._returns_tensor else Answers(self.network)
-        return self._engines.get(network, forwards, size, chunk, self._format) or self.run
+        # No other thread may hook the network or switch its mode while a form of it is made.
+        with exclusive(self.network):
+            engine = self._engines.get(
+                network, forwards, size, chunk, self._format, self.normalised
+            )
+        return engine or self.run
+
+    def forget_engines(self) -> None:
+        """Make the faster forms of the network anew when they are needed next."""
+        with exclusive(self.network):
+            self._engines = Engines()
 
     @property
     def engine(self) -> str:
@@ -485,8 +540,11 @@ class Classifier(nn.Module):
     def chunk_size(self, height: int, width: int) -> int:
         """How many images of this size go through the network at once.
 
-        16 at 224×224 on a CPU, where more brings nothing; 64 on an accelerator.
+        16 at 224×224 on a CPU, where more brings nothing; 64 on an accelerator; 1 where images
+        would change each other's answers (see `remarks`).
         """
+        if self._one_at_a_time:
+            return 1
         pixels = _CHUNK_PIXELS_CPU if self.device.type == "cpu" else _CHUNK_PIXELS_ACCELERATOR
         count = pixels // (height * width)
         # Whole batches of the exported network.
@@ -518,8 +576,10 @@ class Classifier(nn.Module):
                 f"{self.name}: the network fails on an input of 1×3×{height}×{width} "
                 f"({first_line(error)}); check input_size, and that it takes RGB images"
             ) from error
-        classes = self._check_outputs(seen)
-        self._format = self._fastest_format(inputs)
+        answer = self._check_outputs(seen)
+        self._settle(inputs, answer)
+        self._check_kind(answer, seen.ends_in)
+        classes = answer.shape[1]
         aspect, grid = height / width, self._token_grid
         target = find_target(
             seen.calls,
@@ -536,22 +596,92 @@ class Classifier(nn.Module):
             self._choices = _choices(seen, aspect, grid)
         return classes, target
 
-    def _fastest_format(self, inputs: Float[Tensor, "1 3 h w"]) -> torch.memory_format:
-        """How images lie in memory.
+    def _settle(self, inputs: Float[Tensor, "1 3 h w"], answer: Float[Tensor, "1 c"]) -> None:
+        """How images lie in memory, whether several go through the network at once, and what else
+        has to be known of its answers.
 
         Convolutions are about twice as fast with the colour channels last, on CPUs too; but a
         network that takes maps for rows of numbers as they lie in memory (`view`) fails on them.
+
+        Args:
+            inputs: one normalised image.
+            answer: the network's to it.
         """
-        if isinstance(self.network, ShowsLayers):
-            return torch.contiguous_format
+        other = self.normalised(probing_pixels(*self.input_size)[_NEARLY_WHITE]).to(inputs)
+        with ValuesRead() as read:
+            together = self._try_formats(torch.cat([inputs, other[None]]))
+        fits = together is not None and together.shape == (2, answer.shape[1])
+        if together is None:
+            self._try_formats(inputs)
+        same = fits and together is not None and self._same(together[:1], answer)
+        again = answer if same else self._try(inputs)
+        varies = again is not None and not self._same(again, answer)
+        remarks = []
+        if not fits:
+            remarks.append("it takes one image at a time, which is slow")
+        elif statistics := _batch_statistics(self.network):
+            remarks.append(
+                f"{statistics} has no running statistics and takes those of the batch; images go "
+                "through the network one at a time, since an answer would depend on the others"
+            )
+        elif not same and not varies:
+            remarks.append(
+                "its answer to an image depends on the rest of the batch; images go through it "
+                "one at a time"
+            )
+        elif read.values and self._decides_by_values():
+            remarks.append(
+                "it computes with values that its code reads out of its input (as in `if x.min() "
+                "< 0`); images go through it one at a time, on PyTorch"
+            )
+        self._one_at_a_time = bool(remarks)
+        if varies and again is not None:
+            off = float((again - answer).abs().max())
+            remarks.append(
+                f"the same image gets another answer each time (outputs differ by {off:.2g}): is "
+                "there dropout or noise that stays on in eval mode? No figure will come out twice"
+            )
+        for remark in remarks:
+            if remark not in self.remarks:
+                _log.warning("relook: %s: %s", self.name, remark)
+        self.remarks = tuple(remarks)
+
+    def _try_formats(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
+        """The answers in the first memory format that the network takes, which is kept."""
+        shows = isinstance(self.network, ShowsLayers)
+        for self._format in (torch.channels_last, torch.contiguous_format)[shows:]:
+            found = self._try(inputs)
+            if found is not None:
+                return found
+        return None
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _try(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
+        """The network's own answers to normalised inputs as one batch; None where it refuses."""
         try:
-            with torch.no_grad(), evaluating(self.network):
-                self.network(inputs.to(memory_format=torch.channels_last))
-        except RuntimeError as error:
-            if "view" not in str(error):
+            with evaluating(self.network), uncompiled(self.network):
+                answers = class_outputs(self.network(inputs.to(memory_format=self._format)))
+        except REFUSALS as error:
+            if is_out_of_memory(error):
                 raise
-            return torch.contiguous_format
-        return torch.channels_last
+            return None
+        return _at_least_float32(answers)
+
+    def _same(self, one: Float[Tensor, "1 c"], other: Float[Tensor, "1 c"]) -> bool:
+        """Whether two answers differ by rounding at most."""
+        off = float((one - other).abs().max())
+        tolerance = _SAME_ANSWER.get(self.dtype, 1e-3)
+        return off <= tolerance * max(float(other.abs().max()), 1e-6)
+
+    def _decides_by_values(self) -> bool:
+        """Whether what the network's code reads out of tensors is another for other images."""
+        found = set()
+        for pixels in probing_pixels(*self.input_size):
+            with ValuesRead() as read:
+                self._try(self.normalised(pixels.unsqueeze(0)).to(self.dtype))
+            found.add(repr(read.values))
+        return len(found) > 1
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -565,8 +695,8 @@ class Classifier(nn.Module):
             return self.network.is_exact
         return self.dtype in (torch.float32, torch.float64)
 
-    def _check_outputs(self, seen: Probe) -> int:
-        """The number of classes, if the outputs can be what they are said to be."""
+    def _check_outputs(self, seen: Probe) -> Float[Tensor, "1 c"]:
+        """The answer to the probing image, if it is one value a class."""
         try:
             outputs = class_outputs(seen.outputs).detach()
         except ModelError as error:
@@ -584,7 +714,16 @@ class Classifier(nn.Module):
             )
         outputs = _at_least_float32(outputs)
         check_finite(outputs, self.dtype)
-        total, lowest = float(outputs.sum()), float(outputs.min())
+        return outputs
+
+    def _check_kind(self, answer: Float[Tensor, "1 c"], ends_in: str) -> None:
+        """Raise ModelError if the outputs cannot be what they are said to be.
+
+        Args:
+            answer: to the probing image.
+            ends_in: the operation that it comes from, see `Probe`.
+        """
+        total, lowest = float(answer.sum()), float(answer.min())
         distribution = lowest >= 0 and abs(total - 1) < _PROBABILITY_TOLERANCE
         if self._outputs == "probabilities" and not distribution:
             raise ModelError(
@@ -596,7 +735,56 @@ class Classifier(nn.Module):
                 f"{self.name}: the outputs are no logits, they are probabilities already "
                 '(none below 0, sum 1); pass outputs="probabilities"'
             )
-        return outputs.shape[1]
+        # What one image leaves open, others tell; a weight matrix and a softmax leave nothing open.
+        logits = self._outputs == "logits" and (lowest < 0 or ends_in in _UNBOUNDED)
+        if logits or (distribution and ends_in.endswith("Softmax")):
+            return
+        answers = [answer]
+        for pixels in probing_pixels(*self.input_size):
+            found = self._try(self.normalised(pixels.unsqueeze(0)).to(self.dtype))
+            if found is None or float(found.min()) < 0:
+                break
+            answers.append(found)
+        else:
+            self._check_shares(torch.cat(answers))
+            return
+        if self._outputs == "probabilities":
+            raise ModelError(
+                f"{self.name}: the outputs are no probabilities, some are below 0; if they are "
+                'logits, pass outputs="logits"'
+            )
+
+    def _check_shares(self, answers: Float[Tensor, "n c"]) -> None:
+        """Raise ModelError for outputs, none of them below 0, that look like shares of each class
+        but do not sum to 1, or that shall sum to 1 and do not.
+        """
+        sums = answers.sum(dim=1)
+        low, high = float(sums.min()), float(sums.max())
+        if self._outputs == "probabilities":
+            if max(abs(low - 1), abs(high - 1)) >= _PROBABILITY_TOLERANCE:
+                raise ModelError(
+                    f"{self.name}: the outputs are no probabilities, they sum to {low:.3g} for one "
+                    f"image and to {high:.3g} for another; {_SIGMOIDS}"
+                )
+        elif float(answers.max()) <= 1 and float(answers.max()) > float(answers.min()):
+            raise ModelError(
+                f"{self.name}: the outputs are no logits: for {len(answers)} different images all "
+                f"are from 0 to 1, and they sum to {low:.3g} to {high:.3g}; {_SIGMOIDS}"
+            )
+        elif high - low < _PROBABILITY_TOLERANCE * high:
+            raise ModelError(
+                f"{self.name}: the outputs are no logits: none is below 0 and they sum to "
+                f"{high:.4g} for every image, as shares do; divide them by {high:.4g} in a module "
+                'of your own and pass outputs="probabilities"'
+            )
+
+
+def _batch_statistics(network: nn.Module) -> str:
+    """The first layer that normalises by the statistics of the batch also in eval mode."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            return f"{type(module).__name__} {name!r}"
+    return ""
 
 
 def _choices(seen: Probe, aspect: float, grid: Grid | None) -> str:

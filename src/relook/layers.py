@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from relook.answers import class_outputs
 from relook.errors import ModelError
 from relook.layout import Layout
 from relook.target import Call, Target
-from relook.wrappers import uncompiled
+from relook.wrappers import uncompiled, unwrapped
 
 REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
 """What networks raise on an input they do not take."""
@@ -29,10 +31,14 @@ class Probe:
     Attributes:
         outputs: what the network returned for the probing input.
         calls: every layer's call that returned a tensor, in order of completion.
+        ends_in: the operation that the class outputs come from, as "Addmm", "Sigmoid" or (of an
+            ONNX graph) "Gemm", apart from what only scales them or changes their shape; "" where
+            that cannot be told.
     """
 
     outputs: Any
     calls: tuple[Call, ...]
+    ends_in: str = ""
 
 
 Matrix = tuple[Tensor, Tensor | None]
@@ -69,16 +75,35 @@ _STANDS_FOR = "_relook_stands_for"
 _POOLING = re.compile("Pool(?!Former)")
 
 
+# Not an attribute of the network, which can then still be copied and pickled.
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def exclusive(network: nn.Module) -> AbstractContextManager[bool]:
+    """The lock to hold while a network is run, hooked or switched to eval mode.
+
+    Hooks and mode flags sit on the module, which threads share: in two threads at once, the maps of
+    one image would be taken for those of another, and a forward pass would run in train mode.
+    The same thread may take the lock again.
+    """
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(unwrapped(network), threading.RLock())
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Run in eval mode; every module gets its own flag back, also after an exception."""
-    flags = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
+    """Run in eval mode, one thread at a time; every module gets its own flag back, also after an
+    exception.
+    """
+    with exclusive(network):
+        flags = [(module, module.training) for module in network.modules()]
+        network.eval()
+        try:
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training
 
 
 @contextmanager
@@ -90,7 +115,7 @@ def recording(network: nn.Module, target: Target) -> Iterator[list[Tensor]]:
     rewrite them.
     """
     if isinstance(network, ShowsLayers):
-        with network.recording(target) as maps:
+        with exclusive(network), network.recording(target) as maps:
             yield maps
         return
     maps = []
@@ -185,24 +210,26 @@ def _reached(
             seen.append((inputs[0].clone(), output))
 
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_hook(keep) for module in linear]
-    try:
-        with _hooked(network, layer, hook):
-            outputs = class_outputs(network(inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with exclusive(network):
+        handles = [module.register_forward_hook(keep) for module in linear]
+        try:
+            with _hooked(network, layer, hook):
+                outputs = class_outputs(network(inputs))
+        finally:
+            for handle in handles:
+                handle.remove()
     return [outputs, *(features for features, output in seen if output is outputs)]
 
 
 @contextmanager
 def _hooked(network: nn.Module, layer: str, hook: Callable[..., Any]) -> Iterator[None]:
-    handle = network.get_submodule(layer).register_forward_hook(hook)
-    try:
-        with uncompiled(network):
-            yield
-    finally:
-        handle.remove()
+    with exclusive(network):
+        handle = network.get_submodule(layer).register_forward_hook(hook)
+        try:
+            with uncompiled(network):
+                yield
+        finally:
+            handle.remove()
 
 
 def _first_tensor(output: Any) -> Any:
@@ -245,21 +272,42 @@ def probe(network: nn.Module, inputs: Tensor) -> Probe:
     # Gradients are never computed; autograd only names the operations, and keeps nothing.
     nothing = torch.empty(0)
     nothing_kept = torch.autograd.graph.saved_tensors_hooks(lambda _: nothing, lambda _: nothing)
-    handles = [m.register_forward_hook(note(name)) for name, m in network.named_modules() if name]
+    with exclusive(network):
+        handles = [
+            m.register_forward_hook(note(name)) for name, m in network.named_modules() if name
+        ]
+        try:
+            with (
+                uncompiled(network),
+                evaluating(network),
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                nothing_kept,
+            ):
+                # No leaf, so that a network may begin with an in-place operation.
+                outputs = network(inputs.detach().clone().requires_grad_().clone())
+        finally:
+            for handle in handles:
+                handle.remove()
+    return Probe(outputs, tuple(calls), _last_operation(outputs))
+
+
+# The operations of autograd that pass on what they get, in another shape or on another scale.
+_PASSES_ON = re.compile(
+    "(View|UnsafeView|Reshape|Squeeze|Unsqueeze|Flatten|Transpose|Permute|T|Clone|ToCopy|Alias|"
+    "Expand|Select|Slice|Mul|Div|Cat|Stack)Backward"
+)
+
+
+def _last_operation(outputs: Any) -> str:
+    """What the class outputs come from, by autograd's name: "Addmm" of a fully connected layer."""
     try:
-        with (
-            uncompiled(network),
-            evaluating(network),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            nothing_kept,
-        ):
-            # No leaf, so that a network may begin with an in-place operation.
-            outputs = network(inputs.detach().clone().requires_grad_().clone())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return Probe(outputs, tuple(calls))
+        operation = class_outputs(outputs).grad_fn
+    except ModelError:
+        return ""  # what is wrong with them is said where they are checked
+    while operation is not None and _PASSES_ON.match(operation.name()):
+        operation = operation.next_functions[0][0] if operation.next_functions else None
+    return operation.name().partition("Backward")[0] if operation else ""
 
 
 def _call(name: str, module: nn.Module, output: Tensor) -> Call:

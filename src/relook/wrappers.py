@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -20,10 +21,19 @@ def unwrapped(module: nn.Module) -> nn.Module:
             return module
 
 
-def uncompiled(network: nn.Module) -> AbstractContextManager[object]:
+# What is set for compiled code holds for the whole process.
+_STANCE = threading.RLock()
+
+
+@contextlib.contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
     """Parts that were compiled run as they were written, so that hooks are called."""
     compiled = any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None)
         for module in network.modules()
     )
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    if not compiled:
+        yield
+        return
+    with _STANCE, torch.compiler.set_stance("force_eager"):
+        yield

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from relook.engines.agreement import Normalise, as_trained
 from relook.engines.exported import BATCH, OnnxRuntime
+from relook.engines.fingerprint import Fingerprint, fingerprint
 from relook.engines.folded import Folded
 from relook.errors import first_line
 from relook.layers import evaluating
@@ -31,13 +33,14 @@ class Engines:
 
     ONNX Runtime where all of the network is float32 on the CPU; else, and where the export fails,
     PyTorch with BatchNorm folded into the convolutions. A network with hooks is left as it is,
-    and its hooks are called.
+    and its hooks are called. Nothing is locked here: callers of one network take turns.
     """
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, int], OnnxRuntime | Folded | None] = {}
         self._expected: dict[tuple[int, int], int] = {}
-        self._weights: object = None
+        self._network: Fingerprint | None = None
+        self._restless: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -52,6 +55,7 @@ class Engines:
         size: tuple[int, int],
         chunk: int = BATCH,
         memory_format: torch.memory_format = torch.channels_last,
+        normalise: Normalise = as_trained,
     ) -> Run | None:
         """What runs so many forwards at this size faster than the network, if that pays.
 
@@ -61,6 +65,7 @@ class Engines:
             size: (height, width) of the inputs.
             chunk: how many of this size may go through the network at once.
             memory_format: of the inputs that the network takes.
+            normalise: what makes its inputs of pixels in [0, 1].
         """
         batch = min(BATCH, chunk)
         self._expected[size] = self._expected.get(size, 0) + forwards
@@ -70,33 +75,50 @@ class Engines:
             return None
         if size not in self._made and self._expected[size] < _PAYS_FROM:
             return None
-        weights = _fingerprint(network)
-        if weights != self._weights:
-            if self._weights is not None:
+        found = fingerprint(network)
+        if self._changed(found):
+            if self._network is not None:
                 self._expected = {size: forwards}
-            self._weights = weights
+            self._network = found
             self._made.clear()
         if size not in self._made:
             if self._expected[size] < _PAYS_FROM:
                 return None
             if len(self._made) == _SIZES:
                 del self._made[next(iter(self._made))]
-            self._made[size] = _make(network, size, batch, memory_format)
+            self._made[size] = _make(network, size, batch, memory_format, normalise)
+            # What changes by running the network (a counter, a cache) is no change of it.
+            after = fingerprint(network)
+            self._restless |= {
+                key for key in found.keys() | after.keys() if found.get(key) != after.get(key)
+            }
+            self._network = after
         return self._made[size]
+
+    def _changed(self, found: Fingerprint) -> bool:
+        """Whether it is another network than the one that the forms were made of."""
+        if self._network is None:
+            return True
+        keys = found.keys() | self._network.keys()
+        return any(found.get(key) != self._network.get(key) for key in keys - self._restless)
 
     def __getstate__(self) -> dict[str, object]:
         """A session can be neither copied nor pickled; a copy makes its own."""
-        return {"_made": {}, "_expected": {}, "_weights": None}
+        return {"_made": {}, "_expected": {}, "_network": None, "_restless": set()}
 
 
 def _make(
-    network: nn.Module, size: tuple[int, int], batch: int, memory_format: torch.memory_format
+    network: nn.Module,
+    size: tuple[int, int],
+    batch: int,
+    memory_format: torch.memory_format,
+    normalise: Normalise,
 ) -> OnnxRuntime | Folded | None:
     tensors = [*network.parameters(), *network.buffers()]
     if all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors):
         try:
             with evaluating(network):
-                return OnnxRuntime(network, torch.zeros(1, 3, *size), batch)
+                return OnnxRuntime(network, torch.zeros(1, 3, *size), batch, normalise)
         except Exception as error:  # noqa: BLE001  what an exporter raises is not bounded
             _log.warning(
                 "relook: PyTorch runs the network, the export to ONNX failed (%s)",
@@ -107,28 +129,7 @@ def _make(
         return None
     try:
         with evaluating(network):
-            return Folded(network, floats[0].new_zeros(1, 3, *size), memory_format)
+            return Folded(network, floats[0].new_zeros(1, 3, *size), memory_format, normalise)
     except Exception as error:  # noqa: BLE001  networks are other people's code
         _log.info("relook: BatchNorm is not folded (%s)", first_line(error))
     return None
-
-
-def _fingerprint(network: nn.Module) -> str:
-    """Changes with the weights, in milliseconds.
-
-    In-place operations, optimisers and `load_state_dict` among them, raise a tensor's version;
-    what goes through `.data` past that shows in the sum, unless it only swaps values.
-    """
-    tensors = [*network.parameters(), *network.buffers()]
-    kinds = [
-        (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors
-    ]
-    by_device: dict[torch.device, list[Tensor]] = {}
-    with torch.no_grad():
-        for t in tensors:
-            half = t.dtype in (torch.float16, torch.bfloat16)
-            total = t.sum(dtype=torch.float32 if half else None)
-            wide = torch.float32 if t.device.type == "mps" else torch.float64
-            by_device.setdefault(t.device, []).append(total.to(wide))
-        # As text, in which NaN equals NaN.
-        return repr((kinds, [torch.stack(sums).tolist() for sums in by_device.values()]))

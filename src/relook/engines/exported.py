@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relook.engines.agreement import check_agreement
+from relook.engines.agreement import Normalise, as_trained, check_agreement
 
 # How many images go through the exported network at once. The graph is specialised for this
 # number, so that every shape in it is a constant; fewer images are padded.
@@ -32,7 +31,11 @@ class OnnxRuntime:
     name = "ONNX Runtime"
 
     def __init__(
-        self, network: nn.Module, example: Float[Tensor, "1 3 h w"], batch: int = BATCH
+        self,
+        network: nn.Module,
+        example: Float[Tensor, "1 3 h w"],
+        batch: int = BATCH,
+        normalise: Normalise = as_trained,
     ) -> None:
         """Export the network, which must be in eval mode, and check it against itself.
 
@@ -40,6 +43,7 @@ class OnnxRuntime:
             network: float32, on the CPU.
             example: of the size of its inputs.
             batch: how many images go through it at once.
+            normalise: what makes its inputs of pixels in [0, 1].
 
         Raises:
             ImportError: onnxruntime is not installed.
@@ -57,7 +61,7 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
-        check_agreement(self, network, example, _TOLERANCE, "exported")
+        check_agreement(self, network, example, _TOLERANCE, "exported", normalise)
 
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """Outputs for normalised inputs of the size that was exported."""
@@ -89,11 +93,15 @@ def session_options(severity: int = 3) -> Any:
     return options
 
 
+# The exporter keeps its state in the process.
+_EXPORTING = threading.Lock()
+
+
 def export(
     network: nn.Module, example: Tensor, file: Path, outputs: tuple[str, ...] = ("y",)
 ) -> None:
     """Write the network as an ONNX file with a free batch size called n; its input is called x."""
-    with _quiet(), torch.no_grad():
+    with _EXPORTING, _quiet(network), torch.no_grad():
         # The tracing exporter: a second instead of ten, and the same speed once the batch size
         # is fixed.
         torch.onnx.export(
@@ -109,25 +117,24 @@ def export(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns of things that concern its own future, on three channels, and prints the
-    whole graph of a network that it cannot export past Python's stdout.
+def _quiet(network: nn.Module) -> Iterator[None]:
+    """The exporter warns of things that concern its own future, and of what a trace may miss, which
+    is tried instead (see `check_agreement`); of a network that it cannot export it prints the
+    whole graph.
     """
+
+    def no_graph(_module: nn.Module, _inputs: Any) -> None:
+        # The exporter switches this on right before it runs the network, and leaves it on.
+        torch._C._jit_set_onnx_log_enabled(False)
+
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    with (
-        warnings.catch_warnings(),
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
-        warnings.simplefilter("ignore")
-        os.dup2(nowhere.fileno(), 1)
-        try:
+    handle = network.register_forward_pre_hook(no_graph)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            os.dup2(stdout, 1)
-            os.close(stdout)
-            logger.setLevel(level)
+    finally:
+        handle.remove()
+        logger.setLevel(level)

@@ -13,7 +13,7 @@ from torch.backends import cudnn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
-from relook.engines.agreement import check_agreement
+from relook.engines.agreement import Normalise, as_trained, check_agreement
 
 # How far the folded network may be off, relative to the largest output.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -34,6 +34,7 @@ class Folded:
         network: nn.Module,
         example: Float[Tensor, "1 3 h w"],
         memory_format: torch.memory_format = torch.channels_last,
+        normalise: Normalise = as_trained,
     ) -> None:
         """Fold a network, which must be in eval mode, and check the result against it.
 
@@ -41,6 +42,7 @@ class Folded:
             network: on any device, of any floating-point type.
             example: of the size, device and type of its inputs.
             memory_format: of the inputs that it takes.
+            normalise: what makes its inputs of pixels in [0, 1].
 
         Raises:
             RuntimeError: there is nothing to fold, or the folded network answers differently.
@@ -57,7 +59,8 @@ class Folded:
             if not pairs:
                 raise RuntimeError("no BatchNorm follows a convolution")
             folded = _folded(reference, pairs)
-            check_agreement(folded, reference, example, _TOLERANCE[example.dtype], "folded")
+            tolerance = _TOLERANCE[example.dtype]
+            check_agreement(folded, reference, example, tolerance, "folded", normalise)
             self._network = folded if exact else _folded(network, pairs)
 
     @torch.no_grad()

@@ -189,7 +189,7 @@ class OnnxNetwork(nn.Module):
         for (name, node), output in zip(self._nodes.items(), outputs, strict=True):
             if output.is_floating_point():
                 calls[name] = self._call(name, node, shapes, calls)
-        return Probe(_rows(answer[:1].float()), tuple(calls.values()))
+        return Probe(_rows(answer[:1].float()), tuple(calls.values()), self.ends_in)
 
     def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
         """Whether the answer depends on what the layer holds at the places of the image.
