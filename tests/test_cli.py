@@ -381,6 +381,7 @@ def test_evaluate_refuses_another_run_with_the_difference(data, tmp_path):
         (["{data}", "--limit", "0"], "greater than or equal to 1"),
         (["{data}", "-k", "9"], "k must be 1 to 4"),
         (["{data}", "--look", "flip", "--fill", "mean"], "no fill"),
+        (["{data}", "--exact"], "--exact goes with --tune"),
         (["{data}/0"], "no folders"),
     ],
 )
@@ -404,6 +405,13 @@ def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["images"] == 20
     assert "ways on 20 images: " in result.stderr
+    assert "to choose: 20 images, of which about " in result.stderr
+    # --fill is of the poster's look; the others are tried without it.
+    ways = json.loads((run / "tuning" / "run.json").read_text())["tuning"]["ways"]
+    assert {way.partition(" ")[0] for way in ways} == {
+        *("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
+    }
+    assert {w.split("fill=")[1].split()[0] for w in ways if "fill=" in w} == {"mean"}
     tuned = json.loads((run / "tuned.json").read_text())
     settings = json.loads((run / "run.json").read_text())
     assert settings["gate"] == tuned["gate"]

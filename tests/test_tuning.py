@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import relook
-from networks import counting_forwards, random_cnn
+from networks import SmallCNN, counting_forwards, random_cnn
 from relook.errors import RelookError
 from relook.evaluation import Pairing, Run, RunError, evaluate, read_data, tune
 from relook.looks import Mask, Preset
@@ -89,12 +89,89 @@ def test_what_is_settled_stays(grey, images):
     assert {c.preset.look for c in flips.candidates} == {"flip"}
 
 
-def test_a_network_with_many_channels_is_tried_with_a_budget_too(images):
+@pytest.fixture
+def wide():
+    """Of 70 channels: exact Score-CAM takes more than 64 masked forwards."""
     network = random_cnn(torch.float32, seed=7, channels=70)
-    classifier = relook.Classifier(network, mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
+    return relook.Classifier(network, mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
+
+
+def test_exact_score_cam_of_many_channels_is_tried_only_if_asked_for(wide, images):
+    def tried(**options):
+        tuning = tune(wide, images.sample(3), gates=["none"], **options)
+        presets = [c.preset for c in tuning.candidates if c.preset.gate != 0]
+        return {(p.fill, p.budget) for p in presets if p.attribution == "scorecam"}, tuning
+
+    fills = ("black", "mean", "blur")
+    cheap, tuning = tried()
+    assert cheap == {("black", 64)}
+    [left_out] = tuning.left_out
+    assert left_out == (
+        "poster with exact Score-CAM (up to 70 masked forward passes for an unsure image), nor "
+        "with the fills mean and blur; --exact (exact=True) tries them"
+    )
+    everything, tuning = tried(exact=True)
+    assert everything == {(fill, budget) for fill in fills for budget in (None, 64)}
+    assert tuning.left_out == ()
     keep = Preset(fill="black", attribution="scorecam", k=2)
-    tuning = tune(classifier, images.sample(3), keep=keep, gates=["none"])
-    assert {c.preset.budget for c in tuning.candidates if c.preset.gate != 0} == {None, 64}
+    assert tried(keep=keep)[0] == {("black", 64)}
+    assert tried(keep=keep, exact=True)[0] == {("black", 64), ("black", None)}
+
+
+def test_an_option_applies_to_the_looks_that_have_it(wide, images):
+    """A budget makes no look vanish that knows none."""
+    looks = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
+    keep = Preset(budget=7)
+    tuning = tune(wide, images.sample(3), keep=keep, looks=looks, gates=["none"])
+    budgets = {}
+    for candidate in tuning.candidates:
+        if candidate.preset.gate != 0:
+            budgets.setdefault(candidate.preset.look, set()).add(candidate.preset.budget)
+    assert budgets == {
+        "poster": {7},
+        "zoom": {7},
+        **{look: {None} for look in ("quick", "best", "whole", "larger", "flip", "tencrop")},
+    }
+    assert tuning.left_out == ()
+
+
+def test_looks_that_the_network_cannot_take_are_named_with_the_reason(images):
+    class OneSize(SmallCNN):
+        def forward(self, x):
+            assert x.shape[-1] == 32, "32 pixels, no more"
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    classifier = relook.Classifier(
+        OneSize(), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=32, labels=["0", "1", "2", "3"]
+    )
+    tuning = tune(classifier, images.sample(3), looks=["flip", "larger"], gates=["none"])
+    [left_out] = tuning.left_out
+    assert left_out.startswith("larger: OneSize takes no inputs of 40×40")
+    assert "32 pixels, no more" in left_out
+
+
+def test_the_forecast_comes_first_and_counts_forward_passes(wide, images):
+    """Every look's forward passes, for the share of the images that is below the widest gate."""
+    told = []
+    with counting_forwards(wide.network) as count:
+        tuning = tune(
+            wide,
+            images,
+            looks=["flip", "poster", "tencrop"],
+            keep=Preset(fill="black", k=2, budget=8),
+            gates=["none"],
+            on_rows=lambda rows: told.append(len(rows)),
+            on_forecast=lambda expected: told.insert(0, expected),
+        )
+        asked = count[0]
+    expected, *rows = told
+    assert sum(rows) == expected.images == expected.unsure == 40
+    # The first look; a mirror image; CAM has no forward, Score-CAM 8, and 2 views each; 9 crops.
+    assert expected.forwards == 40 * (1 + 1 + (8 + 2) + 9)
+    assert 0 < expected.forwards / expected.rate * 0.5 < expected.seconds
+    assert asked >= expected.forwards
+    assert tuning.images == 40
 
 
 def test_each_image_is_looked_at_once_for_all_k_and_gates(grey, images, tmp_path):

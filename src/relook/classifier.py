@@ -635,11 +635,10 @@ class Classifier(nn.Module):
                 "< 0`); images go through it one at a time, on PyTorch"
             )
         self._one_at_a_time = bool(remarks)
-        if varies and again is not None:
-            off = float((again - answer).abs().max())
+        if varies:
             remarks.append(
-                f"the same image gets another answer each time (outputs differ by {off:.2g}): is "
-                "there dropout or noise that stays on in eval mode? No figure will come out twice"
+                "the same image gets another answer each time: is there dropout or noise that "
+                "stays on in eval mode? No figure will come out twice"
             )
         for remark in remarks:
             if remark not in self.remarks:

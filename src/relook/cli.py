@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -16,12 +17,14 @@ from relook.errors import ModelError, RelookError
 if TYPE_CHECKING:
     from relook.classifier import Classifier
     from relook.correction import Corrector
-    from relook.evaluation import LabelledImages, Row, Tuning
+    from relook.evaluation import Forecast, LabelledImages, Row, Tuning
     from relook.looks import Preset
     from relook.multicam import Trained
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _ERRORS_SHOWN = 20
+_LONG = 20.0
+"""So many seconds of work are said before they begin."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -272,6 +275,14 @@ def evaluate(
             "you give stays), evaluate on the other half, and save the choice.",
         ),
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="With --tune: try exact Score-CAM too, which may take hundreds of forward passes "
+            "for an unsure image.",
+        ),
+    ] = False,
     as_json: Json = False,
     model: Model = "bundled/efficientnet_lite0",
     checkpoint: Checkpoint = None,
@@ -294,6 +305,8 @@ def evaluate(
     std: Std = None,
 ) -> None:
     """Does a second look help on labelled images, and what does it cost? Tables, and a report."""
+    if exact and not tune:
+        _refuse("--exact goes with --tune; without it Score-CAM is exact unless --fast is given")
     with _usage_errors():
         from relook.correction import AMBIGUOUS
         from relook.evaluation import read_data, rivals_of
@@ -318,7 +331,7 @@ def evaluate(
     with _going_on(output):
         if tune:
             tried = (preset.look,) if look else LOOKS
-            tuning, corrector, labelled = _tune(classifier, labelled, output, preset, tried)
+            tuning, corrector, labelled = _tune(classifier, labelled, output, preset, tried, exact)
             status = _evaluate(corrector, labelled, output, rivals, "tuned", as_json, tuning)
         else:
             name = look or preset.look
@@ -349,6 +362,7 @@ def _tune(
     output: Path,
     keep: Preset,
     looks: Sequence[str],
+    exact: bool,
 ) -> tuple[Tuning, Corrector, LabelledImages]:
     """The choice on one half of the data, a corrector of it, and the other half."""
     from relook.correction import Corrector
@@ -357,7 +371,18 @@ def _tune(
 
     half, other = data.halves()
     with evaluation_bar("choosing", len(half)) as bar:
-        tuning = tune(classifier, half, output, keep=keep, looks=looks, on_rows=bar)
+        tuning = tune(
+            classifier,
+            half,
+            output,
+            keep=keep,
+            looks=looks,
+            exact=exact,
+            on_rows=bar,
+            on_forecast=partial(_say_forecast, "to choose", 0.0),
+        )
+    for reason in tuning.left_out:
+        typer.echo(f"not tried: {reason}", err=True)
     file = output / "tuned.json"
     best = tuning.candidates[0].pairing
     typer.echo(
@@ -394,7 +419,14 @@ def _evaluate(
     from relook.report.terminal import evaluation_bar, print_statistics, progress_bars
 
     with evaluation_bar("images", len(data)) as bar:
-        evaluation = evaluate(corrector, data, output, versus=rivals, on_rows=bar)
+        evaluation = evaluate(
+            corrector,
+            data,
+            output,
+            versus=rivals,
+            on_rows=bar,
+            on_forecast=partial(_say_forecast, "to evaluate", _LONG),
+        )
     if as_json:
         typer.echo(json.dumps(evaluation.summary()))
     else:
@@ -404,6 +436,21 @@ def _evaluate(
         write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
     typer.echo(f"report: {output / 'report.html'}", err=True)
     return _say_errors(evaluation.rows, output)
+
+
+def _say_forecast(what: str, least: float, expected: Forecast) -> None:
+    """What a run will take, before it begins, if that is so many seconds."""
+    from relook.report.story import count, duration
+
+    if expected.seconds < least:
+        return
+
+    typer.echo(
+        f"{what}: {count(expected.images, 'image')}, of which about {expected.unsure:,} will get a "
+        f"second look: about {expected.forwards:,} forward passes, {duration(expected.seconds)} "
+        f"at the measured {expected.rate:,.0f} a second",
+        err=True,
+    )
 
 
 def _say_errors(rows: Sequence[Row], output: Path) -> int:
@@ -723,7 +770,7 @@ def _corrector(classifier: Classifier, preset: Preset, gate: float | None) -> Co
     """With the preset's gate, or the command's own where it has none."""
     from relook.correction import Corrector
 
-    return Corrector(classifier, k=preset.k, gate=preset.gate_or(gate), look=preset.make())
+    return Corrector(classifier, k=preset.k, gate=preset.gate_or(gate), look=preset)
 
 
 def _classifier(

@@ -192,6 +192,7 @@ class Corrector(nn.Module):
         k: how many of the most probable classes the second look is about.
         gate: only images with gap(1,5) below it get a second look; None: all.
         look: the way to look again.
+        called: the name of the look with its options; None for an object.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class Corrector(nn.Module):
         classifier: Classifier,
         k: int | None = None,
         gate: float | None = None,
-        look: str | Look = "poster",
+        look: str | Preset | Look = "poster",
         budget: int | Literal["fast"] | None = None,
     ) -> None:
         """Wrap a classifier.
@@ -210,9 +211,9 @@ class Corrector(nn.Module):
             gate: a gap in [0, 1]; an image that the classifier is surer of stays as it is, at
                 the cost of one forward. None looks again at every image.
             look: a name ("poster", "quick", "best", "zoom", "flip", "whole", "larger", "fivecrop",
-                "tencrop", several joined by +), a file that tuning saved, whose k and gate hold
-                where none are given here, or an object, such as
-                `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
+                "tencrop", several joined by +), a file that tuning saved or a
+                `relook.looks.Preset`, whose k and gate hold where none are given here, or an
+                object, such as `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
             budget: at most how many masked forwards an image gets for its maps; None is all that
                 exact Score-CAM takes, "fast" is 64 (see `relook.ScoreCAM`).
 
@@ -232,9 +233,14 @@ class Corrector(nn.Module):
                 "budget goes with a look's name; an object has its own, as in "
                 "relook.looks.Mask(relook.ScoreCAM(budget=64))"
             )
+        called = None
         if isinstance(look, str):
-            preset = Preset.of(look, k=k, gate=gate, budget=budget)
-            k, gate, look = preset.k, preset.gate_or(None), preset.make()
+            look = Preset.of(look, k=k, gate=gate, budget=budget)
+        if isinstance(look, Preset):
+            k = look.k if k is None else k
+            gate = look.gate_or(None) if gate is None else gate
+            called = replace(look, k=None, gate=None).describe()
+            look = look.make()
         count = len(classifier.labels)
         if k is not None and not 1 <= k <= count:
             raise RelookError(
@@ -246,6 +252,7 @@ class Corrector(nn.Module):
         self.k = min(5, count) if k is None else k
         self.gate = gate
         self.look: Look = look
+        self.called = called
         if self.look.needs_activations:
             _ = classifier.target_layer  # raises if there is none: now, not at the first image
 

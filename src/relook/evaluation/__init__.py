@@ -8,6 +8,7 @@ from relook.evaluation.data import (
     read_data,
 )
 from relook.evaluation.evaluation import Evaluation, evaluate, rivals_of
+from relook.evaluation.forecast import Forecast
 from relook.evaluation.rows import Answer, Row, from_table, to_table
 from relook.evaluation.run import Run
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
@@ -20,6 +21,7 @@ __all__ = [
     "Candidate",
     "DataError",
     "Evaluation",
+    "Forecast",
     "LabelledImage",
     "LabelledImages",
     "Method",

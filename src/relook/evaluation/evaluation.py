@@ -19,6 +19,7 @@ from relook.classifier import Classifier, FirstLook
 from relook.correction import AMBIGUOUS, Corrector, Outcome
 from relook.errors import ModelError
 from relook.evaluation.data import LabelledImages, read_data
+from relook.evaluation.forecast import OnForecast, forecast
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
 from relook.evaluation.statistics import Method, Statistics
@@ -90,6 +91,7 @@ def evaluate(
     *,
     versus: Sequence[str] | Mapping[str, Look | Corrector] = (),
     on_rows: Rows | None = None,
+    on_forecast: OnForecast | None = None,
 ) -> Evaluation:
     """Classify labelled images before and after the second look.
 
@@ -104,6 +106,7 @@ def evaluate(
         versus: rivals, which look again at the same images (see `rivals_of`): names of looks or
             files, or, by the names they shall have, looks or correctors of the same classifier.
         on_rows: told of the rows as they come.
+        on_forecast: told once, before the first image, what this will take.
 
     Raises:
         DataError: the data cannot be used.
@@ -118,9 +121,9 @@ def evaluate(
     settings = {
         "k": corrector.k,
         "gate": corrector.gate,
-        "look": spelt(corrector.look),
+        **named(corrector),
         "versus": {
-            name: {"k": rival.k, "gate": rival.gate, "look": spelt(rival.look)}
+            name: {"k": rival.k, "gate": rival.gate, **named(rival)}
             for name, rival in rivals.items()
         },
         **describe(classifier, data),
@@ -140,9 +143,16 @@ def evaluate(
                 rivals=tuple((name, after(o, image.label, seconds)) for name, o in named),
             )
 
-    looks = [corrector.look, *(rival.look for rival in rivals.values())]
+    correctors = [corrector, *rivals.values()]
+
+    def tell(left: Sequence[int]) -> None:
+        expected = forecast(correctors, data, left, [each.gate for each in correctors])
+        if expected and on_forecast:
+            on_forecast(expected)
+
+    looks = [each.look for each in correctors]
     with nullcontext() if output is None else Run.open(output, settings) as run:
-        rows = work(classifier, data, looks, judge, run, on_rows)
+        rows = work(classifier, data, looks, judge, run, on_rows, tell if on_forecast else None)
         evaluation = Evaluation(run.settings if run else settings, classifier.labels, rows)
         if run:
             summary = json.dumps(evaluation.details(), indent=2)
@@ -199,6 +209,7 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
             "dtype": str(classifier.dtype).removeprefix("torch."),
             "device": classifier.device.type,
             "labels": list(classifier.labels),
+            "remarks": list(classifier.remarks),
         },
         "data": {
             "images": len(data),
@@ -233,8 +244,13 @@ def rivals_of(
     for name in versus:
         preset = Preset.of(name)
         k = corrector.k if preset.k is None else preset.k
-        rivals[name] = Corrector(corrector.classifier, k, preset.gate_or(gate), preset.make())
+        rivals[name] = Corrector(corrector.classifier, k, preset.gate_or(gate), preset)
     return rivals
+
+
+def named(corrector: Corrector) -> dict[str, str | None]:
+    """What a corrector's look is called, and all of its options."""
+    return {"called": corrector.called, "look": spelt(corrector.look)}
 
 
 def spelt(look: Look) -> str:

@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 
 from relook.attribution import CAM, FAST
 from relook.classifier import Classifier, FirstLook
@@ -20,6 +18,7 @@ from relook.correction import Corrector
 from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.evaluation import after, before, describe
+from relook.evaluation.forecast import OnForecast, forecast, photo
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
 from relook.evaluation.statistics import Pairing
@@ -61,10 +60,12 @@ class Tuning:
     Attributes:
         candidates: all of them; "no second look" is one.
         images: how many the choice was made on.
+        left_out: what was not tried, and why, a sentence each.
     """
 
     candidates: tuple[Candidate, ...]
     images: int
+    left_out: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> Preset:
@@ -80,7 +81,9 @@ def tune(
     keep: Preset | None = None,
     looks: Sequence[str] | None = None,
     gates: Sequence[Gate] = GATES,
+    exact: bool = False,
     on_rows: Rows | None = None,
+    on_forecast: OnForecast | None = None,
 ) -> Tuning:
     """Try looks, their k, gate, fill, attribution and budget, and choose.
 
@@ -93,11 +96,15 @@ def tune(
         data: labelled images to choose on.
         output: the run's folder: rows in `tuning/`, resumable as in `evaluate`, the choice in
             `tuned.json`.
-        keep: what is settled: the look, and each of its options that is not None.
+        keep: what is settled: the look, and each of its options that is not None. Where several
+            looks are tried, an option holds for those that have it.
         looks: names of those to try; None is the look of `keep`, or all of `LOOKS` without it. Of
             looks other than the poster's and zoom, which has a k, only the gate is chosen.
         gates: those to try, where `keep` has none; "none" among them is every image.
+        exact: whether all is tried of Score-CAM where it takes more than 64 masked forwards an
+            image, which may be thousands; else it is tried with 64, and with one fill.
         on_rows: told of the rows as they come.
+        on_forecast: told once, before the first image, what this will take.
 
     Raises:
         RunError: `output` holds another run.
@@ -114,12 +121,20 @@ def tune(
     if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
         raise RunError(f"{folder} holds a run without tuning; choose another folder")
     found: list[_Contender] = []
+    left_out: list[str] = []
     for look in looks:
         try:
-            found += _contenders(classifier, replace(keep, look=look))
-        except RelookError:
+            found += _contenders(classifier, keep.of_look(look) if len(looks) > 1 else keep, exact)
+        except RelookError as error:
             if len(looks) == 1:
                 raise
+            left_out.append(f"{look}: {error}")
+    if _leaves_exact_out(found, keep, exact):
+        others = "" if keep.fill or keep.variant else ", nor with the fills mean and blur"
+        left_out.append(
+            f"poster with exact Score-CAM (up to {classifier.layout.channels:,} masked forward "
+            f"passes for an unsure image){others}; --exact (exact=True) tries them"
+        )
     ways = {name: preset for contender in found for name, preset in contender.ways.items()}
     widest = max(math.inf if gate == "none" else gate for gate in gates)
 
@@ -137,12 +152,19 @@ def tune(
                         answers.append((name, after(about, image.label, seconds)))
             yield image.row(first_answer, rivals=tuple(answers))
 
+    def tell(left: Sequence[int]) -> None:
+        gate = None if math.isinf(widest) else widest
+        correctors = [contender.corrector for contender in found]
+        expected = forecast(correctors, data, left, [gate] * len(correctors))
+        if expected and on_forecast:
+            on_forecast(expected)
+
     used = [contender.corrector.look for contender in found]
     asked = {"gates": list(gates), "ways": list(ways)}
     settings = {"tuning": asked, **describe(classifier, data)}
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
-        rows = work(classifier, data, used, judge, run, on_rows)
-    result = _rank(rows, ways, gates, keep)
+        rows = work(classifier, data, used, judge, run, on_rows, tell if on_forecast else None)
+    result = replace(_rank(rows, ways, gates, keep), left_out=tuple(left_out))
     if folder:
         result.chosen.save(folder / "tuned.json")
     return result
@@ -168,31 +190,30 @@ class _Contender:
         return cls(corrector, {_name(way): way for way in ways})
 
 
-def _contenders(classifier: Classifier, keep: Preset) -> Iterator[_Contender]:
+def _leaves_exact_out(found: Sequence[_Contender], keep: Preset, exact: bool) -> bool:
+    """Whether Score-CAM is tried with a budget only, which nobody asked for."""
+    presets = [preset for contender in found for preset in contender.ways.values()]
+    return not exact and keep.budget is None and any(p.budget for p in presets)
+
+
+def _contenders(classifier: Classifier, keep: Preset, exact: bool) -> Iterator[_Contender]:
     """Every look of that name to try."""
     settled = keep.k
     keep = replace(keep, k=None, gate=None)
     tried = KS if settled is None else (settled,)
     ks = sorted({min(k, len(classifier.labels)) for k in tried})
     if keep.look == "poster":
-        for preset in _posters(classifier, keep):
+        for preset in _posters(classifier, keep, exact):
             yield _Contender.of(classifier, preset, ks)
         return
     # What a zoom's view weighs depends on the others: each k is a look of its own.
     for k in ks if keep.look == "zoom" else [Preset.of(keep.look, k=settled).k]:
         contender = _Contender.of(classifier, keep, [k])
-        contender.corrector.correct(_photo(classifier))  # raises if the network cannot take it
+        contender.corrector.correct(photo(classifier))  # raises if the network cannot take it
         yield contender
 
 
-def _photo(classifier: Classifier) -> Image.Image:
-    """Noise with twice as many pixels a side as the network takes: there is something to cut."""
-    height, width = classifier.input_size
-    noise = np.random.default_rng(0).integers(0, 256, (2 * height, 2 * width, 3), np.uint8)
-    return Image.fromarray(noise)
-
-
-def _posters(classifier: Classifier, keep: Preset) -> Iterator[Preset]:
+def _posters(classifier: Classifier, keep: Preset, exact: bool) -> Iterator[Preset]:
     """Every look of the poster's kind, its k and gate aside."""
     fixed_fill = keep.variant in ("torchcam", "gradcam")
     fills = [keep.fill or "mean"] if fixed_fill else [keep.fill] if keep.fill else FILLS
@@ -204,10 +225,12 @@ def _posters(classifier: Classifier, keep: Preset) -> Iterator[Preset]:
     for fill in fills:
         for attribution in attributions:
             preset = replace(keep, fill=fill, attribution=attribution)
-            yield preset
             channels = 0 if first.activations is None else len(first.activations)
-            if attribution == "scorecam" and keep.budget is None and channels > FAST:
+            dear = attribution == "scorecam" and keep.budget is None and channels > FAST
+            if dear and (exact or fill == fills[0]):
                 yield replace(preset, budget=FAST)
+            if exact or not dear:
+                yield preset
 
 
 def _has_cam(classifier: Classifier, first: FirstLook) -> bool:

@@ -33,7 +33,10 @@ _BATCH_OF_ORIGINALS = 4
 _IN_A_ROW = 20
 """So many images that the network fails on, one after the other, are not the images' fault."""
 
-_MANY = 128
+THREADS = min(8, os.cpu_count() or 1)
+"""They read images while the network is busy."""
+
+MANY = 128
 """From so many images on, or wherever there are maps to make, the fastest engine is made first."""
 
 Rows = Callable[[Sequence[Row]], None]
@@ -74,6 +77,7 @@ def work(
     judge: Judge,
     run: Run | None,
     on_rows: Rows | None,
+    on_left: Callable[[Sequence[int]], None] | None = None,
 ) -> tuple[Row, ...]:
     """All rows of the data, those that are there already and those that `judge` still gives.
 
@@ -84,6 +88,7 @@ def work(
         judge: see `Judge`; told of images that can be read only.
         run: where the rows are kept; None: nowhere.
         on_rows: told of the rows.
+        on_left: told which images are still to be done, before the first of them is.
 
     Raises:
         RelookError: the network failed on many images in a row, which are not written.
@@ -92,9 +97,11 @@ def work(
     if rows and on_rows:
         on_rows(list(rows.values()))
     left = [index for index in shuffled(len(data)) if index not in rows]
-    if len(left) >= _MANY or (left and any(look.needs_activations for look in looks)):
+    if len(left) >= MANY or (left and any(look.needs_activations for look in looks)):
         # Now, so that neither the time of an image nor its answer depends on where a run began.
-        classifier.runner(_MANY, classifier.input_size)
+        classifier.runner(MANY, classifier.input_size)
+    if on_left:
+        on_left(left)
     waiting: list[Row] = []
     written = time.monotonic()
     try:
@@ -181,12 +188,12 @@ def _batches(
     size = _BATCH_OF_ORIGINALS if originals else _BATCH
     reading: deque[Future[Labelled]] = deque()
     ahead = iter(indices)
-    with quiet(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with quiet(), ThreadPoolExecutor(THREADS) as pool:
         try:
             while True:
                 for index in ahead:
                     image = data.images[index]
-                    reading.append(pool.submit(_read, classifier, index, image, originals))
+                    reading.append(pool.submit(read, classifier, index, image, originals))
                     if len(reading) == 2 * size:
                         break
                 if not reading:
@@ -197,7 +204,8 @@ def _batches(
                 future.cancel()
 
 
-def _read(classifier: Classifier, index: int, image: LabelledImage, original: bool) -> Labelled:
+def read(classifier: Classifier, index: int, image: LabelledImage, original: bool) -> Labelled:
+    """An image and what the network sees of it, or why it cannot be used."""
     labelled = Labelled(index, image.name, image.label)
     try:
         opened = open_image(image.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,11 @@ _TAKES = {
 }
 
 
+def takes(name: str) -> frozenset[str]:
+    """The options of the look of that name; of several joined by + all of theirs."""
+    return frozenset(option for part in name.split("+") for option in _TAKES.get(part, ()))
+
+
 def make_look(
     name: str,
     *,
@@ -124,7 +129,7 @@ def make_look(
             f"look {unknown[0]!r} is unknown; choose one of {', '.join(LOOKS)}, several joined by "
             "+, or name a file that tuning saved"
         )
-    left_over = [o for o in given if not any(o in _TAKES.get(part, ()) for part in names)]
+    left_over = [option for option in given if option not in takes(name)]
     if left_over:
         raise RelookError(f"the look {name!r} has no {' and no '.join(left_over)}; drop it")
     looks = tuple(
@@ -166,6 +171,11 @@ class Preset:
         parts = preset.look.split("+")
         own = preset.k or next((_KS[part] for part in parts if part in _KS), None)
         return cls(**{**asdict(preset), "k": own, **given})
+
+    def of_look(self, look: str) -> Preset:
+        """The same of another look; options that it does not have are left out."""
+        options = {"fill", "attribution", "variant", "budget"} - takes(look)
+        return replace(self, look=look, **dict.fromkeys(options))
 
     def make(self) -> Look:
         """The look itself.

@@ -29,7 +29,7 @@ from relook.evaluation import (
     Tally,
     read_data,
 )
-from relook.evaluation.evaluation import after, before, describe, spelt, weights_digest
+from relook.evaluation.evaluation import after, before, describe, named, weights_digest
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import fill_image, hide
 from relook.folder import write_atomically
@@ -189,7 +189,7 @@ def compare(
     settings = {
         "kind": "comparison",
         "gate": gate,
-        "looks": {name: {"k": c.k, "look": spelt(c.look)} for name, c in looks.items()},
+        "looks": {name: {"k": c.k, **named(c)} for name, c in looks.items()},
         **describe(target, data),
         "networks": {name: weights_digest(c) for name, c in networks.items()},
     }

@@ -1,0 +1,125 @@
+"""What a run will take, known before it begins: its forward passes and, by a trial, its time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+
+from relook.attribution import FAST, ScoreCAM
+from relook.classifier import Classifier
+from relook.correction import Corrector, gap
+from relook.evaluation.data import LabelledImages
+from relook.evaluation.work import THREADS, read
+from relook.images import quiet
+from relook.looks import Look, Together
+
+_SAMPLE = 48
+"""So many images are read and classified in the trial."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of a run.
+
+    Attributes:
+        images: how many it will answer.
+        unsure: how many of them will get a second look, going by a sample.
+        forwards: images that will go through the network in all.
+        rate: forward passes a second at the network's own input size, measured.
+        seconds: in all, reading the images included.
+    """
+
+    images: int
+    unsure: int
+    forwards: int
+    rate: float
+    seconds: float
+
+
+OnForecast = Callable[[Forecast], None]
+
+
+def forecast(
+    correctors: Sequence[Corrector],
+    data: LabelledImages,
+    indices: Sequence[int],
+    gates: Sequence[float | None],
+) -> Forecast | None:
+    """What it will take to answer images under several correctors of one classifier.
+
+    A few of the images are read and classified to learn how many are unsure and how fast the
+    network is; these forward passes belong to no image's count.
+
+    Args:
+        correctors: each looks again at every image below its gate.
+        data: the images.
+        indices: which of them are still to be done, in the order in which they will be.
+        gates: one for each corrector; None for every image.
+
+    Returns:
+        None where there is nothing to do, or no image of the sample can be read.
+    """
+    if not indices or not correctors:
+        return None
+    classifier = correctors[0].classifier
+    start = time.perf_counter()
+    with quiet(), ThreadPoolExecutor(THREADS) as pool:
+        sample = [data.images[index] for index in indices[:_SAMPLE]]
+        images = list(pool.map(partial(read, classifier, 0, original=False), sample))
+    reading = (time.perf_counter() - start) / len(sample)
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    if not pixels:
+        return None
+    # A faster form of the network is used where there is one, and never made for a trial.
+    ask = classifier if classifier.engine == "PyTorch" else classifier.many
+    start = time.perf_counter()
+    with torch.no_grad():
+        gaps = gap(ask(torch.stack(pixels))).tolist()
+    each = (time.perf_counter() - start) / len(pixels)
+    forwards, cost = float(len(indices)), float(len(indices))
+    widest = 0
+    for corrector, gate in zip(correctors, gates, strict=True):
+        share = sum(gate is None or found < gate for found in gaps) / len(gaps)
+        unsure = round(share * len(indices))
+        asked, costs = _asked(corrector.look, corrector)
+        forwards += unsure * asked
+        cost += unsure * costs
+        widest = max(widest, unsure)
+    return Forecast(
+        images=len(indices),
+        unsure=widest,
+        forwards=math.ceil(forwards),
+        rate=1 / each,
+        seconds=len(indices) * reading + cost * each,
+    )
+
+
+def _asked(look: Look, corrector: Corrector) -> tuple[int, float]:
+    """Forward passes that a look takes for an image beyond the first, and their cost."""
+    if isinstance(look, Together):
+        parts = [_asked(part, corrector) for part in look.looks]
+        return sum(forwards for forwards, _ in parts), sum(cost for _, cost in parts)
+    classifier = corrector.classifier
+    attribution = getattr(look, "attribution", None)
+    if isinstance(attribution, ScoreCAM):  # tried out, it would take what is to be said before
+        budget = FAST if attribution.budget == "fast" else attribution.budget
+        channels = classifier.layout.channels
+        forwards = min(budget or channels, channels) + corrector.k
+        return forwards, float(forwards)
+    tried = Corrector(classifier, k=corrector.k, look=look).correct(photo(classifier))
+    return tried.forwards - 1, tried.cost - 1
+
+
+def photo(classifier: Classifier) -> Image.Image:
+    """Noise with twice as many pixels a side as the network takes: there is something to cut."""
+    height, width = classifier.input_size
+    noise = np.random.default_rng(0).integers(0, 256, (2 * height, 2 * width, 3), np.uint8)
+    return Image.fromarray(noise)
