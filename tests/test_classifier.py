@@ -195,6 +195,17 @@ def test_other_networks_that_need_one_image_at_a_time(make, message, noise):
     torch.testing.assert_close(classifier.many(pixels.repeat(100, 1, 1, 1))[:6], alone)
 
 
+@pytest.mark.parametrize(("off", "remarks"), [(0.005, 0), (0.2, 1)])
+def test_rounding_that_a_network_blows_up_is_no_reason(off, remarks):
+    """It is another in batches of another size, whatever the other images are."""
+
+    class OfTheSize(SmallCNN):
+        def forward(self, x):
+            return super().forward(x) * (1 + off * (len(x) - 1))
+
+    assert len(relook.Classifier(OfTheSize(), **SIXTEEN).remarks) == remarks
+
+
 def test_values_that_are_the_same_for_every_image_are_no_reason(cnn):
     class Fixed(SmallCNN):
         def __init__(self):

@@ -440,6 +440,19 @@ def test_a_free_batch_that_is_none(tmp_path):
         relook.export(own, tmp_path / "own.onnx")
 
 
+def test_a_network_that_decides_by_the_values_of_its_input_is_not_exported(tmp_path):
+    class Signed(SmallCNN):
+        def forward(self, x):
+            y = super().forward(x)
+            return y if x.min() < 0 else y.flip(1)
+
+    own = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "input_size": 16}
+    classifier = relook.Classifier(Signed(), **own)
+    with pytest.raises(relook.ModelError, match="its export answers differently"):
+        relook.export(classifier, tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
 class Several(nn.Module):
     def __init__(self, network, outputs):
         super().__init__()

@@ -20,6 +20,7 @@ from relook.errors import ModelError, first_line
 from relook.layers import ShowsLayers, evaluating, recording
 from relook.models.graph import OnnxNetwork
 from relook.models.sidecar import Sidecar
+from relook.probing import probing_pixels
 from relook.target import Target
 
 # How far the written network may be off, relative to the largest value.
@@ -123,16 +124,20 @@ def _checked(
 ) -> str | None:
     """The node, if it gives the target layer's maps; an error if the answers are others."""
     tolerance = _TOLERANCE[classifier.dtype]
-    # Not of the one image that was traced, for which everything may have been a constant.
-    images = torch.cat([example, example.flip(3) * 0.5, example.roll(1, 2)])
+    # Not of the one image that was traced, for which everything may have been a constant: noise,
+    # black and white, nearly white; together, and each alone.
+    pixels = probing_pixels(*classifier.input_size)[[0, 3, 5]]
+    images = classifier.normalised(pixels).cpu().to(classifier.dtype)
     network, maps = classifier.network, []
     try:
         with torch.no_grad(), evaluating(network), contextlib.ExitStack() as stack:
+            asked = [images.to(classifier.device), *images.to(classifier.device).split(1)]
+            alone = [class_outputs(network(each)) for each in asked[1:]]
             if node is not None:
                 maps = stack.enter_context(recording(network, classifier.target))
-            expected = class_outputs(network(images.to(classifier.device)))
+            expected = torch.cat([class_outputs(network(asked[0])), *alone])
         graph = OnnxNetwork(written, "NCHW", "cpu")
-        found = graph(images)
+        found = torch.cat([graph(each) for each in (images, *images.split(1))])
     except (ModelError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"{classifier.name}: it or its export does not run for three images at once "
