@@ -111,6 +111,24 @@ def test_engines_made_in_threads(images, often):
         torch.testing.assert_close(answer.double(), expected, rtol=0, atol=1e-4)
 
 
+def test_classifiers_that_share_layers_in_threads(images, tmp_path, often):
+    """A network, and the same with a softmax behind it."""
+    logits = in_train_mode(tmp_path)
+    behind = nn.Sequential(logits.network, nn.Softmax(dim=1)).train()
+    logits.network.norm.eval()
+    shares = relook.Classifier(behind, **OWN, outputs="probabilities")
+    expected = torch.cat([logits(image[None]) for image in images])
+    turn = iter(range(400))
+
+    def ask(image):
+        return (logits if next(turn) % 2 else shares)(image[None])
+
+    for call, answer in enumerate(in_threads(ask, images, 400)):
+        torch.testing.assert_close(answer[0], expected[call % len(images)], rtol=0, atol=1e-5)
+    assert behind.training
+    assert not logits.network.norm.training
+
+
 EXPORTS = """
 import sys, threading
 sys.path.insert(0, "tests")

@@ -85,10 +85,13 @@ def exclusive(network: nn.Module) -> AbstractContextManager[bool]:
 
     Hooks and mode flags sit on the module, which threads share: in two threads at once, the maps of
     one image would be taken for those of another, and a forward pass would run in train mode.
-    The same thread may take the lock again.
+    The same thread may take the lock again. Networks that begin with the same layer, such as two
+    heads on one backbone, have the same lock.
     """
+    network = unwrapped(network)
+    first = next((module for module in network.modules() if module._parameters), network)
     with _LOCKS_LOCK:
-        return _LOCKS.setdefault(unwrapped(network), threading.RLock())
+        return _LOCKS.setdefault(first, threading.RLock())
 
 
 @contextmanager
