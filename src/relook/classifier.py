@@ -17,6 +17,7 @@ from relook.answers import Answers, class_outputs
 from relook.engines import BATCH, Engines, Run
 from relook.errors import ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box, Geometry, cut_pixels
+from relook.labels import ClassIndices, Labels, class_labels
 from relook.layers import (
     REFUSALS,
     Probe,
@@ -108,7 +109,7 @@ class Classifier(nn.Module):
     Attributes:
         network: the wrapped module; the one inside, of DataParallel and of `torch.compile`.
         name: what results call it.
-        labels: one name a class.
+        labels: one name a class; `relook.labels.ClassIndices` where nobody named them.
         mean, std: of the normalisation, one value a colour channel, in units of pixels in [0, 1].
         geometry: resize and crop.
         remarks: what has to be known of the network's answers, in sentences: that images go
@@ -125,7 +126,7 @@ class Classifier(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         input_size: int | tuple[int, int],
-        labels: Sequence[str] | None = None,
+        labels: Labels | None = None,
         outputs: Outputs = "logits",
         target_layer: str | None = None,
         token_grid: tuple[int, int] | None = None,
@@ -145,7 +146,8 @@ class Classifier(nn.Module):
             mean: per colour channel, subtracted from pixels in [0, 1].
             std: per colour channel, divides them.
             input_size: side, or (height, width).
-            labels: one a class, in the order of the outputs; the class indices by default.
+            labels: one a class, in the order of the outputs, or a dict (see
+                `relook.labels.class_labels`); the class indices by default.
             outputs: "logits" (softmax is applied) or "probabilities" (it is not).
             target_layer: a module's name as in `named_modules()`; found by one probing forward
                 by default.
@@ -207,13 +209,18 @@ class Classifier(nn.Module):
         self._engines = Engines()
         self._takes: dict[tuple[int, int], bool] = {}
         classes, self._target = self._probe(target_layer)
-        if isinstance(labels, str):
-            raise ModelError("labels must be a list with one name a class, not one string")
-        self.labels = tuple(labels) if labels is not None else tuple(map(str, range(classes)))
+        self.labels: tuple[str, ...] = (
+            ClassIndices.of(classes) if labels is None else class_labels(labels)
+        )
         if len(self.labels) != classes:
             raise ModelError(
                 f"{self.name} has {classes} classes, but {len(self.labels)} labels were given"
             )
+
+    @property
+    def labels_given(self) -> bool:
+        """Whether somebody named the classes; else their labels are the class indices."""
+        return not isinstance(self.labels, ClassIndices)
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import threading
@@ -12,40 +13,87 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from relook.errors import ImageError
+from relook.metadata import without_metadata
+from relook.text import readable
 
-ImageSource = str | os.PathLike[str] | Image.Image | NDArray[np.generic]
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 
 WHITE = (255, 255, 255)
+
+_NO_PHOTOS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"})
+"""Formats that Pillow lists and cannot read, or that are pages to be drawn."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """The endings of file names that Pillow reads as images, in lower case, each with its dot.
+
+    >>> ".jfif" in image_suffixes(), ".pdf" in image_suffixes()
+    (True, False)
+    """
+    known = Image.registered_extensions()
+    formats = _formats() | {"MPO"}  # opened as a JPEG, which it is
+    return frozenset(suffix for suffix, name in known.items() if name in formats)
+
+
+def _formats() -> frozenset[str]:
+    Image.init()
+    return frozenset(Image.OPEN) - _NO_PHOTOS
+
+
+def looks_like_image(file: Path) -> bool:
+    """Whether the beginning of a file, whatever its name, is that of an image."""
+    try:
+        with quiet(), Image.open(file, formats=sorted(_formats())):
+            return True
+    except Exception:  # whatever Pillow and its plugins raise: no image of theirs
+        return False
 
 
 def image_name(source: ImageSource) -> str:
     """How messages and results call the image: its path, else what kind of object it is."""
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+        return readable(source)
     filename = getattr(source, "filename", "")
-    return str(filename) if filename else f"<{type(source).__name__}>"
+    return readable(str(filename)) if filename else f"<{type(source).__name__}>"
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """Read one image as RGB.
 
     Greyscale, CMYK, 16-bit, palette and float images are converted; EXIF rotation is applied;
     transparent pixels are laid over white, as a viewer shows them; of an animation the first
-    frame is taken.
+    frame is taken. Metadata that are damaged do not matter: the pixels are read as they lie.
 
     Args:
-        source: a path, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4):
-            integers in the range of their dtype, or floats in [0, 1].
+        source: a path, the content of a file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3)
+            or (H, W, 4): floats in [0, 1], uint16 from 0 to 65535, other integers from 0 to 255.
+            Pillow's 32-bit integer images (mode "I") are taken for 16-bit ones, which it makes
+            them of; those of a TIFF file are in the range that the file says.
+        name: what messages call the image; its path by default.
 
     Raises:
         ImageError: the file is missing, a folder, empty, no image, truncated or a decompression
             bomb; the array has another shape or range; the image has only one pixel.
     """
-    name = image_name(source)
-    if isinstance(source, np.ndarray):
+    name = name or image_name(source)
+    if isinstance(source, bytes):
+        image = _decode(source, name)
+    elif isinstance(source, np.ndarray):
         image = _from_array(source)
     elif isinstance(source, Image.Image):
         with _pillow_errors(name):
@@ -74,9 +122,27 @@ def _read(path: Path, name: str) -> Image.Image:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ImageError(f"{name}: cannot be read ({reason}); check the path") from None
+    return _decode(content, name)
+
+
+def _decode(content: bytes, name: str) -> Image.Image:
     if not content:
         raise ImageError(f"{name}: the file is empty; copy or export it again")
-    with _pillow_errors(name), Image.open(io.BytesIO(content)) as opened:
+    with _pillow_errors(name):
+        try:
+            return _opened(content, name)
+        except (ImageError, Image.DecompressionBombError, MemoryError):
+            raise
+        except Exception:
+            # Pillow gives up a PNG for a text or a profile that is damaged, and a TIFF for a tag.
+            bare = without_metadata(content)
+            if bare == content:
+                raise
+        return _opened(bare, name)
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    with Image.open(io.BytesIO(content)) as opened:
         return _to_rgb(opened, name)
 
 
@@ -119,20 +185,49 @@ def _pillow_errors(name: str) -> Iterator[None]:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Upright 8-bit RGB. Loads the pixels, so that damage shows here and not later."""
-    try:
-        image = ImageOps.exif_transpose(image)
-    except (ValueError, KeyError, TypeError, ZeroDivisionError):
-        image.load()  # a broken EXIF block says nothing about the pixels
+    top = _top(image)
+    image.load()
+    image = _upright(image)
     if image.mode == "1" or image.mode in ("RGB", "L", "CMYK", "YCbCr", "LAB", "HSV"):
         if "transparency" not in image.info:
             return image.convert("RGB")
         image = image.convert("RGBA")
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_uint8(np.asarray(image), name)).convert("RGB")
+    if top is not None:
+        array = np.asarray(image)
+        if top == _UINT32:  # which Pillow hands out as signed
+            array = array.view(np.uint32)
+        return Image.fromarray(_to_uint8(array, top, name)).convert("RGB")
     image = image.convert("RGBA")  # palettes and everything with alpha
     canvas = Image.new("RGB", image.size, WHITE)
     canvas.paste(image, mask=image.getchannel("A"))
     return canvas
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF block says; as it lies where that says nothing that can be read."""
+    try:
+        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # of many kinds, depending on what is damaged; it is none of the pixels
+        return image
+    return image if method is None else image.transpose(method)
+
+
+_UINT32 = float(2**32 - 1)
+
+
+def _top(image: Image.Image) -> float | None:
+    """The value of white in an image of more than 8 bits, by its depth; None for other images.
+
+    Pillow scales a PGM to 16 bits itself, whatever its maxval.
+    """
+    if image.mode == "F":
+        return 1.0
+    if not image.mode.startswith("I"):
+        return None
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    bits, kind = (tags.get(tag, (default,)) for tag, default in ((258, 16), (339, 1)))
+    signed = kind[0] == 2
+    return float(2 ** (bits[0] - signed) - 1)
 
 
 def _from_array(array: NDArray[np.generic]) -> Image.Image:
@@ -146,24 +241,24 @@ def _from_array(array: NDArray[np.generic]) -> Image.Image:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
-        array = _to_uint8(array, name)
+        kind, size = array.dtype.kind, array.dtype.itemsize
+        if kind not in "fiu":
+            raise ImageError(f"{name}: holds {array.dtype}, expected integers or floats")
+        top = 1.0 if kind == "f" else 65535.0 if kind == "u" and size == 2 else 255.0
+        array = _to_uint8(array, top, name)
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
-def _to_uint8(array: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
-    """Scale to 0..255: floats in [0, 1] by 255, integers of up to 16 bits by 1/257.
-
-    Pillow hands 16-bit greyscale out as 32-bit integers too, so the values decide, not the dtype.
-    """
+def _to_uint8(array: NDArray[np.generic], top: float, name: str) -> NDArray[np.uint8]:
+    """Scale 0..top to 0..255: by what the values can be, never by what they are."""
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(f"{name}: has NaN or infinite pixels")
-    sixteen_bit = array.dtype in (np.uint16, np.dtype(">u2"), np.int32) and (
-        array.dtype != np.int32 or high > 255
-    )
-    top = 1.0 if array.dtype.kind == "f" else 65535.0 if sixteen_bit else 255.0
     if low < 0 or high > top:
+        remedy = "rescale it"
+        if top == 255.0 and high <= 65535:
+            remedy += ", or pass 16-bit values as uint16"
         raise ImageError(
-            f"{name}: pixel values from {low:g} to {high:g}, expected 0 to {top:g}; rescale it"
+            f"{name}: pixel values from {low:g} to {high:g}, expected 0 to {top:g}; {remedy}"
         )
     return np.rint(array.astype(np.float64) * (255.0 / top)).astype(np.uint8)

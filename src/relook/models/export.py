@@ -171,7 +171,6 @@ def _error(found: Tensor, expected: Tensor) -> float:
 def _sidecar(classifier: Classifier, node: str | None) -> Sidecar:
     geometry = classifier.geometry
     tokens = node is not None and classifier.layout.kind == "tokens"
-    numbered = classifier.labels == tuple(map(str, range(len(classifier.labels))))
     return Sidecar(
         input_size=geometry.crop,
         resize=geometry.resize,
@@ -182,7 +181,7 @@ def _sidecar(classifier: Classifier, node: str | None) -> Sidecar:
         std=classifier.std,
         layout="NCHW",
         outputs=classifier.returns,
-        labels=None if numbered else classifier.labels,
+        labels=classifier.labels if classifier.labels_given else None,
         target_layer=node,
         token_grid=classifier.layout.grid if tokens else None,
     )

@@ -11,6 +11,7 @@ import torch
 
 from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
+from relook.labels import Labels, class_labels
 from relook.models import bundled, function, timm, torchvision, transformers
 
 DEFAULT_MODEL = "bundled/efficientnet_lite0"
@@ -35,7 +36,7 @@ def load(
     token_grid: tuple[int, int] | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Labels | None = None,
     input_size: int | tuple[int, int] | None = None,
     layout: Literal["NCHW", "NHWC"] | None = None,
     mean: Sequence[float] | None = None,
@@ -59,7 +60,8 @@ def load(
         device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one. Of an ONNX file:
             one of ONNX Runtime's execution providers; by default the best it has here.
         dtype: "float32", "float64", "float16" or "bfloat16"; by default what the weights are in.
-        labels: one name a class, in place of the model's own.
+        labels: one name a class, in place of the model's own, or a dict (see
+            `relook.labels.class_labels`).
         input_size: of an ONNX file that does not fix it: side, or (height, width).
         layout: of an ONNX file whose input does not tell: where the colours are.
         mean: of an ONNX file without a .json beside it: three values, for pixels in [0, 1].
@@ -102,11 +104,12 @@ def load(
         _move(classifier, device, dtype)
     classifier.name = name
     if labels is not None:
-        if len(labels) != len(classifier.labels):
+        named = class_labels(labels)
+        if len(named) != len(classifier.labels):
             raise ModelError(
-                f"{name} has {len(classifier.labels)} classes, but {len(labels)} labels were given"
+                f"{name} has {len(classifier.labels)} classes, but {len(named)} labels were given"
             )
-        classifier.labels = tuple(labels)
+        classifier.labels = named
     return classifier.eval()
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from relook.errors import ModelError, RelookError, first_line
 from relook.geometry import Geometry
+from relook.labels import class_labels
+from relook.text import decode
 
 _CHOICES = {
     "fit": ("squash", "shorter-side", "cover"),
@@ -36,7 +38,8 @@ class Sidecar:
         mean, std: three values each, for pixels in [0, 1].
         layout: "NCHW" or "NHWC"; where the input's shape does not tell.
         outputs: "logits" or "probabilities"; found by itself otherwise.
-        labels: a list with one name a class, or the name of a file beside with one a line.
+        labels: a list with one name a class, a dict of class indices and names, or the name of a
+            file beside (see `read_labels`).
         target_layer: a node's name; found by itself otherwise.
         token_grid: [rows, columns] of a transformer's tokens, where the graph does not tell.
     """
@@ -110,21 +113,36 @@ class Sidecar:
 
 
 def read_labels(file: Path) -> tuple[str, ...]:
-    """The names in a text file, one a line in the order of the classes, or in a JSON list.
+    """The names in a text file, one a line in the order of the classes, or in a JSON file.
+
+    JSON is a list of names, or a dict of class indices and names, as `class_labels` takes it.
 
     Raises:
         RelookError: the file cannot be read.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        lines = json.loads(text) if file.suffix == ".json" else text.splitlines()
+        text = decode(file.read_bytes(), str(file))
+        if file.suffix.lower() != ".json":
+            return _lines(text)
+        found = json.loads(text)
     except FileNotFoundError:
         raise RelookError(f"{file}: no such file of labels; check the path") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, RelookError):
+            raise
         raise RelookError(f"{file}: cannot be read as labels ({first_line(error)})") from error
-    if not isinstance(lines, list):
-        raise RelookError(f"{file}: must be a JSON list of names")
-    names = [str(line).strip() for line in lines]
+    if not isinstance(found, list | dict):
+        raise RelookError(
+            f'{file}: must be a JSON list of names, or a dict: {{"0": "cat"}} or {{"cat": 0}}'
+        )
+    try:
+        return tuple(name.strip() for name in class_labels(found))
+    except ModelError as error:
+        raise RelookError(f"{file}: {error}") from error
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    names = [line.strip() for line in text.splitlines()]
     while names and not names[-1]:
         names.pop()
     return tuple(names)
@@ -150,7 +168,10 @@ def _checked(path: Path, key: str, value: Any) -> Any:
     if key == "target_layer" and not isinstance(value, str):
         raise ModelError(f"{path}: target_layer must be the name of a node, not {value!r}")
     if key == "labels":
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, list | tuple | dict):
             raise ModelError(f"{path}: labels must be a list of names, or the name of a file")
-        return tuple(map(str, value))
+        try:
+            return class_labels(value)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
     return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,104 @@
+"""The names of a network's classes: given as a list or a dict, or not given at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from relook.errors import ModelError
+from relook.text import readable
+
+Labels = Iterable[Any] | Mapping[Any, Any]
+"""What is taken for names: see `class_labels`."""
+
+_INDEX = re.compile(r"[0-9]+")
+
+
+class ClassIndices(tuple[str, ...]):
+    """The labels of a network whose classes nobody named: "0", "1", … for want of names.
+
+    They are written like names, but a folder called "10" is not class 10 for that.
+
+    >>> ClassIndices.of(3)
+    ('0', '1', '2')
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, classes: int) -> ClassIndices:
+        """So many of them."""
+        return cls(map(str, range(classes)))
+
+
+def class_labels(labels: Labels) -> tuple[str, ...]:
+    """One name a class, in the order of the network's outputs.
+
+    Args:
+        labels: names in that order (numbers are written out); or a dict from class index to name
+            or from name to class index, indices as numbers or text; or a dict that holds one of
+            these under "id2label", "label2id", "labels" or "names".
+
+    Raises:
+        ModelError: it is something else, or the indices of a dict are not 0, 1, 2, … once each.
+
+    >>> class_labels({"dog": 1, "cat": 0})
+    ('cat', 'dog')
+    """
+    if isinstance(labels, ClassIndices):
+        return labels
+    if isinstance(labels, str | bytes):
+        raise ModelError("labels must be a list with one name a class, not one string")
+    if isinstance(labels, set | frozenset):
+        raise ModelError("labels must be a list with one name a class: a set has no order")
+    if not isinstance(labels, Mapping):
+        if not isinstance(labels, Iterable):
+            raise ModelError(
+                f"labels must be a list with one name a class, not {type(labels).__name__}"
+            )
+        return tuple(map(_name, labels))
+    for key in ("id2label", "label2id", "labels", "names"):
+        if isinstance(labels.get(key), Mapping | list | tuple):
+            return class_labels(labels[key])
+    return _of_dict(labels)
+
+
+def _of_dict(labels: Mapping[Any, Any]) -> tuple[str, ...]:
+    by_index = {_index(key): name for key, name in labels.items()}
+    by_name = {_index(index): name for name, index in labels.items()}
+    found = [
+        tuple(_name(names[index]) for index in range(len(labels)))
+        for names in (by_index, by_name)
+        if set(names) == set(range(len(labels)))
+    ]
+    if not found:
+        raise ModelError(
+            f"labels as a dict must have the class indices 0 to {len(labels) - 1}, each once, for "
+            'keys ({"0": "cat"}) or for values ({"cat": 0})'
+        )
+    if found[0] != found[-1]:
+        raise ModelError(
+            "labels as a dict of numbers to numbers can be read in two ways; pass a list with one "
+            "name a class"
+        )
+    return found[0]
+
+
+def _index(value: Any) -> int | None:
+    if isinstance(value, str):
+        return int(value) if _INDEX.fullmatch(value.strip()) else None
+    is_whole = not isinstance(value, bool) and hasattr(value, "__index__")
+    return int(value) if is_whole else None
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, str):
+        return readable(value)
+    is_missing = value is None or value != value
+    if is_missing or isinstance(value, bytes | Mapping | list | tuple | set):
+        kind = "NaN" if value is not None and value != value else type(value).__name__
+        raise ModelError(f"labels must be names, one a class; {kind} is none")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
