@@ -23,8 +23,7 @@ from torch.nn.functional import cosine_similarity
 
 import relook
 from relook.correction import AMBIGUOUS, gap
-from relook.evaluation.data import SUFFIXES
-from relook.images import open_image
+from relook.images import image_suffixes, open_image
 
 BUDGETS = (8, 16, 32, 64, 128)
 
@@ -60,7 +59,7 @@ def study(classifier: relook.Classifier, photos: list[Path]) -> list[dict[str, A
 
 def ambiguous(classifier: relook.Classifier, folder: Path) -> list[Path]:
     """The photos that the classifier is unsure of."""
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in image_suffixes())
     unsure = []
     for photo in track(photos, "looking", disable=not sys.stderr.isatty()):
         pixels = classifier.pixels(open_image(photo)).unsqueeze(0)

@@ -21,7 +21,6 @@ import torch
 
 from relook.correction import AMBIGUOUS, Corrector
 from relook.evaluation import LabelledImages, Pairing, evaluate
-from relook.images import open_image
 from relook.models.multicam import load_stages, load_trained, train_multicam
 from relook.multicam import Comparison, Progress, Trained, Training, compare, masked, unseen_images
 from relook.report.comparison import write_comparison
@@ -67,7 +66,7 @@ def two_targets(
     total, against = Pairing(), Pairing()
     for start in range(0, len(images), 32):
         some = images.images[start : start + 32]
-        pixels = torch.stack([second.pixels(open_image(image.path)) for image in some])
+        pixels = torch.stack([second.pixels(image.open()) for image in some])
         one, two = trained.target(pixels), second(pixels)
         answers = (one, one + two, trained.fused(pixels))
         best = [answer.argmax(dim=1).tolist() for answer in answers]
@@ -151,7 +150,7 @@ def main() -> None:
                 f"{100 * record.best.validation_accuracy:.1f} % of {record.validation} validation "
                 f"images, {duration(record.seconds)}"
             )
-        seen = (trained.fused.pixels(open_image(image.path)) for image in images.images)
+        seen = (trained.fused.pixels(image.open()) for image in images.images)
         shares = [masked(trained.fused, pixels).hidden for pixels in seen]
         print(f"  hidden from ObjectNet: {100 * sum(shares) / len(shares):.0f} % of a test image")
         print_table(comparison, control)

@@ -33,7 +33,6 @@ from torchvision.transforms import v2
 
 import relook
 from relook.evaluation import read_data
-from relook.images import open_image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -123,7 +122,7 @@ def write(folder: Path, images: Iterator[tuple[Image.Image, str]]) -> None:
 def rsscn7(data: Path) -> nn.Module:
     labels = sorted(folder.name for folder in (data / "train").iterdir() if folder.is_dir())
     train = read_data(data / "train", labels).images
-    return fine_tuned(stacked([(open_image(i.path), i.label) for i in train]), len(labels), 4)
+    return fine_tuned(stacked([(i.open(), i.label) for i in train]), len(labels), 4)
 
 
 def elpv(folder: Path, seed: int) -> nn.Module:

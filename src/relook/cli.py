@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from relook.errors import ModelError, RelookError
+from relook.text import readable
 
 if TYPE_CHECKING:
     from relook.classifier import Classifier
@@ -119,6 +120,13 @@ Budget = Annotated[
     ),
 ]
 Fast = Annotated[bool, typer.Option("--fast", help="The same as --budget 64.")]
+ClassOrder = Annotated[
+    Literal["string", "natural"] | None,
+    typer.Option(
+        help="Of the classes, where the folders' names do not tell: string (0, 1, 10, 2; as "
+        "torchvision's ImageFolder has it) or natural (0, 1, 2, 10).",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 
 
@@ -195,16 +203,17 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     written: set[str] = set()
     with progress_bars(len(images)) as bars:
         for image in images:
-            bars.begin(Path(image).name)
+            bars.begin(readable(Path(image).name))
             try:
                 correction = corrector.correct(image, bars.forwards)
             except (RelookError, RuntimeError, MemoryError) as error:
                 # RuntimeError: what PyTorch raises, out of memory among it. The others go on.
-                failed.append(image)
-                message = str(error) if isinstance(error, RelookError) else f"{image}: {error}"
+                name = readable(image)
+                failed.append(name)
+                message = str(error) if isinstance(error, RelookError) else f"{name}: {error}"
                 _complain(message)
                 if as_json:
-                    typer.echo(json.dumps({"image": image, "error": message}))
+                    typer.echo(json.dumps({"image": name, "error": message}))
                 continue
             finally:
                 bars.end()
@@ -219,8 +228,8 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
                 try:
                     save_picture(story, output / _picture_name(image, written))
                 except OSError as error:  # the answer stands; the picture is what failed
-                    failed.append(image)
-                    _complain(f"{image}: its picture cannot be written ({error})")
+                    failed.append(readable(image))
+                    _complain(f"{readable(image)}: its picture cannot be written ({error})")
     if output is not None and written:
         typer.echo(f"pictures: {output}", err=True)
     if len(failed) > 1 or (failed and len(images) > 1):
@@ -267,6 +276,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="LOOK,LOOK", help="Rivals on the same images: flip, tencrop, ..."),
     ] = None,
+    class_order: ClassOrder = None,
     tune: Annotated[
         bool,
         typer.Option(
@@ -320,13 +330,13 @@ def evaluate(
         # What is to be chosen yet needs no target layer; flip stands in.
         chosen = Preset("flip", k=preset.k, gate=preset.gate) if tune and look is None else preset
         corrector = _corrector(classifier, chosen, AMBIGUOUS)
-        labelled = read_data(data, classifier.labels)
+        labelled = read_data(data, classifier.labels, class_order)
         if limit is not None:
             labelled = labelled.sample(limit)
         rivals = [name.strip() for name in (versus or "").split(",") if name.strip()]
         rivals_of(corrector, rivals)
     _say_model(corrector)
-    typer.echo(f"{len(labelled):,} images, labels matched {labelled.matched}", err=True)
+    _say_data(labelled, "image")
     _warn_of_training(model, labelled)
     with _going_on(output):
         if tune:
@@ -337,6 +347,14 @@ def evaluate(
             name = look or preset.look
             status = _evaluate(corrector, labelled, output, rivals, name, as_json)
     raise typer.Exit(status)
+
+
+def _say_data(data: LabelledImages, what: str) -> None:
+    """How many images there are, which classes they were taken for, and what was left out."""
+    images = f"{len(data):,} {what}{'' if len(data) == 1 else 's'}"
+    typer.echo(f"{images}, labels matched {data.matched}: {data.examples}", err=True)
+    if data.left_out:
+        typer.echo(f"left out: {data.left_out}", err=True)
 
 
 def _warn_of_training(model: str, data: LabelledImages) -> None:
@@ -655,7 +673,7 @@ def compare(
         preset.make()
         trained = load_trained(model, device)
         labelled = unseen_images(trained.training, data)
-    typer.echo(f"{len(labelled):,} test images, labels matched {labelled.matched}", err=True)
+    _say_data(labelled, "test image")
     if preset.budget is None:
         channels = trained.target.layout.channels
         typer.echo(

@@ -16,6 +16,10 @@ class ModelError(RelookError):
     """A model cannot be used: unknown name, wrong checkpoint, wrong layer, odd output."""
 
 
+class DataError(RelookError):
+    """The labelled data cannot be used as they are."""
+
+
 class NotFiniteError(RelookError):
     """The network answered NaN or infinity."""
 

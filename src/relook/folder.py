@@ -99,7 +99,8 @@ def write_atomically(file: Path, content: bytes | str) -> None:
     beside = file.with_name(file.name + ".writing")
     with beside.open("wb") as stream:
         stream.write(
-            content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+            # In JSON, `\udce9` is the character itself: half of one is no UTF-8.
+            content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
         )
         stream.flush()
         os.fsync(stream.fileno())

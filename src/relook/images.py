@@ -58,9 +58,9 @@ def _formats() -> frozenset[str]:
 def looks_like_image(file: Path) -> bool:
     """Whether the beginning of a file, whatever its name, is that of an image."""
     try:
-        with quiet(), Image.open(file, formats=sorted(_formats())):
+        with _pillow_errors(str(file)), Image.open(file, formats=sorted(_formats())):
             return True
-    except Exception:  # whatever Pillow and its plugins raise: no image of theirs
+    except ImageError:
         return False
 
 
@@ -206,8 +206,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF block says; as it lies where that says nothing that can be read."""
     try:
-        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
-    except Exception:  # of many kinds, depending on what is damaged; it is none of the pixels
+        with _pillow_errors(""):
+            method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except ImageError:
         return image
     return image if method is None else image.transpose(method)
 

@@ -56,12 +56,19 @@ def decode(content: bytes, what: str) -> str:
             where, and how to convert it.
     """
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    remedy = (
+        "save it as UTF-8 (in a spreadsheet: CSV UTF-8; on a command line: iconv -f {} -t UTF-8)"
+    )
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise RelookError(
-            f"{what}: is not {encoding.removesuffix('-sig').upper()} (line {line}); save it as "
-            "UTF-8 (in a spreadsheet: CSV UTF-8; on a command line, of Western European text: "
-            "iconv -f CP1252 -t UTF-8)"
+            f"{what}: is not {encoding.removesuffix('-sig').upper()} (line {line}); "
+            + remedy.format("CP1252, of Western European text,")
         ) from error
+    if "\0" in text:
+        raise RelookError(
+            f"{what}: is UTF-16 without a byte order mark, or no text; " + remedy.format("UTF-16LE")
+        )
+    return text

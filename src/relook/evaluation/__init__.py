@@ -1,7 +1,7 @@
 """Labelled data in, rows out, and what the rows say."""
 
+from relook.errors import DataError
 from relook.evaluation.data import (
-    DataError,
     LabelledImage,
     LabelledImages,
     class_names,

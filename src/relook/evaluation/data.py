@@ -5,22 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from relook.errors import RelookError
+from PIL import Image
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
-"""What is taken for an image in a folder, in any case."""
+from relook.errors import DataError, ImageError
+from relook.evaluation.folders import ClassFolders, read_folders
+from relook.evaluation.matching import (
+    ORDERS,
+    Matching,
+    Order,
+    by_label,
+    composed,
+    is_imagenet,
+    match,
+)
+from relook.evaluation.tables import TABLES, Table, columns_of, read_table
+from relook.images import open_image
+from relook.labels import ClassIndices
+from relook.text import readable
 
-_TABLES = {".csv", ".parquet"}
-
-
-class DataError(RelookError):
-    """The labelled data cannot be used as they are."""
+_PAIRS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -28,14 +35,48 @@ class LabelledImage:
     """One image and the class it belongs to.
 
     Attributes:
-        name: its path relative to the data, with forward slashes; unique among them.
-        path: where it is.
+        name: its path relative to the data, with forward slashes; unique among them, and readable
+            (see `relook.text.readable`).
+        path: where it is; None where the data hold the image itself.
         label: 0-based class index.
+        content: of its file, where the data hold that.
     """
 
     name: str
-    path: Path
+    path: Path | None
     label: int
+    content: bytes | None = field(default=None, repr=False)
+
+    @property
+    def source(self) -> Path | bytes:
+        """What `relook.images.open_image` takes; `open` reads it with this image's name."""
+        source = self.path if self.content is None else self.content
+        assert source is not None
+        return source
+
+    def open(self) -> Image.Image:
+        """The image as RGB.
+
+        Raises:
+            ImageError: it cannot be read, or is a pipe or a device, for whose end one could wait.
+        """
+        source = self.source
+        if isinstance(source, bytes):
+            return open_image(source, self.name)
+        if os.path.exists(source) and not os.path.isfile(source) and not os.path.isdir(source):
+            name = readable(source)
+            raise ImageError(f"{name}: is a pipe or a device, not a file; save its content in one")
+        return open_image(source)
+
+    @property
+    def size(self) -> int:
+        """Of its file, in bytes; -1 where there is none."""
+        if self.content is not None:
+            return len(self.content)
+        try:
+            return -1 if self.path is None else self.path.stat().st_size
+        except (OSError, ValueError):
+            return -1
 
 
 @dataclass(frozen=True)
@@ -45,24 +86,30 @@ class LabelledImages:
     Attributes:
         images: at least one.
         matched: in words, how the data's names were matched to the classes.
+        pairs: (name in the data, label of the class) of every name; those that differ first.
+        left_out: in words, what lies in the data's folder and is not used; empty if nothing does.
     """
 
     images: tuple[LabelledImage, ...]
     matched: str
+    pairs: tuple[tuple[str, str], ...] = ()
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def examples(self) -> str:
+        """The first few pairs, in words: "n01440764 → tench, n01443537 → goldfish, …"."""
+        shown = ", ".join(f"{name} → {label}" for name, label in self.pairs[:_PAIRS_SHOWN])
+        return shown + (", …" if len(self.pairs) > _PAIRS_SHOWN else "")
 
     @property
     def content(self) -> str:
         """A digest of names, labels and file sizes: another for other data."""
         digest = hashlib.sha256()
         for image in self.images:
-            try:
-                size = image.path.stat().st_size
-            except OSError:
-                size = -1
-            digest.update(f"{image.name}\0{image.label}\0{size}\n".encode(errors="surrogateescape"))
+            digest.update(f"{image.name}\0{image.label}\0{image.size}\n".encode())
         return digest.hexdigest()[:16]
 
     def sample(self, count: int) -> LabelledImages:
@@ -96,189 +143,197 @@ def shuffled(count: int) -> list[int]:
     return order
 
 
-def read_data(data: str | os.PathLike[str], labels: Sequence[str]) -> LabelledImages:
+def read_data(
+    data: str | os.PathLike[str], labels: Sequence[str], order: Order | None = None
+) -> LabelledImages:
     """Labelled images of a folder of class folders, or of a CSV or Parquet table.
 
-    A table has the columns `image`, a path beside the table, and `label`. The names of the folders
-    or the labels in the table are matched to the classes, all of them in the first way that fits
-    all: by the classes' own labels (case, spaces and underscores aside), by synset id or 0-based
-    index where the classes are those of ImageNet, by 0-based index in a table, else in sorted
-    order where the counts agree. Not every class needs images.
+    A table has the columns `image`, a path beside the table (or in Parquet the bytes of the file,
+    or both as {bytes, path}), and `label`. The names of the folders or the labels in the table are
+    matched to the classes, all of them in the first way that fits all (see
+    `relook.evaluation.matching.match`): by the classes' own labels, by synset id or 0-based index
+    where the classes are those of ImageNet, by 0-based index in a table, else in sorted order where
+    the counts agree and there is only one such order. Not every class needs images.
 
     Args:
         data: the folder or the table.
-        labels: the classifier's, one a class.
+        labels: the classifier's, one a class. Those of a classifier whose classes nobody named
+            (`relook.labels.ClassIndices`) are no names: folders are not matched to them by name.
+        order: "string" or "natural": the order of the classes where names do not tell, and these
+            two are not the same (0, 1, 10, 2 or 0, 1, 2, 10).
 
     Raises:
         DataError: there is no such data, no image in it, a column is missing, or the names match
             the classes in none of these ways; the message shows both lists.
     """
+    if order is not None and order not in ORDERS:
+        raise DataError(f'order must be "string" or "natural", not {order!r}')
     root = Path(data)
     if root.is_dir():
-        pairs = _of_folder(root)
-        return _label(pairs, labels, root, index_allowed=_is_imagenet(labels))
-    if root.suffix.lower() in _TABLES and root.is_file():
-        return _label(_of_table(root), labels, root, index_allowed=True)
+        return _of_folder(root, labels, order)
+    if root.suffix.lower() in TABLES and root.is_file():
+        return _of_table(read_table(root), labels, order)
     raise _no_data(root)
 
 
 def _no_data(root: Path) -> DataError:
-    if not root.exists():
-        return DataError(f"{root}: there is no such folder or table")
+    name = readable(root)
+    if not os.path.exists(root):
+        return DataError(f"{name}: there is no such folder or table")
     return DataError(
-        f"{root}: neither a folder of class folders nor a table (.csv or .parquet) with the "
+        f"{name}: neither a folder of class folders nor a table (.csv or .parquet) with the "
         "columns image and label"
     )
 
 
 def class_names(data: str | os.PathLike[str]) -> tuple[str, ...]:
     """The classes of data that no classifier knows yet: the folders' names, those without images
-    among them, or the table's labels; sorted, by value where all are numbers.
+    among them, or the table's labels; sorted, by value where all are numbers. Names that Hugging
+    Face's datasets wrote into a table keep their order.
 
     Raises:
         DataError: there is no such data, or it is no such table.
     """
     root = Path(data)
     if root.is_dir():
-        return tuple(_sorted(folder.name for folder in _class_folders(root)))
-    if root.suffix.lower() in _TABLES and root.is_file():
-        return tuple(_sorted({label for _, _, label in _of_table(root)}))
+        found = read_folders(root)
+        found.check_parts()
+        return tuple(_sorted(set(map(composed, found.names))))
+    if root.suffix.lower() in TABLES and root.is_file():
+        table = read_table(root).as_class_indices()
+        return table.class_names or tuple(_sorted({composed(row.label) for row in table.rows}))
     raise _no_data(root)
 
 
-def _sorted(names: Iterable[str]) -> list[str]:
+def _sorted(names: set[str]) -> list[str]:
     found = sorted(names)
     return sorted(found, key=int) if all(name.isdecimal() for name in found) else found
 
 
-def _class_folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _of_folder(root: Path) -> list[tuple[str, Path, str]]:
-    """(name, path, class name) of every image in every class folder, sorted."""
-    folders = _class_folders(root)
-    found = [
-        (path.relative_to(root).as_posix(), path, folder.name)
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    ]
-    if not found:
+def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> LabelledImages:
+    found = read_folders(root)
+    tables = _tables_in(root)
+    if not found.images:
         what = (
-            f"none of its {len(folders)} folders holds an image ({', '.join(sorted(SUFFIXES))})"
-            if folders
+            f"none of its {len(found.names)} folders holds an image that Pillow opens"
+            if found.names
             else "it holds no folders; one a class is expected, or a table with image and label"
         )
-        raise DataError(f"{root}: {what}")
-    return found
-
-
-def _of_table(table: Path) -> list[tuple[str, Path, str]]:
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    try:
-        if table.suffix.lower() == ".csv":
-            # As text: an index stays one, and a label of digits loses no leading zero.
-            text = pyarrow.csv.ConvertOptions(
-                column_types={"image": pyarrow.string(), "label": pyarrow.string()},
-                strings_can_be_null=True,
-            )
-            columns = pyarrow.csv.read_csv(table, convert_options=text)
-        else:
-            columns = pyarrow.parquet.read_table(table)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{table}: cannot be read as a table ({error})") from error
-    missing = [name for name in ("image", "label") if name not in columns.column_names]
-    if missing:
-        raise DataError(
-            f"{table}: has no column {' and no '.join(missing)}, but "
-            f"{', '.join(columns.column_names)}"
-        )
-    rows = list(zip(columns["image"].to_pylist(), columns["label"].to_pylist(), strict=True))
-    if not rows:
-        raise DataError(f"{table}: has no rows")
-    for number, (image, label) in enumerate(rows, 2):
-        if not image or label is None or str(label).strip() == "":
-            raise DataError(f"{table}: row {number} lacks its image or its label")
-    names = [str(image) for image, _ in rows]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{table}: {twice} is there twice")
-    return [
-        (name, table.parent / name, str(label).strip())
-        for name, (_, label) in zip(names, rows, strict=True)
-    ]
-
-
-def _label(
-    pairs: Sequence[tuple[str, Path, str]], labels: Sequence[str], root: Path, index_allowed: bool
-) -> LabelledImages:
-    names = _sorted({name for _, _, name in pairs})
-    classes, matched = _match(names, labels, index_allowed, root)
-    images = tuple(LabelledImage(name, path, classes[own]) for name, path, own in pairs)
-    return LabelledImages(images, matched)
-
-
-def _match(
-    names: Sequence[str], labels: Sequence[str], index_allowed: bool, root: Path
-) -> tuple[Mapping[str, int], str]:
-    """Class index of each name, and how it was found."""
-    counts = Counter(map(plain, labels))
-    # A label that two classes share names neither.
-    own = {plain(label): i for i, label in enumerate(labels) if counts[plain(label)] == 1}
-    if all(plain(name) in own for name in names):
-        return {name: own[plain(name)] for name in names}, "by label"
-    if _is_imagenet(labels):
-        synsets = _imagenet_synsets()
-        if all(name in synsets for name in names):
-            return {name: synsets[name] for name in names}, "by synset id"
-    if index_allowed and all(name.isdecimal() and int(name) < len(labels) for name in names):
-        return {name: int(name) for name in names}, "by class index"
-    # Names that fit in part were meant to be these: their order is not to be trusted.
-    none_fits = not any(plain(name) in own for name in names)
-    if len(names) == len(labels) and none_fits:
-        return {name: index for index, name in enumerate(names)}, "in sorted order"
-    indices = {str(index) for index in range(len(labels))} if index_allowed else set()
-    ways = {
-        "labels": [name for name in names if plain(name) not in own],
-        "class indices": [name for name in names if (name.lstrip("0") or "0") not in indices],
-    }
-    if _is_imagenet(labels):
-        ways["synset ids"] = [name for name in names if name not in _imagenet_synsets()]
-    way, strange = min(ways.items(), key=lambda item: len(item[1]))
-    rest = len(names) - len(strange)
-    fit = f"{rest} of them fit the model's {way}; these do not" if rest else "None fits"
-    raise DataError(
-        f"{root}: its {len(names)} classes do not match the model's {len(labels)}. {fit}: "
-        f"{_some(strange)}. The model has: {_some(labels)}. Name all classes by the model's "
-        f"{', or all by its '.join(w for w in ways if w != 'class indices' or indices)}; or give "
-        "as many as it has, in its order once sorted"
+        left = f" (it holds {found.left_out})" if str(found.left_out) else ""
+        raise DataError(f"{readable(root)}: {what}{left}{_say(tables, '. ')}")
+    found.check_parts()
+    names = sorted({name for _, name in found.images})
+    matching = match(
+        names,
+        labels,
+        readable(root),
+        indices=is_imagenet(labels),  # which everybody knows; no other folders' numbers are
+        order=order,
+        unused=found.left_out.empty,
+        doubt=_doubt(found, tables),
     )
+    images = tuple(
+        LabelledImage(readable(path.relative_to(root).as_posix()), path, matching.classes[name])
+        for path, name in found.images
+    )
+    return _labelled(images, matching, labels, str(found.left_out))
 
 
-def plain(name: str) -> str:
-    """What two spellings of one class name have in common: case, spaces, - and _ aside."""
-    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+def _tables_in(root: Path) -> list[Path]:
+    """Tables of images that lie in a folder."""
+    files = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES)
+    return [f for f in files if f.is_file() and {"image", "label"} <= {*columns_of(f)}]
 
 
-def _some(names: Sequence[Any], count: int = 12) -> str:
-    shown = ", ".join(map(str, names[:count]))
-    return f"{shown}, … ({len(names)} in all)" if len(names) > count else shown
+def _say(tables: Sequence[Path], before: str) -> str:
+    if not tables:
+        return ""
+    return f"{before}It holds a table of images: name that instead ({readable(tables[0])})"
 
 
-def _is_imagenet(labels: Sequence[str]) -> bool:
-    if len(labels) != 1000:
-        return False
-    from relook.imagenet import imagenet_labels
+def _doubt(found: ClassFolders, tables: Sequence[Path]) -> str:
+    """Why folders are perhaps no classes."""
+    if tables:
+        return _say(tables, "")
+    if found.parts:
+        return (
+            f"The folder {found.parts[0]} holds class folders itself: name it instead if it is "
+            f"meant ({readable(found.root / found.parts[0])})"
+        )
+    if found.are_called_parts:
+        return "Folders of these names are parts of a data set, and hold a folder for each class"
+    names = {name for _, name in found.images}
+    if len(names) == 1 and all(path.parent.parent != found.root for path, _ in found.images):
+        [name] = names
+        return (
+            f"Its one folder, {name}, holds folders itself: name that instead if those are the "
+            f"classes ({readable(found.root / name)})"
+        )
+    return ""
 
-    return tuple(labels) == imagenet_labels()
+
+def _of_table(table: Table, labels: Sequence[str], order: Order | None) -> LabelledImages:
+    where = readable(table.file)
+    exact = not isinstance(labels, ClassIndices) and {r.label for r in table.rows} <= {*labels}
+    if not exact:
+        table = table.as_class_indices()
+    names = sorted({row.label for row in table.rows})
+    titles = _titles(names, table.class_names, where)
+    matching = _by_title(titles, labels, where)
+    if matching is None:
+        matching = match(names, labels, where, indices=True, order=order)
+    images = tuple(
+        LabelledImage(
+            row.name,
+            row.source if isinstance(row.source, Path) else None,
+            matching.classes[row.label],
+            row.source if isinstance(row.source, bytes) else None,
+        )
+        for row in table.rows
+    )
+    return _labelled(images, matching, labels, "", titles)
 
 
-def _imagenet_synsets() -> dict[str, int]:
-    from timm.data import ImageNetInfo
+def _titles(names: Sequence[str], class_names: Sequence[str] | None, where: str) -> dict[str, str]:
+    """What the table itself calls its class indices."""
+    if class_names is None:
+        return {}
+    strange = [name for name in names if int(name) >= len(class_names)]
+    if strange:
+        raise DataError(
+            f"{where}: names {len(class_names):,} classes, and has labels beyond: "
+            f"{', '.join(strange[:5])}"
+        )
+    return {name: class_names[int(name)] for name in names}
 
-    names = ImageNetInfo().label_names()
-    return {synset: index for index, synset in enumerate(names)}
+
+def _by_title(titles: dict[str, str], labels: Sequence[str], where: str) -> Matching | None:
+    """By the names that the table gives to its class indices, where all of them are labels."""
+    if not titles or len(set(titles.values())) < len(titles):
+        return None
+    own = by_label([*titles.values()], labels)
+    if len(own) < len(titles):
+        return None
+    return Matching({name: own[title] for name, title in titles.items()}, "by label")
+
+
+def _labelled(
+    images: tuple[LabelledImage, ...],
+    matching: Matching,
+    labels: Sequence[str],
+    left_out: str,
+    titles: dict[str, str] | None = None,
+) -> LabelledImages:
+    """With the names and what they were matched to; those that are spelt otherwise first."""
+    class_of, titles = matching.classes, titles or {}
+    names = sorted(class_of, key=lambda name: (class_of[name], name))
+    names.sort(key=lambda name: titles.get(name, name) == labels[class_of[name]])
+    unnamed = isinstance(labels, ClassIndices)
+    pairs = tuple(
+        (
+            f"{name} ({titles[name]})" if name in titles else name,
+            f"class {class_of[name]}" if unnamed else labels[class_of[name]],
+        )
+        for name in names
+    )
+    return LabelledImages(images, matching.matched, pairs, left_out)

@@ -215,6 +215,8 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
             "images": len(data),
             "classes": len({image.label for image in data.images}),
             "matched": data.matched,
+            "pairs": data.examples,
+            "left_out": data.left_out,
             "content": data.content,
         },
         "versions": versions(),

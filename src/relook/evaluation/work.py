@@ -20,7 +20,7 @@ from relook.errors import ImageError, ModelError, RelookError
 from relook.evaluation.data import LabelledImage, LabelledImages, shuffled
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
-from relook.images import open_image, quiet
+from relook.images import quiet
 from relook.looks import Look
 
 PART_SECONDS = 6.0
@@ -208,7 +208,7 @@ def read(classifier: Classifier, index: int, image: LabelledImage, original: boo
     """An image and what the network sees of it, or why it cannot be used."""
     labelled = Labelled(index, image.name, image.label)
     try:
-        opened = open_image(image.path)
+        opened = image.open()
         pixels = classifier.pixels(opened)
     except (ImageError, ValueError, MemoryError) as error:
         return replace(labelled, error=str(error) or type(error).__name__)

@@ -30,6 +30,7 @@ from relook.evaluation import (
     read_data,
 )
 from relook.evaluation.evaluation import after, before, describe, named, weights_digest
+from relook.evaluation.matching import BY_ORDER
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import fill_image, hide
 from relook.folder import write_atomically
@@ -236,7 +237,7 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
     """
     root = os.fspath(data)
     found = read_data(os.path.join(root, "test") if is_divided(data) else root, training.labels)
-    if found.matched == "in sorted order":  # a guess for networks from elsewhere
+    if found.matched.startswith(BY_ORDER):  # a guess for networks from elsewhere
         raise DataError(
             f"{root}: its classes are not those of {training.folder}, which has: "
             f"{', '.join(training.labels[:_CLASSES])}"

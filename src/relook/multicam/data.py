@@ -8,17 +8,19 @@ import io
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from relook.errors import ImageError
-from relook.evaluation import DataError, LabelledImage, LabelledImages, class_names, read_data
-from relook.evaluation.data import plain
+from PIL import Image
+
+from relook.errors import DataError, ImageError
+from relook.evaluation import LabelledImage, LabelledImages, class_names, read_data
+from relook.evaluation.matching import plain
 from relook.folder import RunError
-from relook.images import open_image, quiet
+from relook.images import quiet
 
 Part = Literal["train", "validation", "test"]
 
@@ -41,17 +43,27 @@ class TrainingImage:
 
     Attributes:
         name: its path relative to the data.
-        path: where it is.
+        path: where it is; None where the data hold the image itself.
         label: 0-based class index.
         part: "train", "validation" (see `VALIDATION_SHARE`) or "test".
         sha256: of the file's bytes: a copy of it is the same image.
+        content: of its file, where the data hold that.
     """
 
     name: str
-    path: Path
+    path: Path | None
     label: int
     part: Part
     sha256: str
+    content: bytes | None = field(default=None, repr=False)
+
+    def open(self) -> Image.Image:
+        """The image as RGB.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return LabelledImage(self.name, self.path, self.label, self.content).open()
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,16 @@ class TrainingData:
     def content(self) -> str:
         """A digest of names, labels and file sizes."""
         return self.train.content + (self.test.content if self.test else "")
+
+    @property
+    def named(self) -> dict[str, LabelledImage]:
+        """Each image by its name in the list of images: of a folder with parts, that of its part
+        comes first.
+        """
+        if self.test is None:
+            return {image.name: image for image in self.train.images}
+        trained = {f"train/{image.name}": image for image in self.train.images}
+        return trained | {f"test/{image.name}": image for image in self.test.images}
 
 
 def is_divided(data: str | os.PathLike[str]) -> bool:
@@ -134,7 +156,7 @@ def divide(
     test = () if data.test is None else data.test.images
     images = [*data.train.images, *test]
     found, errors = [], []
-    for number, (digest, error) in enumerate(_read([i.path for i in images]), 1):
+    for number, (digest, error) in enumerate(_read(images), 1):
         found.append(digest)
         if error and number <= len(data.train.images):
             errors.append(error)
@@ -145,22 +167,25 @@ def divide(
             f"{data.root}: {_number(errors, 'image')} cannot be used; put right or remove: "
             + some(errors)
         )
-    own = dict(zip((image.path for image in images), found, strict=True))
-    _check_copies(data, own)
-    chosen = _chosen(data, own, seed)
+    fitted, held = found[: len(data.train)], found[len(data.train) :]
+    _check_copies(data, fitted, held)
+    chosen = _chosen(data, fitted, seed)
     prefix = "" if data.test is None else "train/"
     trained = [
-        TrainingImage(prefix + i.name, i.path, i.label, chosen[own[i.path]], own[i.path])
-        for i in data.train.images
+        TrainingImage(prefix + i.name, i.path, i.label, chosen[digest], digest, i.content)
+        for i, digest in zip(data.train.images, fitted, strict=True)
     ]
-    tested = [TrainingImage(f"test/{i.name}", i.path, i.label, "test", own[i.path]) for i in test]
+    tested = [
+        TrainingImage(f"test/{i.name}", i.path, i.label, "test", digest, i.content)
+        for i, digest in zip(test, held, strict=True)
+    ]
     return (*trained, *tested)
 
 
 def digests(images: Sequence[LabelledImage]) -> list[str]:
     """SHA-256 of each image's file; empty for one that cannot be read."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(_digest, [image.path for image in images]))
+        return list(pool.map(_digest, images))
 
 
 def write_images(images: Sequence[TrainingImage], labels: Sequence[str]) -> str:
@@ -172,8 +197,16 @@ def write_images(images: Sequence[TrainingImage], labels: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def read_images(file: Path, root: Path, labels: Sequence[str]) -> tuple[TrainingImage, ...]:
-    """What `write_images` wrote, of images in `root`.
+def read_images(
+    file: Path, images: Mapping[str, LabelledImage], labels: Sequence[str]
+) -> tuple[TrainingImage, ...]:
+    """What `write_images` wrote.
+
+    Args:
+        file: the list.
+        images: those of the data by name (see `TrainingData.named`), which say where they are;
+            others are taken to be where their names say.
+        labels: the classes.
 
     Raises:
         RunError: it cannot be read.
@@ -182,21 +215,22 @@ def read_images(file: Path, root: Path, labels: Sequence[str]) -> tuple[Training
     try:
         with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
             rows = list(csv.DictReader(stream))
-        images = tuple(
-            TrainingImage(
-                row["image"],
-                root / row["image"],
-                index[row["label"]],
-                _PARTS[row["part"]],
-                row["sha256"],
-            )
-            for row in rows
-        )
+        listed = tuple(_listed(row, images, index) for row in rows)
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise RunError(f"{file}: cannot be read as the list of images ({error})") from error
-    if not images or any(i.sha256 is None or (not i.sha256 and i.part != "test") for i in images):
+    if not listed or any(i.sha256 is None or (not i.sha256 and i.part != "test") for i in listed):
         raise RunError(f"{file}: cannot be read as the list of images (it is cut off)")
-    return images
+    return listed
+
+
+def _listed(
+    row: Mapping[str, str], images: Mapping[str, LabelledImage], index: Mapping[str, int]
+) -> TrainingImage:
+    name = row["image"]
+    known = images.get(name)
+    path, content = (Path(name), None) if known is None else (known.path, known.content)
+    part = _PARTS[row["part"]]
+    return TrainingImage(name, path, index[row["label"]], part, row["sha256"], content)
 
 
 def _check_names(root: Path, labels: Sequence[str]) -> None:
@@ -227,12 +261,14 @@ def _check_counts(
         )
 
 
-def _check_copies(data: TrainingData, digest: dict[Path, str]) -> None:
-    first = {digest[image.path]: image for image in reversed(data.train.images)}
+def _check_copies(data: TrainingData, fitted: Sequence[str], held: Sequence[str]) -> None:
+    """`fitted` and `held`: the digests of the training and of the test images."""
+    trained = list(zip(data.train.images, fitted, strict=True))
+    first = {digest: image for image, digest in reversed(trained)}
     twice = [
-        f"{first[digest[i.path]].name} and {i.name}"
-        for i in data.train.images
-        if first[digest[i.path]].label != i.label
+        f"{first[digest].name} and {image.name}"
+        for image, digest in trained
+        if first[digest].label != image.label
     ]
     if twice:
         raise DataError(
@@ -240,9 +276,9 @@ def _check_copies(data: TrainingData, digest: dict[Path, str]) -> None:
         )
     tested = () if data.test is None else data.test.images
     seen = [
-        f"test/{i.name} is train/{first[digest[i.path]].name}"
-        for i in tested
-        if digest[i.path] in first
+        f"test/{image.name} is train/{first[digest].name}"
+        for image, digest in zip(tested, held, strict=True)
+        if digest in first
     ]
     if seen:
         raise DataError(
@@ -251,11 +287,11 @@ def _check_copies(data: TrainingData, digest: dict[Path, str]) -> None:
         )
 
 
-def _chosen(data: TrainingData, digest: dict[Path, str], seed: int) -> dict[str, Part]:
+def _chosen(data: TrainingData, digests: Sequence[str], seed: int) -> dict[str, Part]:
     """What each image is for, by its digest."""
     by_class: dict[int, list[str]] = defaultdict(list)
-    for image in data.train.images:
-        by_class[image.label].append(digest[image.path])
+    for image, digest in zip(data.train.images, digests, strict=True):
+        by_class[image.label].append(digest)
     chosen: dict[str, Part] = {}
     for label, members in by_class.items():
         distinct = list(dict.fromkeys(members))
@@ -274,23 +310,27 @@ def _chosen(data: TrainingData, digest: dict[Path, str], seed: int) -> dict[str,
     return chosen
 
 
-def _read(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """(digest, error) of each file, in order; decoded once, so that damage is known now."""
+def _read(images: Sequence[LabelledImage]) -> Iterator[tuple[str, str]]:
+    """(digest, error) of each image, in order; decoded once, so that damage is known now."""
     with quiet(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(_examine, paths)
+        yield from pool.map(_examine, images)
 
 
-def _examine(path: Path) -> tuple[str, str]:
+def _examine(image: LabelledImage) -> tuple[str, str]:
     try:
-        open_image(path)
+        image.open()
     except (ImageError, ValueError, MemoryError) as error:
         return "", str(error) or type(error).__name__
-    return _digest(path), ""
+    return _digest(image), ""
 
 
-def _digest(path: Path) -> str:
+def _digest(image: LabelledImage) -> str:
+    if isinstance(image.source, bytes):
+        return hashlib.sha256(image.source).hexdigest()
+    if not image.source.is_file():  # a pipe has no end to wait for
+        return ""
     try:
-        with path.open("rb") as stream:
+        with image.source.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return ""

@@ -108,7 +108,7 @@ class Training:
             if isinstance(error, RunError):
                 raise
             raise RunError(f"{file}: cannot be read ({first_line(error)})") from error
-        images = read_images(place / "images.csv", Path(), labels)
+        images = read_images(place / "images.csv", {}, labels)
         return cls(place, settings, labels, images, records)
 
     @property
@@ -164,7 +164,7 @@ def train(
         if not listed.exists():
             divided = divide(data, plan.seed, on_images)
             write_atomically(listed, write_images(divided, data.labels))
-        images = read_images(listed, data.root, data.labels)
+        images = read_images(listed, data.named, data.labels)
         for name in STAGES:
             _run_stage(networks, name, images, plan, folder / name, on_progress)
     return Training.read(folder)

@@ -23,7 +23,7 @@ from relook.answers import class_outputs
 from relook.classifier import Classifier, is_out_of_memory
 from relook.errors import ImageError, RelookError, first_line
 from relook.folder import RunError, write_atomically
-from relook.images import open_image, quiet
+from relook.images import quiet
 from relook.layers import evaluating
 from relook.multicam.data import TrainingImage
 
@@ -338,7 +338,7 @@ class _Fit:
 
     def _pixels(self, image: TrainingImage, augmented: str | None) -> Float[Tensor, "3 h w"]:
         try:
-            opened = open_image(image.path)
+            opened = image.open()
         except ImageError as error:
             raise RelookError(
                 f"{error}; it could be read when the training began: put it back, and the same "

@@ -10,7 +10,6 @@ from PIL import Image
 
 from relook.errors import RelookError
 from relook.evaluation import Answer, LabelledImages, Row
-from relook.images import open_image
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison, Trained, masked
 from relook.report import charts
 from relook.report.evaluation import figures, settings_of, spread
@@ -139,7 +138,7 @@ def _gallery(rows: Sequence[Row], trained: Trained, data: LabelledImages) -> lis
     labels = trained.target.labels
     for row in spread(rows, GALLERY):
         try:
-            pixels = trained.target.pixels(open_image(data.images[row.index].path))
+            pixels = trained.target.pixels(data.images[row.index].open())
             seen = masked(trained.fused, pixels)
         except (RelookError, RuntimeError, MemoryError):
             continue  # it went well a moment ago; its row stands

@@ -178,7 +178,7 @@ def _gallery(
             bars.begin(f"gallery: {Path(row.image).name}")
         try:
             correction = corrector.correct(
-                data.images[row.index].path, bars.forwards if bars else None
+                data.images[row.index].open(), bars.forwards if bars else None
             )
         except (RelookError, RuntimeError, MemoryError):
             continue  # it went well a moment ago; its row stands
@@ -186,7 +186,7 @@ def _gallery(
             if bars:
                 bars.end()
         if row.after:  # the time that counted is the run's
-            correction = replace(correction, seconds=row.after.seconds)
+            correction = replace(correction, image=row.image, seconds=row.after.seconds)
         shown.append(Shown(tell(correction), corrector.classifier.labels[row.label]))
     return shown
 

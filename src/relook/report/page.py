@@ -22,4 +22,5 @@ def render_page(template: str, file: Path, **context: Any) -> None:
     )
     environment.filters["uri"] = data_uri
     environment.filters["percent"] = percent
-    file.write_text(environment.get_template(template).render(**context), encoding="utf-8")
+    page = environment.get_template(template).render(**context)
+    file.write_text(page, encoding="utf-8", errors="backslashreplace")  # of odd paths in settings

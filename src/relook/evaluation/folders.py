@@ -1,0 +1,219 @@
+"""The images of class folders, and what lies there beside them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from relook.errors import DataError
+from relook.images import image_suffixes, looks_like_image
+from relook.text import readable
+
+_SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found"})
+"""Folders that disks and programs make for themselves, in lower case; hidden ones begin with a
+dot."""
+
+_PARTS = ("val", "validation", "valid", "dev", "test", "testing", "train", "training")
+"""What the parts of a data set are called, in lower case; those to evaluate on first."""
+
+_SHOWN = 6
+
+
+@dataclass
+class LeftOut:
+    """What lies in a folder of class folders and is not used.
+
+    Attributes:
+        others: files that Pillow does not open as images, by the ending of their name.
+        outside: images that lie in no class folder.
+        hidden: hidden files.
+        images_hidden: images in folders that are hidden or a system's.
+        folders_hidden: the names of those folders.
+        special: pipes and devices.
+        loops: links back to a folder that they lie in.
+        unreadable: folders that cannot be read.
+        empty: class folders without an image.
+    """
+
+    others: Counter[str] = field(default_factory=Counter)
+    outside: int = 0
+    hidden: int = 0
+    images_hidden: int = 0
+    folders_hidden: set[str] = field(default_factory=set)
+    special: int = 0
+    loops: int = 0
+    unreadable: int = 0
+    empty: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """In words; nothing at all where nothing was left out."""
+        endings = [f"{ending} {count:,}" for ending, count in self.others.most_common()]
+        parts: list[tuple[int, str, str, Collection[str]]] = [
+            (self.others.total(), "file", "that Pillow does not open as an image", endings),
+            (self.outside, "image", "outside of class folders", []),
+            (self.images_hidden, "image", "in hidden or system folders", self.folders_hidden),
+            (self.hidden, "hidden file", "", []),
+            (self.special, "special file", "(a pipe or a device)", []),
+            (self.loops, "link", "back to a folder that it lies in", []),
+            (self.unreadable, "folder", "that cannot be read", []),
+            (len(self.empty), "class folder", "without an image", self.empty),
+        ]
+        told = [_words(*part) for part in parts if part[0]]
+        return ", ".join(told)
+
+
+def _words(count: int, thing: str, which: str, examples: Collection[str]) -> str:
+    things = f"{count:,} {thing}{'' if count == 1 else 's'}"
+    shown = sorted(examples) if isinstance(examples, set) else list(examples)
+    more = ", …" if len(shown) > _SHOWN else ""
+    named = f"({', '.join(shown[:_SHOWN])}{more})" if shown else ""
+    return " ".join(part for part in (things, which, named) if part)
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What a folder of class folders holds.
+
+    Attributes:
+        root: the folder.
+        images: (path, name of its class folder) of each image, sorted.
+        names: of all class folders, those without images among them, sorted.
+        parts: the class folders that are parts of a data set rather than classes: called train,
+            val, test or the like, with the images in folders inside.
+        left_out: what is not used.
+    """
+
+    root: Path
+    images: tuple[tuple[Path, str], ...]
+    names: tuple[str, ...]
+    parts: tuple[str, ...]
+    left_out: LeftOut
+
+    @property
+    def are_called_parts(self) -> bool:
+        """Whether every folder with images is called train, val, test or the like."""
+        return all(name.casefold() in _PARTS for _, name in self.images)
+
+    def check_parts(self) -> None:
+        """Raise DataError if the class folders are the parts of a data set."""
+        with_images = {name for _, name in self.images}
+        if self.parts and (len(self.parts) > 1 or with_images == set(self.parts)):
+            listed = " and ".join(f"{part}/" for part in self.parts)
+            are = "are parts of a data set" if len(self.parts) > 1 else "is a part of a data set"
+            raise DataError(
+                f"{readable(self.root)}: {listed} {are}, not classes: class folders lie inside. "
+                f"Name the one that is meant: {readable(self.root / self.parts[0])}"
+            )
+
+
+def read_folders(root: Path) -> ClassFolders:
+    """The images in the class folders of `root`, however deep, links to folders followed.
+
+    An image is a file whose name ends as Pillow's formats do; or without any ending, if it begins
+    like one.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    left = LeftOut()
+    images: list[tuple[Path, str]] = []
+    names: list[str] = []
+    parts: list[str] = []
+    above = frozenset({_identity(root)})
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{readable(root)}: cannot be read ({error.strerror})") from error
+    for entry in entries:
+        path = root / entry.name
+        if _kind(entry) != "folder":
+            left.outside += _is_image(entry, left)
+        elif _is_hidden(entry.name, folder=True):
+            _count_hidden(path, above, left)
+        else:
+            name = readable(entry.name)
+            found = sorted(_below(path, above, left))
+            images += [(image, name) for image in found]
+            names.append(name)
+            if not found:
+                left.empty.append(name)
+            elif name.casefold() in _PARTS and all(image.parent != path for image in found):
+                parts.append(name)
+    parts.sort(key=lambda name: _PARTS.index(name.casefold()))
+    return ClassFolders(root, tuple(images), tuple(names), tuple(parts), left)
+
+
+def _below(folder: Path, above: frozenset[tuple[int, int]], left: LeftOut) -> Iterator[Path]:
+    """Every image in a folder and below; `above`: the folders that it lies in."""
+    own = _identity(folder)
+    if own in above:
+        left.loops += 1
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        left.unreadable += 1
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if _kind(entry) != "folder":
+            if _is_image(entry, left):
+                yield path
+        elif _is_hidden(entry.name, folder=True):
+            _count_hidden(path, above | {own}, left)
+        else:
+            yield from _below(path, above | {own}, left)
+
+
+def _count_hidden(folder: Path, above: frozenset[tuple[int, int]], left: LeftOut) -> None:
+    images = sum(1 for _ in _below(folder, above, LeftOut()))
+    if images:
+        left.images_hidden += images
+        left.folders_hidden.add(readable(folder.name))
+
+
+def _is_hidden(name: str, folder: bool) -> bool:
+    return name.startswith(".") or (folder and name.casefold() in _SYSTEM)
+
+
+def _is_image(entry: os.DirEntry[str], left: LeftOut) -> bool:
+    """Whether it is an image to be used; if not, it is counted."""
+    if _is_hidden(entry.name, folder=False):
+        left.hidden += 1
+        return False
+    kind = _kind(entry)
+    if kind == "special":
+        left.special += 1
+        return False
+    ending = os.path.splitext(entry.name)[1].lower()
+    if ending in image_suffixes():
+        return True
+    if not ending and kind == "file" and looks_like_image(Path(entry.path)):
+        return True
+    left.others[readable(ending) or "without an ending"] += 1
+    return False
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "special", "broken"]:
+    """What it is, or what it links to; "broken": a link to nothing."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        entry.stat()
+    except OSError:
+        return "broken"
+    return "special"
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError:
+        return (-1, -1)
+    return status.st_dev, status.st_ino

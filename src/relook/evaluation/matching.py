@@ -1,0 +1,234 @@
+"""The names that data give to classes, matched to the classes of a network."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from relook.errors import DataError
+from relook.labels import ClassIndices
+
+Order = Literal["string", "natural"]
+"""How names are sorted: "string" as Python and torchvision's ImageFolder do it (0, 1, 10, 11, 2),
+"natural" by the value of the numbers in them (0, 1, 2, 10, 11)."""
+
+ORDERS: tuple[Order, ...] = ("string", "natural")
+
+BY_ORDER = "in sorted order"
+"""How `Matching.matched` begins where names were not compared, but counted."""
+
+_DIGITS = re.compile(r"([0-9]+)")
+_INDEX = re.compile(r"[0-9]+")
+_ORDER_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The class of each name.
+
+    Attributes:
+        classes: 0-based class index of each name.
+        matched: in words, how it was found.
+    """
+
+    classes: Mapping[str, int]
+    matched: str
+
+
+def match(
+    names: Sequence[str],
+    labels: Sequence[str],
+    where: str,
+    *,
+    indices: bool = False,
+    order: Order | None = None,
+    unused: Sequence[str] = (),
+    doubt: str = "",
+) -> Matching:
+    """The classes that names mean: all of them in the first way that fits all.
+
+    By the classes' own labels, name by name: exactly, else by the same name in composed Unicode,
+    else with case, spaces, dashes and underscores aside; each only where one name means one label.
+    By synset id where the classes are those of ImageNet; by 0-based class index; else in sorted
+    order, where there are as many names as classes, none of which is like a label, and both orders
+    are the same or one was asked for.
+
+    Args:
+        names: what the data call their classes, each once.
+        labels: the network's, one a class; `ClassIndices` are no names, and match none.
+        where: the data, for messages.
+        indices: whether names that are numbers are class indices.
+        order: for the last way; None: where string order and natural order agree.
+        unused: further names, of classes without images, which count in the last way.
+        doubt: why the last way is not to be taken unasked; a sentence for the message.
+
+    Raises:
+        DataError: none of these fits; the message shows what does not, and what to do.
+    """
+    own = by_label(names, labels)
+    are_numbers = all(_INDEX.fullmatch(name) for name in names)
+    if len(own) == len(names):
+        note = " (the model's labels are numbers: the data's are taken for those, not for indices)"
+        return Matching(own, "by label" + (note if indices and are_numbers else ""))
+    if is_imagenet(labels):
+        synsets = imagenet_synsets()
+        if all(name in synsets for name in names):
+            return Matching({name: synsets[name] for name in names}, "by synset id")
+    if indices and are_numbers and all(int(name) < len(labels) for name in names):
+        return Matching({name: int(name) for name in names}, "by class index")
+    everything = _everything(names, labels, unused)
+    # Names that fit in part were meant to be these; so were numbers in a table: no guess.
+    may_guess = not own and not (indices and are_numbers) and not doubt
+    if everything and (order or may_guess):
+        return _in_order(names, everything, where, order)
+    raise _mismatch(names, labels, where, own, indices, doubt)
+
+
+def plain(name: str) -> str:
+    """What two spellings of one class name have in common: case, spaces, - and _ aside."""
+    return " ".join(composed(name).replace("_", " ").replace("-", " ").casefold().split())
+
+
+def composed(name: str) -> str:
+    """In composed Unicode: macOS writes é as e and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def by_label(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
+    """Class index of those names that one label fits and that are alone in fitting it, in the
+    first form that does.
+    """
+    found: dict[str, int] = {}
+    if isinstance(labels, ClassIndices):
+        return found
+    forms: tuple[Callable[[str], str], ...] = (str, composed, plain)
+    for form in forms:
+        theirs, ours = Counter(map(form, labels)), Counter(map(form, names))
+        index = {form(label): i for i, label in enumerate(labels)}
+        for name in names:
+            own = form(name)
+            if name not in found and theirs[own] == 1 and ours[own] == 1:
+                found[name] = index[own]
+    return found
+
+
+def _everything(names: Sequence[str], labels: Sequence[str], unused: Sequence[str]) -> list[str]:
+    """One name for each class, if there are so many; else nothing."""
+    for known in ([*names], [*names, *unused]):
+        if len(known) == len(labels):
+            return known
+    # Some of the numbers from 0 on, where nobody said what the classes are called.
+    width = max(map(len, names))
+    padded = any(len(name) > 1 and name.startswith("0") for name in names)
+    numbers = [str(index).zfill(width if padded else 1) for index in range(len(labels))]
+    if isinstance(labels, ClassIndices) and {*names} <= {*numbers}:
+        return numbers
+    return []
+
+
+def _in_order(
+    names: Sequence[str], everything: Sequence[str], where: str, order: Order | None
+) -> Matching:
+    string, natural = sorted(everything, key=composed), sorted(everything, key=_natural)
+    if order is not None:
+        chosen = string if order == "string" else natural
+        place = {name: index for index, name in enumerate(chosen)}
+        return Matching({name: place[name] for name in names}, f"{BY_ORDER} ({order})")
+    decomposed = sorted(everything, key=lambda name: unicodedata.normalize("NFD", name))
+    places = [{n: i for i, n in enumerate(o)} for o in (string, natural, decomposed)]
+    if all(place[name] == places[0][name] for name in names for place in places):
+        return Matching({name: places[0][name] for name in names}, BY_ORDER)
+    if all(place[name] == places[0][name] for name in names for place in places[:2]):
+        shown = f"With accents composed they are {_both(string, decomposed, 'decomposed')}"
+    else:
+        shown = f"As strings they are {_both(string, natural, 'by the numbers in them')}"
+    raise DataError(
+        f"{where}: its {len(everything):,} class names are not those of the model, and their order "
+        f"can be understood in two ways. {shown}. Say which one the model was trained in: "
+        "--class-order string (as torchvision's ImageFolder sorts) or --class-order natural, in "
+        "Python order=; or name the model's classes with --labels FILE; or pass a table of images "
+        "and class indices"
+    )
+
+
+def _both(one: Sequence[str], other: Sequence[str], how: str) -> str:
+    """The first few of both orders, from where they differ."""
+    unlike = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    start = max(0, unlike - 2)
+    few = [
+        ("… " if start else "")
+        + ", ".join(order[start : start + _ORDER_SHOWN])
+        + (" …" if len(order) > start + _ORDER_SHOWN else "")
+        for order in (one, other)
+    ]
+    return f"{few[0]}; {how} {few[1]}"
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Numbers by their value, the rest as strings; a number is less than a letter."""
+    parts = [part for part in _DIGITS.split(composed(name)) if part]
+    return [(0, int(part), part) if _INDEX.fullmatch(part) else (1, 0, part) for part in parts]
+
+
+def _mismatch(
+    names: Sequence[str],
+    labels: Sequence[str],
+    where: str,
+    own: Mapping[str, int],
+    indices: bool,
+    doubt: str,
+) -> DataError:
+    """What fits least badly, what does not fit of it, and what to do."""
+    named = not isinstance(labels, ClassIndices)
+    known = {str(index) for index in range(len(labels))} if indices else set()
+    ways = {"class indices": [n for n in names if (n.lstrip("0") or "0") not in known]}
+    if named:
+        ways = {"labels": [name for name in names if name not in own], **ways}
+    if is_imagenet(labels):
+        ways["synset ids"] = [name for name in names if name not in imagenet_synsets()]
+    way, strange = min(ways.items(), key=lambda item: len(item[1]))
+    rest = len(names) - len(strange)
+    fit = f"{rest} of them fit the model's {way}; these do not" if rest else "None fits"
+    known_ways = [w for w in ways if w != "class indices" or indices]
+    named_by = f"Name all classes by the model's {', or all by its '.join(known_ways)}; or give "
+    remedy = f"{named_by if known_ways else 'Give '}as many as it has, in its order once sorted"
+    if not named:
+        remedy += "; or name the model's classes with --labels FILE"
+    if indices and len(labels) in map(int, filter(_INDEX.fullmatch, names)):
+        remedy += f". (Class indices begin with 0: the last one is {len(labels) - 1})"
+    alike = [name for name, count in Counter(map(plain, names)).items() if count > 1]
+    if named and alike and way == "labels":
+        told = [name for name in names if plain(name) == alike[0]]
+        remedy += f". ({' and '.join(map(repr, told))} are two classes to relook)"
+    has = some(labels) if named else f"{len(labels):,} classes without names"
+    return DataError(
+        f"{where}: its {len(names)} classes do not match the model's {len(labels)}. {fit}: "
+        f"{some(strange)}. The model has: {has}. {remedy}{'. ' if doubt else ''}{doubt}"
+    )
+
+
+def some(names: Sequence[str], count: int = 12) -> str:
+    """The first few, and how many there are."""
+    shown = ", ".join(map(str, names[:count]))
+    return f"{shown}, … ({len(names)} in all)" if len(names) > count else shown
+
+
+def is_imagenet(labels: Sequence[str]) -> bool:
+    """Whether these are the labels that relook gives to networks of ImageNet's classes."""
+    if len(labels) != 1000:
+        return False
+    from relook.imagenet import imagenet_labels
+
+    return tuple(labels) == imagenet_labels()
+
+
+def imagenet_synsets() -> dict[str, int]:
+    """Class index of each synset id."""
+    from timm.data import ImageNetInfo
+
+    names = ImageNetInfo().label_names()
+    return {synset: index for index, synset in enumerate(names)}

@@ -1,0 +1,283 @@
+"""Tables of labelled images: CSV and Parquet, as people and other programs write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from relook.errors import DataError, RelookError, first_line
+from relook.text import decode, readable
+
+TABLES = frozenset({".csv", ".tsv", ".parquet"})
+"""How the names of tables end, in lower case."""
+
+_COLUMNS = ("image", "label")
+_BETWEEN = ",;\t|"
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+_INDEX = re.compile(r"[0-9]+")
+_MISSING = frozenset({"nan", "na", "n/a", "null", "none", "-nan"})
+"""How programs write a number that is not there, in lower case."""
+
+_LONGEST_PATH = 4096
+_BYTES = re.compile(r"b['\"]|\{['\"](bytes|path)['\"]")
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One image of a table.
+
+    Attributes:
+        number: of the row, for messages.
+        name: of the image; unique in the table.
+        source: where it is, or the content of its file.
+        label: as the table says it.
+    """
+
+    number: int
+    name: str
+    source: Path | bytes
+    label: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a table.
+
+    Attributes:
+        file: where it is.
+        rows: at least one.
+        are_numbers: whether the column of labels is one of numbers.
+        class_names: what Hugging Face's datasets wrote of class indices: their names, in order.
+    """
+
+    file: Path
+    rows: tuple[TableRow, ...]
+    are_numbers: bool
+    class_names: tuple[str, ...] | None = None
+
+    def as_class_indices(self) -> Table:
+        """The same, with labels such as 3.0 as 3; as it is where labels are names.
+
+        Raises:
+            DataError: a number is missing, negative or not whole.
+        """
+        if not self.are_numbers:
+            return self
+        return replace(self, rows=tuple(self._with_index(row) for row in self.rows))
+
+    def _with_index(self, row: TableRow) -> TableRow:
+        if _INDEX.fullmatch(row.label):
+            return row
+        value = float(row.label) if _NUMBER.fullmatch(row.label) else math.nan
+        if not math.isfinite(value) or value < 0 or value != int(value):
+            raise DataError(
+                f"{readable(self.file)}: row {row.number} ({_short(row.name)}) has the label "
+                f"{_short(row.label)}; class indices are whole numbers from 0 on. Put it right, or "
+                "remove the row"
+            )
+        return replace(row, label=str(int(value)))
+
+
+def columns_of(file: Path) -> list[str]:
+    """The names of a table's columns; none where it cannot be read as one."""
+    try:
+        if file.suffix.lower() == ".parquet":
+            return list(pyarrow.parquet.read_schema(file).names)
+        return next(_records(file))[1]
+    except (RelookError, OSError, pyarrow.ArrowException, StopIteration):
+        return []
+
+
+def read_table(file: Path) -> Table:
+    """The images and labels of a table, labels as they are written.
+
+    Raises:
+        DataError: it cannot be read, a column is missing or there twice, a row lacks its image or
+            its label, or an image is there twice.
+    """
+    table = _of_parquet(file) if file.suffix.lower() == ".parquet" else _of_csv(file)
+    if not table.rows:
+        raise DataError(f"{readable(file)}: has no rows")
+    by_path = Counter(row.name for row in table.rows if isinstance(row.source, Path))
+    twice = [name for name, count in by_path.items() if count > 1]
+    if twice:
+        more = f" (and {len(twice) - 1:,} others)" if len(twice) > 1 else ""
+        raise DataError(f"{readable(file)}: {_short(twice[0])} is there twice{more}; keep one row")
+    return replace(table, rows=tuple(_distinct(table.rows)))
+
+
+def _distinct(rows: Iterable[TableRow]) -> Iterator[TableRow]:
+    """Images in the table itself may share a file's name, which is then no name."""
+    taken: set[str] = set()
+    for row in rows:
+        name = f"{row.name} (row {row.number})" if row.name in taken else row.name
+        taken.add(name)
+        yield replace(row, name=name)
+
+
+def _of_csv(file: Path) -> Table:
+    records = _records(file)
+    _, header = next(records, (0, [""]))
+    _check_columns(file, header)
+    image, label = (header.index(name) for name in _COLUMNS)
+    rows = []
+    for number, record in records:
+        if len(record) != len(header):
+            raise DataError(
+                f"{readable(file)}: cannot be read as a table (row {number} has "
+                f"{len(record)} values, the header {len(header)})"
+            )
+        rows.append(_row(file, number, record[image], record[label].strip()))
+    known = {row.label for row in rows if row.label.casefold() not in _MISSING}
+    are_numbers = bool(known) and all(map(_NUMBER.fullmatch, known))
+    return Table(file, tuple(rows), are_numbers)
+
+
+def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line, values) of each record of a CSV file that is not blank.
+
+    Commas are between the values; or whatever it is that makes the columns image and label of
+    the first line.
+    """
+    try:
+        text = decode(file.read_bytes(), readable(file))
+        between = max(_BETWEEN, key=lambda mark: _recognised(text, mark))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=between, strict=True)
+        for record in reader:
+            if record:
+                yield reader.line_num, record
+    except RelookError as error:
+        raise DataError(str(error)) from error
+    except (OSError, csv.Error) as error:
+        raise DataError(
+            f"{readable(file)}: cannot be read as a table ({first_line(error)})"
+        ) from error
+
+
+def _recognised(text: str, between: str) -> tuple[int, int]:
+    """How many of the columns that are needed the first line has, to the letter and roughly."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=between)
+    header = next(reader, [])
+    roughly = {name.strip().casefold() for name in header}
+    return len({*header} & {*_COLUMNS}), len(roughly & {*_COLUMNS})
+
+
+def _of_parquet(file: Path) -> Table:
+    try:
+        schema = pyarrow.parquet.read_schema(file)
+        _check_columns(file, schema.names)
+        columns = pyarrow.parquet.read_table(file, columns=list(_COLUMNS))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{readable(file)}: cannot be read as a table ({first_line(error)})"
+        ) from error
+    images, labels = (columns[name] for name in _COLUMNS)
+    _check_types(file, images.type, labels.type)
+    rows = tuple(
+        _row(file, number, image, _label(label))
+        for number, (image, label) in enumerate(
+            zip(images.to_pylist(), labels.to_pylist(), strict=True), 1
+        )
+    )
+    kind = _values(labels.type)
+    numeric = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)
+    known = {row.label for row in rows if row.label.casefold() not in _MISSING}
+    are_numbers = numeric or (bool(known) and all(map(_NUMBER.fullmatch, known)))
+    return Table(file, rows, are_numbers, _class_names(schema) if numeric else None)
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
+    return "" if value is None else str(value).strip()
+
+
+def _class_names(schema: pyarrow.Schema) -> tuple[str, ...] | None:
+    """Of a column that Hugging Face's datasets call ClassLabel."""
+    try:
+        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) and names else None
+
+
+def _values(kind: pyarrow.DataType) -> pyarrow.DataType:
+    return kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+
+
+def _check_types(file: Path, image: pyarrow.DataType, label: pyarrow.DataType) -> None:
+    image, label = _values(image), _values(label)
+    is_image = pyarrow.types.is_struct(image) and {"bytes", "path"} & {f.name for f in image}
+    if pyarrow.types.is_nested(image) and not is_image:
+        raise DataError(
+            f"{readable(file)}: the column image holds {_short(str(image))}; paths, the bytes of "
+            "image files, or both as {bytes, path} are expected"
+        )
+    if pyarrow.types.is_nested(label):
+        raise DataError(
+            f"{readable(file)}: the column label holds {_short(str(label))}; one class an image is "
+            "expected"
+        )
+
+
+def _check_columns(file: Path, found: Sequence[str]) -> None:
+    twice = [name for name in _COLUMNS if list(found).count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{readable(file)}: has the column {' and the column '.join(twice)} twice; keep one"
+        )
+    missing = [name for name in _COLUMNS if name not in found]
+    if missing:
+        like = [repr(name) for name in found if name.strip().casefold() in missing]
+        remedy = f"; write {' and '.join(like)} in lower case without spaces" if like else ""
+        shown = ", ".join(map(_short, found[:_SHOWN])) + (", …" if len(found) > _SHOWN else "")
+        raise DataError(
+            f"{readable(file)}: has no column {' and no '.join(missing)}, but {shown}{remedy}"
+        )
+
+
+def _row(file: Path, number: int, image: Any, label: str) -> TableRow:
+    name, content = f"row {number}", None
+    if isinstance(image, dict):
+        name, content, image = image.get("path") or name, image.get("bytes"), image.get("path")
+    elif isinstance(image, bytes):
+        content = image
+    if label == "" or (content is None and not image):
+        raise DataError(f"{readable(file)}: row {number} lacks its image or its label")
+    if content is not None:
+        return TableRow(number, name, content, label)
+    text = str(image)
+    if len(text) > _LONGEST_PATH or _BYTES.match(text):
+        raise DataError(
+            f"{readable(file)}: the image of row {number} is no path but the content of a file, "
+            "written as text; write the table as Parquet, where the column can hold bytes"
+        )
+    return TableRow(number, text, _path(file.parent, text), label)
+
+
+def _path(folder: Path, text: str) -> Path:
+    """Beside the table; with slashes for the backslashes of Windows where that is a file."""
+    path = folder / text
+    if "\\" in text and not os.path.exists(path):
+        other = folder / text.replace("\\", "/")
+        if os.path.exists(other):
+            return other
+    return path
+
+
+def _short(text: str, count: int = 80) -> str:
+    return text if len(text) <= count else f"{text[:count]}…"
