@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import unicodedata
+
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
-from relook.evaluation import DataError, read_data
+from relook.errors import ImageError
+from relook.evaluation import DataError, class_names, read_data
 from relook.imagenet import imagenet_labels
+from relook.labels import ClassIndices
 
 PETS = ["cat", "dog", "guinea pig"]
 
@@ -65,11 +73,166 @@ def test_sorted_order_where_the_counts_agree(tmp_path):
     assert data.matched == "in sorted order"
 
 
-def test_numbers_sort_as_numbers(tmp_path):
-    labels = [f"class {i}" for i in range(11)]
-    data = read_data(folders(tmp_path, *map(str, range(1, 12)), files=("a.png",)), labels)
-    assert labels_of(data)["2/a.png"] == 1
-    assert labels_of(data)["11/a.png"] == 10
+@pytest.mark.parametrize(
+    "labels", [ClassIndices.of(12), [f"class {i}" for i in "abcdefghijkl"]], ids=["none", "names"]
+)
+def test_folders_that_sort_in_two_ways_are_refused_until_one_is_said(tmp_path, labels):
+    """Torchvision's ImageFolder gives 0, 1, 10, 11, 2, … the indices 0, 1, 2, 3, 4, …"""
+    folders(tmp_path, *map(str, range(12)), files=("a.png",))
+    with pytest.raises(DataError) as raised:
+        read_data(tmp_path, labels)
+    assert "As strings they are 0, 1, 10, 11, 2 …" in str(raised.value)
+    assert "by the numbers in them 0, 1, 2, 3, 4 …" in str(raised.value)
+    assert "--class-order string" in str(raised.value)
+    string = read_data(tmp_path, labels, "string")
+    assert [labels_of(string)[f"{i}/a.png"] for i in (0, 1, 2, 9, 10, 11)] == [0, 1, 4, 11, 2, 3]
+    assert string.matched == "in sorted order (string)"
+    natural = read_data(tmp_path, labels, order="natural")
+    assert [labels_of(natural)[f"{i}/a.png"] for i in range(12)] == list(range(12))
+
+
+def test_numbers_that_somebody_gave_as_labels_are_names(tmp_path):
+    folders(tmp_path, *map(str, range(12)), files=("a.png",))
+    labels = ["0", "1", "10", "11", *map(str, range(2, 10))]
+    data = read_data(tmp_path, labels)
+    assert data.matched == "by label"
+    assert [labels_of(data)[f"{i}/a.png"] for i in (2, 10, 11)] == [4, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "expected"),
+    [
+        (map(str, range(10)), 10, range(10)),
+        ((f"{i:02}" for i in range(12)), 12, range(12)),
+        (("3", "7"), 10, (3, 7)),  # not every class needs images
+        (("03", "11"), 12, (3, 11)),
+        (map(str, range(1, 10)), 9, range(9)),
+    ],
+)
+def test_numbers_whose_orders_agree_are_in_sorted_order(tmp_path, names, classes, expected):
+    data = read_data(folders(tmp_path, *names, files=("a.png",)), ClassIndices.of(classes))
+    assert sorted(image.label for image in data.images) == list(expected)
+    assert data.matched == "in sorted order"
+
+
+def test_some_of_the_numbers_of_an_unnamed_network_need_the_order(tmp_path):
+    folders(tmp_path, "3", "7", files=("a.png",))
+    with pytest.raises(DataError, match="understood in two ways"):
+        read_data(tmp_path, ClassIndices.of(12))
+    assert labels_of(read_data(tmp_path, ClassIndices.of(12), "string")) == {
+        "3/a.png": 5,
+        "7/a.png": 9,
+    }
+
+
+def test_folders_in_decomposed_unicode_are_the_classes_of_composed_labels(tmp_path):
+    names = [unicodedata.normalize("NFD", name) for name in ("café", "cafe", "ñandú", "zebra")]
+    data = read_data(
+        folders(tmp_path, *names, files=("a.png",)), ["zebra", "ñandú", "cafe", "café"]
+    )
+    assert labels_of(data) == {f"{n}/a.png": c for n, c in zip(names, (3, 2, 1, 0), strict=True)}
+    assert data.matched == "by label"
+    assert data.pairs[:2] == ((names[2], "ñandú"), (names[0], "café"))  # spelt otherwise: first
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "A"), ("cat_1", "cat 1"), ("x-y", "X Y")])
+def test_names_that_differ_in_little_are_matched_exactly(tmp_path, one, other):
+    data = read_data(folders(tmp_path, one, other, files=("a.png",)), [other, one])
+    assert labels_of(data) == {f"{one}/a.png": 1, f"{other}/a.png": 0}
+
+
+@pytest.mark.parametrize("labels", [["cat-1", "dog"], ["cat-1", "CAT 1"]])
+def test_names_that_are_the_same_once_simplified_are_not_guessed(tmp_path, labels):
+    """Two folders for one label, and one spelling for two labels."""
+    with pytest.raises(DataError, match="None fits: Cat 1, cat_1"):
+        read_data(folders(tmp_path, "cat_1", "Cat 1"), labels)
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path):
+    for part in ("train", "Validation", "test"):
+        folders(tmp_path / part, "cat", "dog", "guinea pig")
+    with pytest.raises(DataError, match="Validation/, test/, train/ are parts of a data set") as e:
+        read_data(tmp_path, PETS)
+    assert f"Name the one that is meant: {tmp_path / 'Validation'}" in str(e.value)
+    with pytest.raises(DataError, match="are parts of a data set"):
+        class_names(tmp_path)
+    assert len(read_data(tmp_path / "test", PETS)) == 6
+
+
+def test_a_train_may_be_a_class(tmp_path):
+    folders(tmp_path / "train", "steam")
+    folders(tmp_path, "car")
+    assert labels_of(read_data(tmp_path, ["train", "car"]))["train/steam/a.png"] == 0
+
+
+def test_folders_called_train_and_test_are_not_guessed_to_be_two_classes(tmp_path):
+    with pytest.raises(DataError, match="Folders of these names are parts of a data set"):
+        read_data(folders(tmp_path, "train", "test"), ["cat", "dog"])
+
+
+def test_a_table_in_the_folder_is_named(tmp_path):
+    folders(tmp_path, "images", "masks")
+    table = tmp_path / "labels.csv"
+    table.write_text("image,label\nimages/a.png,cat\n")
+    with pytest.raises(DataError) as raised:
+        read_data(tmp_path, ["cat", "dog"])
+    assert f"It holds a table of images: name that instead ({table})" in str(raised.value)
+    assert labels_of(read_data(table, ["cat", "dog"])) == {"images/a.png": 0}
+    other = tmp_path / "images"
+    (other / "labels.csv").write_text("image,label\na.png,cat\n")
+    with pytest.raises(DataError, match=r"holds no folders.*It holds a table of images"):
+        read_data(other, ["cat", "dog"])
+
+
+def test_what_pillow_opens_is_used_and_the_rest_is_counted(tmp_path):
+    cat = folders(tmp_path / "data", "cat", files=()) / "cat"
+    used = ["a.jfif", "b.jpe", "c.AVIF", "d.jp2", "e.pgm", "f.mpo"]
+    left = ["notes.txt", "more.txt", "Thumbs.db", "clip.mpg", "page.pdf", "._a.png", "plain"]
+    for name in [*used, *left]:
+        (cat / name).touch()
+    Image.new("RGB", (4, 4)).save(cat / "real", "PNG")  # no ending, but an image
+    for folder in (".ipynb_checkpoints", "@eaDir", "more", "0.png"):
+        (cat / folder).mkdir()
+    for folder in (".ipynb_checkpoints", "@eaDir", "more"):
+        (cat / folder / "x.png").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "y.png").touch()
+    (cat / "link").symlink_to(tmp_path / "elsewhere")
+    (cat / "loop").symlink_to(cat)
+    os.mkfifo(cat / "pipe.png")
+    (cat / "dangling.png").symlink_to("nowhere")
+    folders(tmp_path / "data", "dog", files=())
+    (tmp_path / "data" / "loose.png").touch()
+    data = read_data(tmp_path / "data", PETS)
+    assert {image.name for image in data.images} == {
+        f"cat/{name}" for name in [*used, "real", "more/x.png", "link/y.png", "dangling.png"]
+    }
+    assert data.left_out == (
+        "6 files that Pillow does not open as an image (.txt 2, .db 1, .mpg 1, .pdf 1, without an "
+        "ending 1), 1 image outside of class folders, 2 images in hidden or system folders "
+        "(.ipynb_checkpoints, @eaDir), 1 hidden file, 1 special file (a pipe or a device), 1 link "
+        "back to a folder that it lies in, 1 class folder without an image (dog)"
+    )
+
+
+def test_an_empty_class_folder_keeps_its_place_in_sorted_order(tmp_path):
+    folders(tmp_path, "x", "z", files=("a.png",))
+    folders(tmp_path, "y", files=())
+    assert labels_of(read_data(tmp_path, PETS)) == {"x/a.png": 0, "z/a.png": 2}
+
+
+def test_names_that_are_no_utf8_are_readable_and_no_two_the_same(tmp_path):
+    folder = os.fsencode(folders(tmp_path, "cat", files=("a\\xe9.png",)) / "cat")
+    for raw in (b"a\xe9.png", b"a\xe8.png"):
+        (tmp_path / os.fsdecode(folder + b"/" + raw)).touch()
+    data = read_data(tmp_path, PETS)
+    assert {image.name for image in data.images} == {
+        "cat/a\\\\xe9.png",
+        "cat/a\\xe9.png",
+        "cat/a\\xe8.png",
+    }
+    assert all(image.path.exists() for image in data.images)
+    assert len({image.name.encode() for image in data.images}) == 3
 
 
 def test_a_label_of_two_classes_names_neither(tmp_path):
@@ -107,6 +270,151 @@ def test_tables(tmp_path, kind, labels, matched):
     assert data.images[0].path == tmp_path / "x" / "a.png"
 
 
+def write_table(file, labels, between=",", header=("image", "label")):
+    rows = [header, *((f"{i}.png", str(label)) for i, label in enumerate(labels))]
+    file.write_text("".join(f"{between.join(row)}\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_labels_that_became_floats_are_the_class_indices(tmp_path):
+    floats = [f"{i}.0" for i in range(12)]
+    table = pyarrow.table({"image": [f"{i}.png" for i in range(12)], "label": map(float, floats)})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    for file in (write_table(tmp_path / "t.csv", floats), tmp_path / "t.parquet"):
+        data = read_data(file, ClassIndices.of(12))
+        assert [image.label for image in data.images] == list(range(12))
+        assert data.matched == "by class index"
+
+
+@pytest.mark.parametrize("label", ["1.5", "nan", "-1", "NA", "inf", "1e400"])
+def test_what_is_no_class_index_among_numbers_is_an_error_with_its_row(tmp_path, label):
+    if label != "inf":
+        with pytest.raises(DataError, match=rf"row 3 \(1.png\) has the label {label}"):
+            read_data(write_table(tmp_path / "t.csv", ["0", label]), PETS)
+    if label in ("NA", "1e400"):
+        return
+    table = pyarrow.table({"image": ["0.png", "1.png"], "label": [0.0, float(label)]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=rf"row 2 \(1.png\) has the label {label}"):
+        read_data(tmp_path / "t.parquet", PETS)
+
+
+def test_numbers_in_a_table_are_names_first_where_labels_are_numbers(tmp_path):
+    file = write_table(tmp_path / "t.csv", ["0", "10", "2"])
+    data = read_data(file, ["0", "1", "10", "2"])
+    assert [image.label for image in data.images] == [0, 2, 3]
+    assert data.matched.startswith("by label (the model's labels are numbers")
+    assert [i.label for i in read_data(file, ClassIndices.of(12)).images] == [0, 10, 2]
+    assert [i.label for i in read_data(write_table(file, ["1", "-1"]), ["-1", "1"]).images] == [
+        1,
+        0,
+    ]
+
+
+def test_class_indices_from_1_on_are_not_guessed(tmp_path):
+    file = write_table(tmp_path / "t.csv", ["1", "2", "3"])
+    with pytest.raises(DataError, match="Class indices begin with 0: the last one is 2"):
+        read_data(file, PETS)
+    assert [i.label for i in read_data(file, PETS, "natural").images] == [0, 1, 2]
+
+
+def test_names_that_mean_nothing_elsewhere_are_names(tmp_path):
+    names = ["NA", "nan", "null", "None", "cat"]
+    data = read_data(write_table(tmp_path / "t.csv", names), names)
+    assert [image.label for image in data.images] == [0, 1, 2, 3, 4]
+    assert class_names(tmp_path / "t.csv") == ("NA", "None", "cat", "nan", "null")
+
+
+@pytest.mark.parametrize("between", [";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_as_other_programs_write_them(tmp_path, between, encoding):
+    file = write_table(tmp_path / "t.csv", ["café", "dog"], between)
+    file.write_bytes(file.read_text(encoding="utf-8").encode(encoding))
+    assert [i.label for i in read_data(file, ["dog", "café"]).images] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("latin-1", r"is not UTF-8 \(line 2\); save it as UTF-8 .*iconv -f CP1252 -t UTF-8"),
+        ("utf-16-le", "is UTF-16 without a byte order mark.*iconv -f UTF-16LE -t UTF-8"),
+    ],
+)
+def test_encodings_that_cannot_be_told_are_named_with_the_remedy(tmp_path, encoding, message):
+    file = write_table(tmp_path / "t.csv", ["café", "dog"])
+    file.write_bytes(file.read_text(encoding="utf-8").encode(encoding))
+    with pytest.raises(DataError, match=message):
+        read_data(file, ["dog", "café"])
+
+
+def test_paths_from_windows_and_absolute_paths(tmp_path):
+    folders(tmp_path, "x", files=("a.png", "b.png"))
+    (tmp_path / "t.csv").write_text(f"image,label\nx\\a.png,0\n{tmp_path}/x/b.png,1\nc.png,1\n")
+    found = read_data(tmp_path / "t.csv", PETS).images
+    assert [image.path for image in found] == [
+        tmp_path / "x" / "a.png", tmp_path / "x" / "b.png", tmp_path / "c.png"
+    ]  # fmt: skip
+
+
+def png(colour):
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+HUGGING_FACE = {
+    "info": {"features": {"label": {"names": ["cat", "dog", "fox"], "_type": "ClassLabel"}}}
+}
+
+
+def test_images_in_the_table_itself(tmp_path):
+    red, green = png((255, 0, 0)), png((0, 255, 0))
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    images = [
+        {"bytes": red, "path": "a.png"},
+        {"bytes": green, "path": "a.png"},
+        {"bytes": green, "path": None},
+        {"bytes": None, "path": "b.png"},
+        {"bytes": b"no image", "path": "c.png"},
+    ]
+    table = pyarrow.table({"image": pyarrow.array(images, kind), "label": [0, 1, 2, 0, 1]})
+    named = table.replace_schema_metadata({"huggingface": json.dumps(HUGGING_FACE)})
+    pyarrow.parquet.write_table(named, tmp_path / "t.parquet")
+    (tmp_path / "b.png").write_bytes(red)
+    data = read_data(tmp_path / "t.parquet", ["fox", "dog", "cat"])
+    assert [(image.name, image.label) for image in data.images] == [
+        ("a.png", 2), ("a.png (row 2)", 1), ("row 3", 0), ("b.png", 2), ("c.png", 1)
+    ]  # fmt: skip
+    assert data.matched == "by label"
+    assert ("0 (cat)", "cat") in data.pairs
+    colours = [image.open().getpixel((0, 0)) for image in data.images[:4]]
+    assert colours == [(255, 0, 0), (0, 255, 0), (0, 255, 0), (255, 0, 0)]
+    with pytest.raises(ImageError, match=r"^c\.png: not an image"):
+        data.images[4].open()
+    assert class_names(tmp_path / "t.parquet") == ("cat", "dog", "fox")
+    assert [i.label for i in read_data(tmp_path / "t.parquet", ClassIndices.of(3)).images] == [
+        0, 1, 2, 0, 1
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"at other indices: 0 \(cat\)"):
+        read_data(tmp_path / "t.parquet", ["dog", "cat", "puma"])
+
+
+def test_other_data_have_another_digest_where_the_table_holds_them(tmp_path):
+    for name, image in (("one", b"12"), ("two", b"123")):
+        table = pyarrow.table({"image": [image], "label": [0]})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    one, two = (read_data(tmp_path / f"{n}.parquet", PETS) for n in ("one", "two"))
+    assert one.images[0].name == two.images[0].name == "row 1"
+    assert one.content != two.content
+
+
+def test_a_pipe_in_a_table_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "t.csv").write_text("image,label\npipe,0\n")
+    with pytest.raises(ImageError, match="is a pipe or a device"):
+        read_data(tmp_path / "t.csv", PETS).images[0].open()
+
+
 def test_a_parquet_table_with_integers(tmp_path):
     table = pyarrow.table({"image": ["a.png"], "label": pyarrow.array([2], pyarrow.int64())})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
@@ -119,7 +427,11 @@ def test_a_parquet_table_with_integers(tmp_path):
         ("image,class\na.png,0\n", "has no column label, but image, class"),
         ("image,label\n", "has no rows"),
         ("image,label\na.png,\n", "row 2 lacks its image or its label"),
-        ("image,label\na.png,0\na.png,1\n", "a.png is there twice"),
+        ("image,label\na.png,0\na.png,1\n", "a.png is there twice; keep one row"),
+        ("image,label,label\na.png,0,1\n", "has the column label twice; keep one"),
+        ("", "is empty"),
+        ("Image, label \na.png,0\n", "write 'Image' and ' label ' in lower case without spaces"),
+        ("image,label\nb'\\x89PNG',0\n", "row 2 is no path but the content of a file"),
         (
             "image,label\na.png,0\nb.png,7\n",
             "1 of them fit the model's class indices; these do not: 7",

@@ -10,6 +10,8 @@ import sys
 import warnings
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -443,3 +445,134 @@ def test_the_bar_tells_rate_and_running_accuracy(grey, data):
         bar(rows[10:11])
         assert task.completed == 11
         assert "images/s" in task.fields["told"]
+
+
+def odd_folder(root):
+    """40 images in four class folders, and beside them one file of each odd kind.
+
+    Returns the names of those that are images: of those that can be read, and of all others.
+    """
+    for index in range(40):
+        file = root / str(index % 4) / f"{index:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_noise(file, index)
+    place = root / "0"
+    content = (place / "00.png").read_bytes()
+    image = Image.open(place / "04.png")
+    good = ["new\nline.png", f"{'x' * 250}.png", "🦊.png", "nothing", "wrong.jpg", "a b #%.PNG"]
+    for name in good:
+        (place / name).write_bytes(content)
+    (place / os.fsdecode(b"caf\xe9.png")).write_bytes(content)
+    good.append("caf\\xe9.png")
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff\xff"
+    saved = {
+        "a.jfif": {"format": "JPEG"},
+        "a.jp2": {},
+        "broken-exif.jpg": {"exif": exif},
+        "broken-exif.png": {"exif": exif},
+        "broken-exif.webp": {"exif": exif},
+        "moving.gif": {"save_all": True, "append_images": [image.rotate(90)]},
+        "moving.webp": {"save_all": True, "append_images": [image.rotate(90)]},
+        "moving.apng": {"format": "PNG", "save_all": True, "append_images": [image.rotate(90)]},
+    }
+    for name, options in saved.items():
+        image.save(place / name, **options)
+    image.convert("CMYK").save(place / "print.jpg")
+    image.convert("I;16").save(place / "deep.tif")
+    (place / "dark.pgm").write_bytes(b"P5\n16 16\n65535\n" + b"\0\xc8" * 256)
+    elsewhere = root.with_name("elsewhere")
+    elsewhere.mkdir()
+    write_noise(elsewhere / "linked.png", 5)
+    (place / "link").symlink_to(elsewhere)
+    (place / "0.png").mkdir()
+    write_noise(place / "0.png" / "inside.png", 6)
+    good += [*saved, "print.jpg", "deep.tif", "dark.pgm", "link/linked.png", "0.png/inside.png"]
+
+    bad = ["empty.png", "cut.png", "text.png", "dot.png", "bomb.png", "dangling.png", "self.png"]
+    (place / "empty.png").touch()
+    (place / "cut.png").write_bytes(content[: len(content) // 2])
+    (place / "text.png").write_text("no image")
+    Image.new("RGB", (1, 1)).save(place / "dot.png")
+    Image.new("1", (300, 300)).save(place / "bomb.png")
+    (place / "dangling.png").symlink_to("nowhere.png")
+    (place / "self.png").symlink_to("self.png")
+    if os.geteuid():  # root may read all
+        (place / "locked.png").write_bytes(content)
+        (place / "locked.png").chmod(0)
+        bad.append("locked.png")
+
+    for folder in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        (place / folder).mkdir()
+        (place / folder / "x.png").write_bytes(content)
+    (place / "._00.png").touch()
+    (place / "Thumbs.db").touch()
+    (place / "loop").symlink_to(place)
+    os.mkfifo(place / "pipe.png")
+    (root / "loose.png").write_bytes(content)
+    return [f"0/{name}" for name in good], [f"0/{name}" for name in bad]
+
+
+def test_one_file_of_each_odd_kind_costs_no_row(grey, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    root = tmp_path / "data"
+    good, bad = odd_folder(root)
+    data = read_data(root, grey.labels)
+    assert data.left_out == (
+        "1 file that Pillow does not open as an image (.db 1), 1 image outside of class folders, "
+        "3 images in hidden or system folders (.ipynb_checkpoints, @eaDir, __MACOSX), 1 hidden "
+        "file, 1 special file (a pipe or a device), 1 link back to a folder that it lies in"
+    )
+    corrector = relook.Corrector(grey, look="flip")
+    evaluation = evaluate(corrector, root, tmp_path / "run")
+    rows = {row.image: row for row in evaluation.rows}
+    regular = [f"{index % 4}/{index:02}.png" for index in range(40)]
+    assert sorted(rows) == sorted([*regular, *good, *bad])
+    assert sorted(name for name, row in rows.items() if row.error) == sorted(bad)
+    [first] = {rows["0/00.png"].before.probabilities}
+    for copy in ("0/caf\\xe9.png", "0/new\nline.png", "0/🦊.png", "0/nothing", "0/wrong.jpg"):
+        assert rows[copy].before.probabilities == pytest.approx(first, abs=1e-5)
+    lossless = rows["0/04.png"].before.probabilities
+    for copy in ("0/broken-exif.png", "0/moving.apng"):
+        assert rows[copy].before.probabilities == pytest.approx(lossless, abs=1e-5)
+    dark = corrector.correct(Image.new("RGB", (16, 16), (1, 1, 1))).before.topk(4).values.tolist()
+    assert rows["0/dark.pgm"].before.probabilities == pytest.approx(dark, abs=1e-5)
+
+    found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["data"]
+    assert found["left_out"] == data.left_out
+    assert found["matched"] == "in sorted order"
+    assert found["pairs"] == "0 → class 0, 1 → class 1, 2 → class 2, 3 → class 3"
+    with counting_forwards(grey.network) as count:
+        again = evaluate(corrector, root, tmp_path / "run")
+    assert count == [0]
+    assert again.rows == evaluation.rows
+
+
+def test_what_lies_beside_the_images_makes_no_other_run_of_it(grey, data, tmp_path):
+    corrector = relook.Corrector(grey, look="flip")
+    evaluate(corrector, data, tmp_path / "run")
+    (data / "0" / "Thumbs.db").touch()
+    assert len(evaluate(corrector, data, tmp_path / "run").rows) == 40
+
+
+def test_a_folder_whose_name_is_no_utf8_holds_a_run(grey, data, tmp_path):
+    root = data.rename(tmp_path / os.fsdecode(b"d\xe9ta"))
+    run = tmp_path / os.fsdecode(b"r\xfcn")
+    corrector = relook.Corrector(grey, look="flip")
+    first = evaluate(corrector, root, run)
+    assert len(first.rows) == 40
+    assert evaluate(corrector, root, run).rows == first.rows
+
+
+def test_images_in_a_table_are_answered_as_those_in_files(grey, data, tmp_path):
+    files = sorted(data.rglob("*.png"))
+    labels = [int(file.parent.name) for file in files]
+    table = pyarrow.table({"image": [file.read_bytes() for file in files], "label": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    corrector = relook.Corrector(grey, k=2)
+    inside = evaluate(corrector, tmp_path / "t.parquet", tmp_path / "run")
+    assert inside.rows[0].image == "row 1"
+    outside = {row.image: row for row in evaluate(corrector, data).rows}
+    for file, row in zip(files, inside.rows, strict=True):
+        other = outside[file.relative_to(data).as_posix()]
+        assert row.label == other.label
+        assert row.after.probabilities == pytest.approx(other.after.probabilities, abs=1e-5)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import relook
-from relook.images import image_name, open_image
+from relook.images import image_name, image_suffixes, open_image
 
 RED, GREY = (255, 0, 0), (128, 128, 128)
 
@@ -103,6 +105,150 @@ def test_first_frame_of_an_animation(tmp_path):
 def test_arrays(array, expected):
     assert first_pixel(array) == expected
     assert open_image(array).size == (5, 4)
+
+
+def pgm(maxval, value):
+    kind = ">u2" if maxval > 255 else "u1"
+    return b"P5\n4 4\n%d\n" % maxval + np.full(16, value, kind).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("maxval", "value", "expected"),
+    [(65535, 200, 1), (65535, 32896, 128), (1000, 200, 51), (300, 150, 128), (255, 200, 200)],
+)
+def test_a_pgm_is_scaled_by_its_maxval(tmp_path, maxval, value, expected):
+    """And not by its values: those of the first could be of 8 bits."""
+    (tmp_path / "scan.pgm").write_bytes(pgm(maxval, value))
+    assert first_pixel(tmp_path / "scan.pgm") == (expected,) * 3
+    with Image.open(tmp_path / "scan.pgm") as opened:
+        assert first_pixel(opened) == (expected,) * 3
+
+
+def tiff(bits, kind, values):
+    """A TIFF of one row of such integers; kind 1: unsigned, 2: signed."""
+    content = np.array(values, f"<{'ui'[kind - 1]}{bits // 8}").tobytes()
+    tags = {256: len(values), 257: 1, 258: bits, 259: 1, 262: 1, 273: 134, 277: 1, 278: 1,
+            279: len(content), 339: kind}  # fmt: skip
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + table + bytes(4) + content
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "values", "expected"),
+    [
+        (16, 1, [0, 200, 32896, 65535], [0, 1, 128, 255]),
+        (16, 2, [0, 200, 16448, 32767], [0, 2, 128, 255]),
+        (32, 1, [0, 200, 2**31, 2**32 - 1], [0, 0, 128, 255]),
+        (32, 2, [0, 200, 2**30, 2**31 - 1], [0, 0, 128, 255]),
+    ],
+)
+def test_a_deep_tiff_is_scaled_by_its_depth(tmp_path, bits, kind, values, expected):
+    (tmp_path / "scan.tif").write_bytes(tiff(bits, kind, values))
+    image = open_image(tmp_path / "scan.tif")
+    assert [image.getpixel((x, 0)) for x in range(4)] == [(value,) * 3 for value in expected]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_dark_deep_image_is_dark(tmp_path, suffix):
+    Image.new("I;16", (4, 4), 200).save(tmp_path / f"dark.{suffix}")
+    assert first_pixel(tmp_path / f"dark.{suffix}") == (1, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.int64, np.uint64])
+def test_integers_are_from_0_to_255_whatever_their_values(dtype):
+    assert first_pixel(np.full((4, 5), 200, dtype)) == (200, 200, 200)
+    with pytest.raises(relook.ImageError, match="expected 0 to 255; rescale it, or pass 16-bit"):
+        open_image(np.full((4, 5), 300, dtype))
+
+
+TURNED = b"Exif\0\0MM\0*\0\0\0\x08"
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+@pytest.mark.parametrize(
+    ("exif", "size"),
+    [
+        (TURNED + b"\xff\xff\xff\xff", (8, 4)),  # as it lies
+        (b"Exif\0\0no TIFF at all", (8, 4)),
+        (TURNED + b"\0\x02" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+         + struct.pack(">HHII", 0x013B, 5, 1, 38) + bytes(4) + struct.pack(">II", 1, 2), (4, 8)),
+    ],
+    ids=["cut off", "no TIFF", "artist as a rational"],
+)  # fmt: skip
+def test_pixels_behind_a_broken_exif_block_are_read(tmp_path, suffix, exif, size):
+    Image.new("RGB", (8, 4), RED).save(tmp_path / f"a.{suffix}", exif=exif)
+    opened = open_image(tmp_path / f"a.{suffix}")
+    assert opened.size == size
+    assert opened.getpixel((1, 1)) == pytest.approx(RED, abs=2)
+
+
+def chunk(kind, data, checksum=None):
+    own = zlib.crc32(kind + data) if checksum is None else checksum
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", own)
+
+
+@pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "behind them"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        chunk(b"tEXt", b"Title\0red", 7),
+        chunk(b"iCCP", b"profile\0\0no zlib", 7),
+        chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 << 20))),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0no zlib", 7),
+        chunk(b"pHYs", b"\0"),
+    ],
+    ids=["text", "profile", "large text", "XMP", "resolution"],
+)
+def test_pixels_behind_broken_chunks_of_a_png_are_read(tmp_path, broken, place):
+    image = Image.new("RGB", (8, 4), RED)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:place] + broken + content[place:])
+    opened = open_image(tmp_path / "a.png")
+    assert opened.size == (4, 8)
+    assert opened.getpixel((0, 0)) == RED
+
+
+def test_pixels_of_a_tiff_behind_a_tag_of_the_wrong_type_are_read(tmp_path):
+    """Artist as a rational; and the orientation still holds."""
+    content = bytearray(tiff(16, 1, [0, 65535]))
+    tags = [(256, 2), (257, 1), (258, 16), (259, 1), (262, 1), (273, 8), (274, 6), (277, 1),
+            (278, 1), (279, 4)]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    table += struct.pack("<HHII", 0x013B, 5, 1, 12)
+    content = b"II*\0\x14\0\0\0" + np.array([0, 65535], "<u2").tobytes()
+    content += struct.pack("<II", 1, 2) + struct.pack("<H", len(tags) + 1) + table + bytes(4)
+    (tmp_path / "a.tif").write_bytes(content)
+    image = open_image(tmp_path / "a.tif")
+    assert image.size == (1, 2)
+    assert [image.getpixel((0, y)) for y in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_damaged_pixels_stay_an_error_behind_broken_metadata(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    broken = content[:33] + chunk(b"tEXt", b"Title\0red", 7) + content[33:2000]
+    (tmp_path / "a.png").write_bytes(broken)
+    with pytest.raises(relook.ImageError, match="damaged or cut off"):
+        open_image(tmp_path / "a.png")
+
+
+def test_the_content_of_a_file(tmp_path):
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "a.png")
+    assert first_pixel((tmp_path / "a.png").read_bytes()) == RED
+    with pytest.raises(relook.ImageError, match=r"^row 3: not an image"):
+        open_image(b"no image", "row 3")
+    with pytest.raises(relook.ImageError, match=r"^<bytes>: the file is empty"):
+        open_image(b"")
+
+
+def test_suffixes_of_images_and_of_what_is_none():
+    suffixes = image_suffixes()
+    assert {".jfif", ".jpe", ".avif", ".jp2", ".pgm", ".mpo", ".tif", ".png"} <= suffixes
+    assert not suffixes & {".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".txt"}
 
 
 def test_a_pil_image_is_converted_too():
@@ -229,5 +375,6 @@ def test_one_pixel(tmp_path):
 
 
 def test_names():
+    assert image_name(os.fsdecode(b"a/caf\xe9.jpg")) == "a/caf\\xe9.jpg"
     assert image_name("a/b.jpg") == "a/b.jpg"
     assert image_name(np.zeros((2, 2))) == "<ndarray>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,6 +92,8 @@ _BEST = (
     "There is --look best too: at a cost of at most 8 forwards an image it helped in our study, "
     "where the poster's look, which is the default, did not."
 )
+_LONGEST_STEM = 230
+"""In bytes, of a picture's name: systems allow 255 with all endings."""
 _FEW = 10
 """So few changed answers say little about which of many ways is better."""
 _GATE_HELP = "Look again only where gap(1,5) is below this (0 to 1); none: always."
@@ -248,6 +251,8 @@ def _make_folder(folder: Path) -> None:
 def _picture_name(image: str, written: set[str]) -> str:
     """Never the image's own name; images of the same name in other folders get a number."""
     stem = Path(image).stem
+    while len(os.fsencode(stem)) > _LONGEST_STEM:
+        stem = stem[:-1]
     name, number = f"{stem}.relook.png", 1
     while name in written:
         number += 1
@@ -320,6 +325,7 @@ def evaluate(
     with _usage_errors():
         from relook.correction import AMBIGUOUS
         from relook.evaluation import read_data, rivals_of
+        from relook.evaluation.matching import BY_ORDER
         from relook.evaluation.tuning import LOOKS
         from relook.looks import Preset
 
@@ -337,6 +343,8 @@ def evaluate(
         rivals_of(corrector, rivals)
     _say_model(corrector)
     _say_data(labelled, "image")
+    if class_order and not labelled.matched.startswith(BY_ORDER):
+        typer.echo("--class-order is not needed: the names tell the classes", err=True)
     _warn_of_training(model, labelled)
     with _going_on(output):
         if tune:
@@ -632,6 +640,8 @@ def train_multicam(
         _complain(f"stopped; the same command goes on from there ({output})")
         raise typer.Exit(INTERRUPTED) from None
     print_training(Console(), training)
+    if left_out := training.settings["data"].get("left_out"):
+        typer.echo(f"left out: {left_out}", err=True)
     typer.echo(f"trained: {output}; a model name, for --model and relook.load", err=True)
     typer.echo(
         f"Does it pay? relook compare {data} --model {output} --output {output}-compared", err=True

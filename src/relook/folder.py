@@ -15,6 +15,8 @@ from relook.errors import RelookError
 
 _PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
 _SHOWN = 80
+_TOLD = ("pairs", "left_out")
+"""Keys of what is said of the data beside what the run depends on: not compared."""
 
 
 class RunError(RelookError):
@@ -124,7 +126,7 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
         # What two looks are called tells them apart better than all of their options.
         told = "look" if all(names) and names[0] != names[1] else "called"
         for key in dict.fromkeys((*wanted, *found)):
-            if key == told:
+            if key == told or key in _TOLD:
                 continue
             inner = ".".join(part for part in (name, "look" if key == "called" else key) if part)
             yield from _differences(found.get(key), wanted.get(key), inner)

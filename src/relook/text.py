@@ -16,6 +16,7 @@ _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_REMEDY = "save it as UTF-8 (in a spreadsheet: CSV UTF-8; on a command line,"
 
 
 def readable(name: str | os.PathLike[str]) -> str:
@@ -56,19 +57,16 @@ def decode(content: bytes, what: str) -> str:
             where, and how to convert it.
     """
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
-    remedy = (
-        "save it as UTF-8 (in a spreadsheet: CSV UTF-8; on a command line: iconv -f {} -t UTF-8)"
-    )
+    if encoding.startswith("utf-8") and b"\0" in content:
+        raise RelookError(
+            f"{what}: is UTF-16 without a byte order mark, or no text; {_REMEDY} of UTF-16: "
+            "iconv -f UTF-16LE -t UTF-8)"
+        )
     try:
-        text = content.decode(encoding)
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise RelookError(
-            f"{what}: is not {encoding.removesuffix('-sig').upper()} (line {line}); "
-            + remedy.format("CP1252, of Western European text,")
+            f"{what}: is not {encoding.removesuffix('-sig').upper()} (line {line}); {_REMEDY} of "
+            "Western European text: iconv -f CP1252 -t UTF-8)"
         ) from error
-    if "\0" in text:
-        raise RelookError(
-            f"{what}: is UTF-16 without a byte order mark, or no text; " + remedy.format("UTF-16LE")
-        )
-    return text

@@ -313,6 +313,12 @@ def _by_title(titles: dict[str, str], labels: Sequence[str], where: str) -> Matc
         return None
     own = by_label([*titles.values()], labels)
     if len(own) < len(titles):
+        other = [f"{n} ({t})" for n, t in titles.items() if t in own and own[t] != int(n)]
+        if other:
+            raise DataError(
+                f"{where}: names its class indices, and the model has some of the names at other "
+                f"indices: {', '.join(other[:5])}. Give the labels as names that the model has"
+            )
         return None
     return Matching({name: own[title] for name, title in titles.items()}, "by label")
 

@@ -51,7 +51,8 @@ class LeftOut:
 
     def __str__(self) -> str:
         """In words; nothing at all where nothing was left out."""
-        endings = [f"{ending} {count:,}" for ending, count in self.others.most_common()]
+        most = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
+        endings = [f"{ending} {count:,}" for ending, count in most]
         parts: list[tuple[int, str, str, Collection[str]]] = [
             (self.others.total(), "file", "that Pillow does not open as an image", endings),
             (self.outside, "image", "outside of class folders", []),
@@ -102,7 +103,7 @@ class ClassFolders:
         """Raise DataError if the class folders are the parts of a data set."""
         with_images = {name for _, name in self.images}
         if self.parts and (len(self.parts) > 1 or with_images == set(self.parts)):
-            listed = " and ".join(f"{part}/" for part in self.parts)
+            listed = ", ".join(f"{part}/" for part in self.parts)
             are = "are parts of a data set" if len(self.parts) > 1 else "is a part of a data set"
             raise DataError(
                 f"{readable(self.root)}: {listed} {are}, not classes: class folders lie inside. "

@@ -81,8 +81,9 @@ def match(
     if indices and are_numbers and all(int(name) < len(labels) for name in names):
         return Matching({name: int(name) for name in names}, "by class index")
     everything = _everything(names, labels, unused)
-    # Names that fit in part were meant to be these; so were numbers in a table: no guess.
-    may_guess = not own and not (indices and are_numbers) and not doubt
+    # Names that are like labels were meant to be these, and numbers in a table indices: no guess.
+    alike = not isinstance(labels, ClassIndices) and {*map(plain, names)} & {*map(plain, labels)}
+    may_guess = not alike and not (indices and are_numbers) and not doubt
     if everything and (order or may_guess):
         return _in_order(names, everything, where, order)
     raise _mismatch(names, labels, where, own, indices, doubt)

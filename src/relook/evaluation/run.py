@@ -86,7 +86,8 @@ class Run:
 
     def _read(self, part: Path) -> pyarrow.Table:
         try:
-            return pyarrow.parquet.read_table(part, schema=SCHEMA)
+            with part.open("rb") as stream:  # Arrow itself takes no paths but those in UTF-8
+                return pyarrow.parquet.read_table(stream, schema=SCHEMA)
         except (pyarrow.ArrowException, OSError) as error:
             raise RunError(
                 f"{part}: cannot be read ({error}); delete it, and its images are done again"

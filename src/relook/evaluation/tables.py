@@ -95,7 +95,8 @@ def columns_of(file: Path) -> list[str]:
     """The names of a table's columns; none where it cannot be read as one."""
     try:
         if file.suffix.lower() == ".parquet":
-            return list(pyarrow.parquet.read_schema(file).names)
+            with file.open("rb") as stream:
+                return list(pyarrow.parquet.read_schema(stream).names)
         return next(_records(file))[1]
     except (RelookError, OSError, pyarrow.ArrowException, StopIteration):
         return []
@@ -114,7 +115,7 @@ def read_table(file: Path) -> Table:
     by_path = Counter(row.name for row in table.rows if isinstance(row.source, Path))
     twice = [name for name, count in by_path.items() if count > 1]
     if twice:
-        more = f" (and {len(twice) - 1:,} others)" if len(twice) > 1 else ""
+        more = f" (as are others: {len(twice):,} in all)" if len(twice) > 1 else ""
         raise DataError(f"{readable(file)}: {_short(twice[0])} is there twice{more}; keep one row")
     return replace(table, rows=tuple(_distinct(table.rows)))
 
@@ -130,7 +131,9 @@ def _distinct(rows: Iterable[TableRow]) -> Iterator[TableRow]:
 
 def _of_csv(file: Path) -> Table:
     records = _records(file)
-    _, header = next(records, (0, [""]))
+    _, header = next(records, (0, []))
+    if not header:
+        raise DataError(f"{readable(file)}: is empty; the columns image and label are expected")
     _check_columns(file, header)
     image, label = (header.index(name) for name in _COLUMNS)
     rows = []
@@ -177,9 +180,10 @@ def _recognised(text: str, between: str) -> tuple[int, int]:
 
 def _of_parquet(file: Path) -> Table:
     try:
-        schema = pyarrow.parquet.read_schema(file)
-        _check_columns(file, schema.names)
-        columns = pyarrow.parquet.read_table(file, columns=list(_COLUMNS))
+        with file.open("rb") as stream:  # Arrow itself takes no paths but those in UTF-8
+            schema = pyarrow.parquet.read_schema(stream)
+            _check_columns(file, schema.names)
+            columns = pyarrow.parquet.read_table(stream, columns=list(_COLUMNS))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{readable(file)}: cannot be read as a table ({first_line(error)})"

@@ -13,6 +13,7 @@ from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
 from relook.labels import Labels, class_labels
 from relook.models import bundled, function, timm, torchvision, transformers
+from relook.text import readable
 
 DEFAULT_MODEL = "bundled/efficientnet_lite0"
 
@@ -102,7 +103,7 @@ def load(
         if target_layer is not None or token_grid is not None:
             classifier.aim(target_layer, token_grid)
         _move(classifier, device, dtype)
-    classifier.name = name
+    classifier.name = readable(name)
     if labels is not None:
         named = class_labels(labels)
         if len(named) != len(classifier.labels):

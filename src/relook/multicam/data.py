@@ -88,6 +88,14 @@ class TrainingData:
         return self.train.content + (self.test.content if self.test else "")
 
     @property
+    def left_out(self) -> str:
+        """In words, what lies in the data's folders and is not used."""
+        if self.test is None:
+            return self.train.left_out
+        parts = {"train": self.train.left_out, "test": self.test.left_out}
+        return "; ".join(f"in {part}/ {told}" for part, told in parts.items() if told)
+
+    @property
     def named(self) -> dict[str, LabelledImage]:
         """Each image by its name in the list of images: of a folder with parts, that of its part
         comes first.

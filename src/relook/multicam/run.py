@@ -155,6 +155,7 @@ def train(
         "images": len(data.train) + (len(data.test) if data.test else 0),
         "split": data.test is None,
         "content": data.content,
+        "left_out": data.left_out,
     }
     networks = Networks.make(backbone, data.labels, plan.seed)
     made["device"] = networks.base.device.type
