@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from networks import write_noise
 from relook.attribution import VARIANTS
 from relook.cli import app
 from relook.fills import FILLS
@@ -309,6 +311,49 @@ def test_evaluate_prints_the_tables_and_writes_the_run(data, tmp_path):
     assert sorted(file.name for file in run.glob("[!.]*")) == [
         "report.html", "rows", "run.json", "summary.json"
     ]  # fmt: skip
+
+
+def test_what_the_names_were_taken_for_is_said_everywhere(tmp_path):
+    """And --class-order decides where the order of the names is not clear."""
+    for number, name in enumerate(("a2", "a10", "b", "c")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_noise(tmp_path / "data" / name / "x.png", number)
+    (tmp_path / "data" / "b" / "notes.txt").touch()
+    refused = relook("evaluate", tmp_path / "data", "--output", tmp_path / "run", *TORN)
+    assert refused.exit_code == 2
+    assert "As strings they are a10, a2, b, c; by the numbers in them a2, a10" in refused.stderr
+    arguments = ("--output", tmp_path / "run", *TORN, "--class-order", "natural")
+    result = relook("evaluate", tmp_path / "data", *arguments)
+    assert result.exit_code == 0, result.stderr
+    pairs = "a2 → class 0, a10 → class 1, b → class 2, c → class 3"
+    assert f"4 images, labels matched in sorted order (natural): {pairs}" in result.stderr
+    left = "1 file that Pillow does not open as an image (.txt 1)"
+    assert f"left out: {left}" in result.stderr
+    found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["data"]
+    assert (found["pairs"], found["left_out"]) == (pairs, left)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"matched to the model's classes in sorted order (natural): {pairs}." in page
+    assert f"Left out: {left}." in page
+
+
+def test_names_that_are_no_utf8_reach_rows_json_and_pictures(data, tmp_path):
+    odd = data / "0" / os.fsdecode(b"caf\xe9.png")
+    (data / "0" / "00.png").rename(odd)
+    run = tmp_path / "run"
+    result = relook("evaluate", data, "--output", run, *TORN, "--look", "flip")
+    assert result.exit_code == 0, result.stderr
+    names = pyarrow.parquet.read_table(run / "rows")["image"].to_pylist()
+    assert "0/caf\\xe9.png" in names
+    assert len(names) == 40
+    assert (run / "report.html").exists()
+    (data / "1" / os.fsdecode(b"\xff.png")).touch()
+    files = (odd, data / "1" / os.fsdecode(b"\xff.png"), data / "1" / "01.png")
+    result = relook("predict", *files, *TORN, "--json", "--output", tmp_path / "pictures")
+    assert result.exit_code == 1
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(row["image"]).name for row in rows] == ["caf\\xe9.png", "\\xff.png", "01.png"]
+    assert rows[1]["error"].endswith("\\xff.png: the file is empty; copy or export it again")
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
 def test_the_last_line_of_evaluate_json(data, tmp_path):

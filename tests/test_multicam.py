@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -674,6 +678,35 @@ def test_of_what_relook_split_the_test_images_are_taken(scenes, tmp_path):
     paint(data / "red" / "unknown.png", 0, 77)
     with pytest.raises(DataError, match="was trained on 51 of these 73"):
         unseen_images(found, data)
+
+
+def test_images_in_a_table_itself_are_trained_on_and_known_again(scenes, tmp_path):
+    files = sorted((scenes / "train").rglob("*.png"))
+    table = pyarrow.table(
+        {
+            "image": [file.read_bytes() for file in files],
+            "label": [file.parent.name for file in files],
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    plan = Plan(1, 0.02, 5)
+    data = read_training_data(tmp_path / "t.parquet")
+    found = train(data, tmp_path / "run", small, plan, SETTINGS)
+    assert {i.name for i in found.images} == {f"row {n}" for n in range(1, 73)}
+    for known in (tmp_path / "t.parquet", scenes / "train"):
+        assert len(unseen_images(found, known)) == 3 * 7
+    again = train(data, tmp_path / "run", small, plan, SETTINGS)
+    assert again.stages == found.stages
+
+
+def test_names_that_are_no_utf8_and_decomposed_classes_are_trained_on(scenes, tmp_path):
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        folder = (scenes / part / "red").rename(scenes / part / unicodedata.normalize(form, "rosé"))
+        (folder / "00.png").rename(folder / os.fsdecode(b"x\xe9.png"))
+    found = train(read_training_data(scenes), tmp_path / "run", small, Plan(1, 0.02, 5), SETTINGS)
+    assert found.labels == ("blue", "green", "rosé")
+    assert {"train/rosé/x\\xe9.png"} <= {image.name for image in found.images}
+    assert [i.label for i in unseen_images(found, scenes).images].count(2) == 10
 
 
 def test_the_rows_are_what_each_network_says(trained, tmp_path):

@@ -61,7 +61,9 @@ TokenGrid = Annotated[
 Labels = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", rich_help_panel=_OWN, help="Names of the classes: one a line, or JSON."
+        metavar="FILE",
+        rich_help_panel=_OWN,
+        help="Names of the classes: one a line, or JSON (a list or a dict).",
     ),
 ]
 InputSize = Annotated[
