@@ -688,12 +688,13 @@ def test_images_in_a_table_itself_are_trained_on_and_known_again(scenes, tmp_pat
             "label": [file.parent.name for file in files],
         }
     )
-    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    file = scenes / "t.parquet"
+    pyarrow.parquet.write_table(table, file)
     plan = Plan(1, 0.02, 5)
-    data = read_training_data(tmp_path / "t.parquet")
+    data = read_training_data(file)
     found = train(data, tmp_path / "run", small, plan, SETTINGS)
     assert {i.name for i in found.images} == {f"row {n}" for n in range(1, 73)}
-    for known in (tmp_path / "t.parquet", scenes / "train"):
+    for known in (file, scenes / "train"):
         assert len(unseen_images(found, known)) == 3 * 7
     again = train(data, tmp_path / "run", small, plan, SETTINGS)
     assert again.stages == found.stages
