@@ -115,6 +115,12 @@ def test_numbers_whose_orders_agree_are_in_sorted_order(tmp_path, names, classes
     assert data.matched == "in sorted order"
 
 
+def test_names_that_numbers_do_not_reorder_are_in_sorted_order(tmp_path):
+    names = ["A-1", "A1", "A1 b", "B_2", "a"]
+    data = read_data(folders(tmp_path, *names, files=("a.png",)), ClassIndices.of(5))
+    assert [labels_of(data)[f"{name}/a.png"] for name in names] == [0, 1, 2, 3, 4]
+
+
 def test_some_of_the_numbers_of_an_unnamed_network_need_the_order(tmp_path):
     folders(tmp_path, "3", "7", files=("a.png",))
     with pytest.raises(DataError, match="understood in two ways"):

@@ -151,8 +151,8 @@ def _in_order(
         f"{where}: its {len(everything):,} class names are not those of the model, and their order "
         f"can be understood in two ways. {shown}. Say which one the model was trained in: "
         "--class-order string (as torchvision's ImageFolder sorts) or --class-order natural, in "
-        "Python order=; or name the model's classes with --labels FILE; or pass a table of images "
-        "and class indices"
+        "Python read_data(..., order=); or name the model's classes with --labels FILE; or pass a "
+        "table of images and class indices"
     )
 
 
@@ -169,10 +169,15 @@ def _both(one: Sequence[str], other: Sequence[str], how: str) -> str:
     return f"{few[0]}; {how} {few[1]}"
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Numbers by their value, the rest as strings; a number is less than a letter."""
-    parts = [part for part in _DIGITS.split(composed(name)) if part]
-    return [(0, int(part), part) if _INDEX.fullmatch(part) else (1, 0, part) for part in parts]
+def _natural(name: str) -> tuple[list[tuple[int, int]], str]:
+    """Character by character as strings are compared, but a run of digits by its value."""
+    key = []
+    for part in filter(None, _DIGITS.split(composed(name))):
+        if _INDEX.fullmatch(part):
+            key.append((ord("0"), int(part)))
+        else:
+            key += [(ord(character), 0) for character in part]
+    return key, name
 
 
 def _mismatch(
