@@ -184,6 +184,10 @@ def test_a_table_in_the_folder_is_named(tmp_path):
         read_data(tmp_path, ["cat", "dog"])
     assert f"It holds a table of images: name that instead ({table})" in str(raised.value)
     assert labels_of(read_data(table, ["cat", "dog"])) == {"images/a.png": 0}
+    table.write_text("id,breed\na,cat\n")
+    with pytest.raises(DataError, match=r"It holds labels.csv too: .* needs the columns image and"):
+        read_data(tmp_path, ["cat", "dog", "fox"])
+    table.write_text("image,label\nimages/a.png,cat\n")
     other = tmp_path / "images"
     (other / "labels.csv").write_text("image,label\na.png,cat\n")
     with pytest.raises(DataError, match=r"holds no folders.*It holds a table of images"):

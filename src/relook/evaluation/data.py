@@ -212,7 +212,7 @@ def _sorted(names: set[str]) -> list[str]:
 
 def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> LabelledImages:
     found = read_folders(root)
-    tables = _tables_in(root)
+    tables, told = _tables_in(root)
     if not found.images:
         what = (
             f"none of its {len(found.names)} folders holds an image that Pillow opens"
@@ -220,7 +220,7 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
             else "it holds no folders; one a class is expected, or a table with image and label"
         )
         left = f" (it holds {found.left_out})" if str(found.left_out) else ""
-        raise DataError(f"{readable(root)}: {what}{left}{_say(tables, '. ')}")
+        raise DataError(f"{readable(root)}: {what}{left}{'. ' if told else ''}{told}")
     found.check_parts()
     names = sorted({name for _, name in found.images})
     matching = match(
@@ -230,7 +230,8 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
         indices=is_imagenet(labels),  # which everybody knows; no other folders' numbers are
         order=order,
         unused=found.left_out.empty,
-        doubt=_doubt(found, tables),
+        doubt=told if tables else _doubt(found),
+        hint=told,
     )
     images = tuple(
         LabelledImage(readable(path.relative_to(root).as_posix()), path, matching.classes[name])
@@ -239,22 +240,24 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
     return _labelled(images, matching, labels, str(found.left_out))
 
 
-def _tables_in(root: Path) -> list[Path]:
-    """Tables of images that lie in a folder."""
+def _tables_in(root: Path) -> tuple[list[Path], str]:
+    """Tables of images that lie in a folder; and a sentence about these, or about others."""
     files = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES)
-    return [f for f in files if f.is_file() and {"image", "label"} <= {*columns_of(f)}]
-
-
-def _say(tables: Sequence[Path], before: str) -> str:
-    if not tables:
-        return ""
-    return f"{before}It holds a table of images: name that instead ({readable(tables[0])})"
-
-
-def _doubt(found: ClassFolders, tables: Sequence[Path]) -> str:
-    """Why folders are perhaps no classes."""
+    files = [file for file in files if file.is_file()]
+    tables = [file for file in files if {"image", "label"} <= {*columns_of(file)}]
     if tables:
-        return _say(tables, "")
+        return tables, f"It holds a table of images: name that instead ({readable(tables[0])})"
+    if files:
+        name = readable(files[0].name)
+        return (
+            [],
+            f"It holds {name} too: to be used as a table it needs the columns image and label",
+        )
+    return [], ""
+
+
+def _doubt(found: ClassFolders) -> str:
+    """Why folders are perhaps no classes."""
     if found.parts:
         return (
             f"The folder {found.parts[0]} holds class folders itself: name it instead if it is "

@@ -48,6 +48,7 @@ def match(
     order: Order | None = None,
     unused: Sequence[str] = (),
     doubt: str = "",
+    hint: str = "",
 ) -> Matching:
     """The classes that names mean: all of them in the first way that fits all.
 
@@ -65,6 +66,7 @@ def match(
         order: for the last way; None: where string order and natural order agree.
         unused: further names, of classes without images, which count in the last way.
         doubt: why the last way is not to be taken unasked; a sentence for the message.
+        hint: what may be meant instead, for the message, where there is no doubt.
 
     Raises:
         DataError: none of these fits; the message shows what does not, and what to do.
@@ -86,7 +88,7 @@ def match(
     may_guess = not alike and not (indices and are_numbers) and not doubt
     if everything and (order or may_guess):
         return _in_order(names, everything, where, order)
-    raise _mismatch(names, labels, where, own, indices, doubt)
+    raise _mismatch(names, labels, where, own, indices, doubt or hint)
 
 
 def plain(name: str) -> str:
@@ -186,7 +188,7 @@ def _mismatch(
     where: str,
     own: Mapping[str, int],
     indices: bool,
-    doubt: str,
+    hint: str,
 ) -> DataError:
     """What fits least badly, what does not fit of it, and what to do."""
     named = not isinstance(labels, ClassIndices)
@@ -213,7 +215,7 @@ def _mismatch(
     has = some(labels) if named else f"{len(labels):,} classes without names"
     return DataError(
         f"{where}: its {len(names)} classes do not match the model's {len(labels)}. {fit}: "
-        f"{some(strange)}. The model has: {has}. {remedy}{'. ' if doubt else ''}{doubt}"
+        f"{some(strange)}. The model has: {has}. {remedy}{'. ' if hint else ''}{hint}"
     )
 
 
