@@ -15,8 +15,8 @@ from relook.errors import RelookError
 
 _PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
 _SHOWN = 80
-_TOLD = ("pairs", "left_out")
-"""Keys of what is said of the data beside what the run depends on: not compared."""
+_TOLD = ("pairs", "left_out", "remarks")
+"""Keys of what is said of data and network beside what the run depends on: not compared."""
 
 
 class RunError(RelookError):
