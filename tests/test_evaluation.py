@@ -29,6 +29,7 @@ from relook.evaluation import (
     to_table,
     work,
 )
+from relook.evaluation.rows import SCHEMA
 from relook.looks import Flip, Mask
 from relook.report.terminal import evaluation_bar
 
@@ -576,3 +577,31 @@ def test_images_in_a_table_are_answered_as_those_in_files(grey, data, tmp_path):
         other = outside[file.relative_to(data).as_posix()]
         assert row.label == other.label
         assert row.after.probabilities == pytest.approx(other.after.probabilities, abs=1e-5)
+
+
+def test_what_a_look_does_without_is_in_the_rows_and_survives_a_resume(data, tmp_path, grey):
+    """A network that sees the whole of small images has nothing more to be shown."""
+    corrector = relook.Corrector(grey, look="whole")
+    for _ in range(2):
+        found = relook.evaluate(corrector, data, tmp_path / "run", versus=["flip", "larger"])
+        counted = found.statistics
+        seen = (
+            "without the whole image, of which the network has seen all that fits its input's shape"
+        )
+        assert counted.after.notes == {seen: 40}
+        assert counted.rivals["flip"].notes == {}
+        few = "without the larger input, for which the image has too few pixels"
+        assert counted.rivals["larger"].notes == {few: 40}
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["methods"]["larger"]["notes"] == {few: 40}
+
+
+def test_rows_from_before_there_were_notes_can_be_read(grey, data):
+    [row] = relook.evaluate(
+        relook.Corrector(grey, look="flip"), read_data(data, grey.labels).sample(1)
+    ).rows
+    table = to_table([row])
+    record = table.to_pylist()[0]
+    for answer in ("before", "after"):
+        record[answer]["notes"] = None
+    assert from_table(pyarrow.Table.from_pylist([record], schema=SCHEMA)) == [row]

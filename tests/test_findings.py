@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -95,3 +96,19 @@ def test_numbers_in_words():
     ]  # fmt: skip
     assert gain(Pairing(5, 0, 1, 4)) == "−10.0"
     assert gain(Pairing()) == interval(Pairing()) == "–"
+
+
+def test_what_a_look_does_without_is_said_once_a_run():
+    own = statistics(Pairing(900, 30, 5, 65))
+    best = Method(tally(1000, 930, 2000), notes=Counter({"without the larger input": 214}))
+    flip = Method(tally(1000, 900, 2000))
+    own = replace(
+        own,
+        after=replace(own.after, notes=Counter({"without a": 1, "without b": 2000})),
+        rivals={"best": best, "flip": flip},
+    )
+    assert find(own, 0.5).remarks[-3:] == (
+        "The second look worked without b (on 2,000 images).",
+        "The second look worked without a (on 1 image).",
+        "best worked without the larger input (on 214 images).",
+    )

@@ -582,3 +582,99 @@ def test_pictures_and_pages_show_every_view(tmp_path, halves):
     for name, told in (("ten", story), ("joint", joint)):
         save_picture(told, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def wide():
+    """Red left, green right: twice as wide as high."""
+    image = np.zeros((448, 896, 3), np.uint8)
+    image[:, :448, 0] = image[:, 448:, 1] = 255
+    return Image.fromarray(image)
+
+
+def test_a_network_of_one_size_is_said_to_lack_the_larger_input():
+    """The same look with the same image, through networks that do and do not take other sizes."""
+    look = Together((Whole(), Mirrored(Larger(required=False))))
+    free, fixed = means(56, crop_pct=0.5), means(56, crop_pct=0.5, only=56)
+    full = relook.Corrector(free, look=look).correct(wide())
+    less = relook.Corrector(fixed, look=look).correct(wide())
+    assert (len(full.views), full.left_out, full.no_view) == (3, (), ())
+    assert [view.what for view in less.views] == ["whole image"]
+    refused = "without the larger input, which Means does not take (its own is 56×56)"
+    assert (less.left_out, less.no_view) == ((refused,), ())
+    assert less.to_json()["notes"] == [refused]
+    assert "notes" not in full.to_json()
+
+
+def test_an_image_with_no_more_to_see_is_told_from_a_network_that_cannot():
+    small = Image.new("RGB", (8, 8), (255, 0, 0))
+    classifier = means(only=8)
+    best = Together((Mirrored(Whole(), otherwise=Flip()), Larger(required=False)))
+    correction = relook.Corrector(classifier, look=best).correct(small)
+    assert correction.left_out == ()
+    assert correction.no_view == (
+        "without the whole image, of which the network has seen all that fits its input's shape; "
+        "the mirror image instead",
+        "without the larger input, for which the image has too few pixels",
+    )
+    assert [view.what for view in correction.views] == ["mirror image"]
+
+
+def test_corners_of_an_image_that_was_seen_whole_are_said_to_be_smaller():
+    classifier = means()
+    assert relook.Corrector(classifier, look=Crops()).correct(wide()).no_view == (
+        "without corners beyond what the network has seen, which is the whole image; corners of "
+        "7/8 of its sides instead",
+    )
+    cropping = means(crop_pct=0.5)
+    assert relook.Corrector(cropping, look=Crops()).correct(wide()).notes == ()
+
+
+def test_closer_looks_that_are_not_taken_are_explained(halves):
+    """A grey image is red and green nowhere in particular; one all red is red everywhere."""
+    grey = Image.new("RGB", (4, 4))
+    said = {
+        look: relook.Corrector(halves, look=look).correct(grey).no_view
+        for look in (Zoom(), Zoom(joint=True), Mask(relook.CAM()))
+    }
+    assert list(said.values()) == [
+        ("without a closer look: the classes were seen nowhere",),
+        ("without a closer look: the classes were seen nowhere",),
+        ("without a mask image of any of the classes, which were seen nowhere",),
+    ]
+    everywhere = Zoom(joint=True, threshold=0.01)
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:2, :, 0] = image[2:, :, 1] = 255
+    assert relook.Corrector(halves, look=everywhere).correct(image).no_view == (
+        "without a closer look: the classes were seen all over the image",
+    )
+
+
+def test_other_maps_in_place_of_cams_are_said(grey):
+    look = Zoom(relook.CAM(otherwise=relook.attribution.Activity()))
+    network = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    classifier = relook.Classifier(network, mean=(0, 0, 0), std=(1, 1, 1), input_size=4, name="net")
+    image = Image.effect_noise((64, 64), 100).convert("RGB")
+    assert relook.Corrector(classifier, look=look).correct(image).left_out == (
+        "without the maps of CAM, because net does not end with global average pooling and one "
+        "fully connected layer; those of Activity instead",
+    )
+    assert relook.Corrector(grey, look=look).correct(image).left_out == ()
+
+
+def test_views_know_the_box_that_they_were_cut_from():
+    """The crop is half as high as the image, and the whole the square in the middle."""
+    classifier = means(56, crop_pct=0.5)
+    look = Together((Mirrored(Whole()), Larger(), Flip(), Crops()))
+    views = relook.Corrector(classifier, look=look).correct(wide()).views
+    middle, crop = (224, 0, 672, 448), (336, 112, 560, 336)
+    corners = [(0, 0, 224, 224), (672, 0, 896, 224), (0, 224, 224, 448), (672, 224, 896, 448)]
+    assert [view.box for view in views] == [middle, middle, middle, crop, *corners]
+
+
+def test_a_look_about_fewer_classes_keeps_the_boxes_of_theirs(cnn, noise):
+    corrector = relook.Corrector(cnn, k=4, look=Zoom())
+    [outcome] = corrector.look_again(cnn.first_looks(noise[:1]))
+    [all_of], [two_of] = outcome.second.views, corrector.about(outcome, 2).second.views
+    kept = [box for box, c in zip(all_of.boxes, all_of.of.tolist(), strict=True) if c < 2]
+    assert list(two_of.boxes) == kept
+    assert len(two_of.boxes) == len(two_of.pixels) < len(all_of.boxes)

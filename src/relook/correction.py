@@ -65,12 +65,15 @@ class SeenView:
         pixels: (3, H, W) in [0, 1].
         probabilities: (C,), f of it.
         of: for a view made for one of the top-k classes its place among them; None for others.
+        box: the part of the original that it was cut from, in its own pixels; None where it was
+            not cut from it.
     """
 
     what: str
     pixels: Float[Tensor, "3 h w"]
     probabilities: Float[Tensor, " c"]
     of: int | None = None
+    box: Box | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +104,9 @@ class Correction:
         attribution_forwards: those spent on the attribution maps.
         cost: the same in units of one forward at the network's own input size.
         seconds: wall-clock time, reading the image included.
+        left_out: what the look did without because this network cannot be asked about it, such as
+            a larger input of a network that takes one size only.
+        no_view: what it did without because there is no more to see in this image.
     """
 
     image: str
@@ -122,6 +128,8 @@ class Correction:
     attribution_forwards: int
     cost: float
     seconds: float
+    left_out: tuple[str, ...] = ()
+    no_view: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         top = [self.labels[int(p.argmax())] for p in (self.before, self.after)]
@@ -137,8 +145,13 @@ class Correction:
         """Whether the most probable class is another one now."""
         return bool(self.before.argmax() != self.after.argmax())
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that the look did without, in words: what is left out on this network first."""
+        return self.left_out + self.no_view
+
     def to_json(self) -> dict[str, Any]:
-        """The object of `relook predict --json`."""
+        """The object of `relook predict --json`; "notes" only where there are any."""
         return {
             "image": self.image,
             "model": self.model,
@@ -149,6 +162,7 @@ class Correction:
             "forwards": self.forwards,
             "cost": self.cost,
             "seconds": self.seconds,
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def _top(self, probabilities: Tensor) -> list[dict[str, Any]]:
@@ -328,6 +342,8 @@ class Corrector(nn.Module):
             attribution_forwards=second.forwards,
             cost=outcome.cost,
             seconds=time.perf_counter() - start,
+            left_out=second.left_out,
+            no_view=second.no_view,
         )
 
     @torch.no_grad()
@@ -368,7 +384,10 @@ class Corrector(nn.Module):
         for some, asked in zip(outcome.second.views, outcome.view_answers, strict=True):
             kept = slice(None) if some.of is None else some.of < k
             of = None if some.of is None else some.of[kept]
-            views.append(Views(some.pixels[kept], some.weights[kept], of, some.what))
+            boxes = some.boxes
+            if boxes is not None and some.of is not None:
+                boxes = tuple(b for b, c in zip(boxes, some.of.tolist(), strict=True) if c < k)
+            views.append(Views(some.pixels[kept], some.weights[kept], of, some.what, boxes))
             answers.append(asked[kept])
         second = replace(
             outcome.second,
@@ -462,12 +481,13 @@ def _seen(outcome: Outcome) -> tuple[SeenView, ...]:
     """Every view with its answer."""
     batches = outcome.second.views if outcome.second else ()
     return tuple(
-        SeenView(views.what, pixels, answer, of)
+        SeenView(views.what, pixels, answer, of, box)
         for views, answers in zip(batches, outcome.view_answers, strict=True)
-        for pixels, answer, of in zip(
+        for pixels, answer, of, box in zip(
             views.pixels.cpu(),
             answers.cpu(),
             [None] * len(answers) if views.of is None else views.of.tolist(),
+            views.boxes or [None] * len(answers),
             strict=True,
         )
     )

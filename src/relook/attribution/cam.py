@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -55,9 +55,17 @@ class CAM:
         except ModelError:
             if self.otherwise is None:
                 raise
-            return self.otherwise(classifier, first, classes, progress)
+            seen = self.otherwise(classifier, first, classes, progress)
+            return replace(seen, notes=(self._instead(classifier), *seen.notes))
         size = (first.pixels.shape[1], first.pixels.shape[2])
         return AttributionMaps(combine(weights, activations, size), forwards=0)
+
+    def _instead(self, classifier: Classifier) -> str:
+        return (
+            f"without the maps of CAM, because {classifier.name} does not end with global average "
+            f"pooling and one fully connected layer; those of {type(self.otherwise).__name__} "
+            "instead"
+        )
 
 
 def class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c k"]:

@@ -25,11 +25,14 @@ class AttributionMaps:
         maps: (k, H, W) in [0, 1], one a class; all 0 where nothing was found.
         forwards: how many images went through the network for them, the first look not counted.
         backwards: how many times gradients went back through it.
+        notes: what was done otherwise than the method says because the network does not allow it:
+            in words, each beginning with "without".
     """
 
     maps: Float[Tensor, "k h w"]
     forwards: int
     backwards: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable

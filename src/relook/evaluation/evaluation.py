@@ -175,6 +175,7 @@ def _details(method: Method) -> dict[str, Any]:
         "forwards": tally.forwards,
         "cost": tally.cost,
         "seconds": tally.seconds,
+        "notes": dict(method.notes),
     }
 
 
@@ -187,7 +188,12 @@ def before(first: FirstLook, label: int, classifier: Classifier, seconds: float)
 def after(outcome: Outcome, label: int, seconds: float) -> Answer:
     """The corrected answer, in short; `seconds` are those of the first look."""
     return Answer.of(
-        outcome.after, label, outcome.forwards, outcome.cost, seconds + outcome.seconds
+        outcome.after,
+        label,
+        outcome.forwards,
+        outcome.cost,
+        seconds + outcome.seconds,
+        outcome.second.notes if outcome.second else (),
     )
 
 

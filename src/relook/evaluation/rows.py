@@ -26,6 +26,7 @@ class Answer:
         forwards: images through the network for it, the first look counted.
         cost: the same in units of one forward at the network's own input size.
         seconds: wall-clock time, for each image of a batch its share.
+        notes: what the look did without, see `relook.looks.SecondLook`.
     """
 
     classes: tuple[int, ...]
@@ -35,6 +36,7 @@ class Answer:
     forwards: int
     cost: float
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -44,6 +46,7 @@ class Answer:
         forwards: int,
         cost: float,
         seconds: float,
+        notes: tuple[str, ...] = (),
     ) -> Answer:
         """Shorten class probabilities."""
         p = probabilities.detach().to("cpu", torch.float64)
@@ -57,6 +60,7 @@ class Answer:
             forwards=forwards,
             cost=cost,
             seconds=seconds,
+            notes=notes,
         )
 
     @property
@@ -121,6 +125,7 @@ _ANSWER = pyarrow.struct(
         ("forwards", pyarrow.int64()),
         ("cost", pyarrow.float64()),
         ("seconds", pyarrow.float64()),
+        ("notes", pyarrow.list_(pyarrow.string())),
     ]
 )
 
@@ -198,5 +203,5 @@ def _answer(record: dict[str, Any] | None) -> Answer | None:
 
 
 def _known(record: dict[str, Any]) -> Answer:
-    lists = {name: tuple(record[name]) for name in ("classes", "probabilities")}
+    lists = {name: tuple(record[name] or ()) for name in ("classes", "probabilities", "notes")}
     return Answer(**{**record, **lists})

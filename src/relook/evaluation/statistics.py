@@ -191,12 +191,14 @@ class Method:
         pairing: the same, before and after.
         ambiguous: over those with gap(1,5) < 0.5 at the first look.
         against: the corrected answers as "before", these as "after": who is better of the two.
+        notes: what the look did without, and on how many images.
     """
 
     tally: Tally = field(default_factory=Tally)
     pairing: Pairing = field(default_factory=Pairing)
     ambiguous: Pairing = field(default_factory=Pairing)
     against: Pairing = field(default_factory=Pairing)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: Method) -> Method:
         return _sum(self, other)
@@ -274,6 +276,7 @@ def _method(row: Row, before: Answer, corrected: Answer, answer: Answer) -> Meth
         pairing=pairing,
         ambiguous=pairing if row.ambiguous else Pairing(),
         against=Pairing.of(is_now, now),
+        notes=Counter(answer.notes),
     )
 
 

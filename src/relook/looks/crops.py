@@ -16,6 +16,10 @@ from relook.looks.protocol import SecondLook, Views
 
 _SHARE = 7 / 8
 """Of each side, for crops of an image that the network sees all of: 224 of 256 pixels."""
+_NOTHING_BEYOND = (
+    "without corners beyond what the network has seen, which is the whole image; corners of 7/8 of "
+    "its sides instead"
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,16 @@ class Crops:
         size = (first.pixels.shape[1], first.pixels.shape[2])
         cut = torch.stack([classifier.cut(first, box, size) for box in corners])
         weights = torch.ones_like(first.probabilities).expand(len(cut), -1)
-        views = [Views(cut, weights, what="corner")]
+        boxes = tuple(corners)
+        views = [Views(cut, weights, what="corner", boxes=boxes)]
         if self.flip:
-            views.append(Views(cut.flip(-1), weights, what="corner, mirrored"))
+            views.append(Views(cut.flip(-1), weights, what="corner, mirrored", boxes=boxes))
             views += Flip()(classifier, first, classes).views
-        return SecondLook.without_maps(first.pixels, *views)
+        shown = classifier.shown(first)
+        smaller = (corners[0][2] - corners[0][0]) < 0.999 * (shown[2] - shown[0])
+        return SecondLook.without_maps(
+            first.pixels, *views, no_view=(_NOTHING_BEYOND,) if smaller else ()
+        )
 
 
 def corner_boxes(extent: tuple[int, int], shown: Box) -> list[Box]:

@@ -36,5 +36,10 @@ class Flip:
     ) -> SecondLook:
         """One view, the mirror image."""
         weights = torch.ones_like(first.probabilities).unsqueeze(0)
-        views = Views(first.pixels.flip(-1).unsqueeze(0), weights, what="mirror image")
+        views = Views(
+            first.pixels.flip(-1).unsqueeze(0),
+            weights,
+            what="mirror image",
+            boxes=(classifier.shown(first),),
+        )
         return SecondLook.without_maps(first.pixels, views)

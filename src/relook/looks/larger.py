@@ -16,6 +16,7 @@ from relook.looks.protocol import SecondLook, Views
 _SCALE = 9 / 7
 """Of each side of the input: 288 for 224 pixels."""
 _STEP = 8
+_TOO_FEW = "without the larger input, for which the image has too few pixels"
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,18 @@ class Larger:
         box = grown(classifier.shown(first), first.extent)
         own = (first.pixels.shape[1], first.pixels.shape[2])
         size = larger_size(own, min((box[3] - box[1]) / own[0], (box[2] - box[0]) / own[1]))
-        if size == own or not (self.required or classifier.takes(*size)):
-            return SecondLook.without_maps(first.pixels)
+        if size == own:
+            return SecondLook.without_maps(first.pixels, no_view=(_TOO_FEW,))
+        if not (self.required or classifier.takes(*size)):
+            refused = (
+                f"without the larger input, which {classifier.name} does not take (its own is "
+                f"{own[0]}×{own[1]})"
+            )
+            return SecondLook.without_maps(first.pixels, left_out=(refused,))
         view = classifier.cut(first, box, size).unsqueeze(0)
         weights = torch.ones_like(first.probabilities).unsqueeze(0)
-        return SecondLook.without_maps(first.pixels, Views(view, weights, what="larger input"))
+        views = Views(view, weights, what="larger input", boxes=(box,))
+        return SecondLook.without_maps(first.pixels, views)
 
 
 def larger_size(own: tuple[int, int], there: float) -> tuple[int, int]:

@@ -81,6 +81,16 @@ class Mask:
             of=found,
             what="mask image",
         )
+        nowhere: tuple[str, ...] = ()
+        if len(found) < len(classes):
+            which = "some" if len(found) else "any"
+            nowhere = (f"without a mask image of {which} of the classes, which were seen nowhere",)
         return SecondLook(
-            (views,) if len(found) else (), maps, images, seen.forwards, seen.backwards
+            (views,) if len(found) else (),
+            maps,
+            images,
+            seen.forwards,
+            seen.backwards,
+            left_out=seen.notes,
+            no_view=nowhere,
         )

@@ -51,6 +51,13 @@ class Mirrored:
         second = self.look(classifier, first, classes, progress)
         if not second.views and self.otherwise is not None:
             other = self.otherwise(classifier, first, classes, progress)
+            instead = " and ".join(dict.fromkeys(views.what for views in other.views))
+            if instead:
+                second = replace(
+                    second,
+                    left_out=tuple(f"{note}; the {instead} instead" for note in second.left_out),
+                    no_view=tuple(f"{note}; the {instead} instead" for note in second.no_view),
+                )
             return together(second, other)
         mirrored = tuple(
             replace(views, pixels=views.pixels.flip(-1), of=None, what=f"{views.what}, mirrored")

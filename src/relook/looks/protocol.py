@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
+from relook.geometry import Box
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class Views:
         of: (n,), for a view made for one of the top-k classes the place of that class among them;
             None for views made for no class.
         what: in a few words, what they show; for pictures and pages.
+        boxes: (left, top, right, bottom) of the part of the image that each view was cut from, in
+            pixels of `FirstLook.extent`; None where they were not cut from the image.
     """
 
     pixels: Float[Tensor, "n 3 h w"]
     weights: Float[Tensor, "n c"]
     of: Int[Tensor, " n"] | None = None
     what: str = "view"
+    boxes: tuple[Box, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class SecondLook:
         mask_images: (k, 3, H, W); (0, 3, H, W) where the look makes none.
         forwards: images that went through the network for the maps.
         backwards: how many times gradients went back through it for them.
+        left_out: what the look does without because this network cannot be asked about it: in
+            words, each beginning with "without" and the same for all images.
+        no_view: what it does without because this image has no such view, in the same words.
     """
 
     views: tuple[Views, ...]
@@ -48,12 +55,31 @@ class SecondLook:
     mask_images: Float[Tensor, "m 3 h w"]
     forwards: int = 0
     backwards: int = 0
+    left_out: tuple[str, ...] = ()
+    no_view: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that the look does without."""
+        return self.left_out + self.no_view
 
     @classmethod
-    def without_maps(cls, pixels: Float[Tensor, "3 h w"], *views: Views) -> SecondLook:
+    def without_maps(
+        cls,
+        pixels: Float[Tensor, "3 h w"],
+        *views: Views,
+        left_out: tuple[str, ...] = (),
+        no_view: tuple[str, ...] = (),
+    ) -> SecondLook:
         """Of a look that asks about views of `pixels` and needs no attribution."""
         size = pixels.shape[-2:]
-        return cls(views, pixels.new_zeros(0, *size), pixels.new_zeros(0, 3, *size))
+        return cls(
+            views,
+            pixels.new_zeros(0, *size),
+            pixels.new_zeros(0, 3, *size),
+            left_out=left_out,
+            no_view=no_view,
+        )
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxtyping import Int
@@ -52,4 +53,11 @@ def together(*seconds: SecondLook) -> SecondLook:
         mask_images=shown.mask_images,
         forwards=sum(second.forwards for second in seconds),
         backwards=sum(second.backwards for second in seconds),
+        left_out=_merged(second.left_out for second in seconds),
+        no_view=_merged(second.no_view for second in seconds),
     )
+
+
+def _merged(notes: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Each note once, in order."""
+    return tuple(dict.fromkeys(note for some in notes for note in some))

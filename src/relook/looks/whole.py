@@ -13,6 +13,8 @@ from relook.classifier import Classifier, FirstLook
 from relook.looks.larger import grown
 from relook.looks.protocol import SecondLook, Views
 
+_SEEN = "without the whole image, of which the network has seen all that fits its input's shape"
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -43,8 +45,9 @@ class Whole:
         shown = classifier.shown(first)
         box = grown(shown, first.extent)
         if box[2] - box[0] < 1.01 * (shown[2] - shown[0]):
-            return SecondLook.without_maps(first.pixels)
+            return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
         size = (first.pixels.shape[1], first.pixels.shape[2])
         weights = torch.ones_like(first.probabilities).unsqueeze(0)
-        view = Views(classifier.cut(first, box, size).unsqueeze(0), weights, what="whole image")
-        return SecondLook.without_maps(first.pixels, view)
+        view = classifier.cut(first, box, size).unsqueeze(0)
+        views = Views(view, weights, what="whole image", boxes=(box,))
+        return SecondLook.without_maps(first.pixels, views)

@@ -89,18 +89,39 @@ class Zoom:
             if not (self.joint and same(box, shown)):
                 boxes[i] = box
         views: tuple[Views, ...] = ()
+        found: Tensor | None = None
         if boxes:
             pixels = torch.stack([classifier.cut(first, box, size) for box in boxes.values()])
             if self.joint:
                 weights = weigh(self.weights, first.probabilities, classes)
-                views = (Views(pixels, weights.sum(dim=0, keepdim=True), what="zoomed"),)
+                weights = weights.sum(dim=0, keepdim=True)
             else:
                 found = torch.tensor(list(boxes), device=classes.device)
                 weights = weigh(self.weights, first.probabilities, classes[found])
-                views = (Views(pixels, weights, of=found, what="zoomed"),)
+            views = (Views(pixels, weights, found, "zoomed", tuple(boxes.values())),)
         clear = seen.maps.masked_fill(seen.maps <= _FAINT, 0)
         none = first.pixels.new_zeros(0, *first.pixels.shape)
-        return SecondLook(views, clear, none, seen.forwards, seen.backwards)
+        return SecondLook(
+            views,
+            clear,
+            none,
+            seen.forwards,
+            seen.backwards,
+            left_out=seen.notes,
+            no_view=_no_view(maps, len(boxes)),
+        )
+
+
+def _no_view(maps: Float[Tensor, "k h w"], views: int) -> tuple[str, ...]:
+    """What was not looked at more closely, and why."""
+    seen = int(maps.flatten(1).any(dim=1).sum())
+    if not seen:
+        return ("without a closer look: the classes were seen nowhere",)
+    if not views:
+        return ("without a closer look: the classes were seen all over the image",)
+    if views < len(maps):
+        return ("without a closer look at some of the classes, which were seen nowhere",)
+    return ()
 
 
 def same(box: Box, other: Box) -> bool:

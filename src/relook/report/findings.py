@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from relook.correction import AMBIGUOUS
-from relook.evaluation import Pairing, Statistics, Tally
+from relook.evaluation import Method, Pairing, Statistics, Tally
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison
 from relook.report.story import count, duration, percent
 
@@ -58,6 +59,7 @@ def find(statistics: Statistics, gate: float | None) -> Findings:
         _sure(statistics) if gate is None else "",
         _rival(statistics),
         _cost(statistics),
+        *_notes({"The second look": statistics.after, **statistics.rivals}),
     ]
     return Findings(
         verdict,
@@ -79,6 +81,7 @@ def find_comparison(comparison: Comparison) -> Findings:
         "no evidence": "No evidence that MultiCAM helps",
     }
     remarks = [_correction(comparison), _head_to_head(comparison), _object(comparison)]
+    remarks += _notes(statistics.rivals)
     if comparison.settings["gate"] == 0:
         remarks[0] = "The gate is 0: no correction looked at any image again."
     return Findings(pairing.verdict, titles[pairing.verdict], _numbers(pairing), tuple(remarks))
@@ -225,6 +228,15 @@ def _cost(statistics: Statistics) -> str:
         f"{after.forwards / after.images:,.2f} forwards on average in place of 1, and "
         f"{after.seconds / max(before.seconds, 1e-9):.1f} times as long."
     )
+
+
+def _notes(methods: Mapping[str, Method]) -> list[str]:
+    """What each look did without, and on how many images: a sentence each."""
+    return [
+        f"{name} worked {note} (on {count(images, 'image')})."
+        for name, method in methods.items()
+        for note, images in method.notes.most_common()
+    ]
 
 
 def change(pairing: Pairing) -> str:

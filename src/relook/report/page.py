@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from relook.report.story import percent
+from relook.report.story import percent, sentence
 from relook.report.tiles import data_uri
 
 
@@ -22,5 +22,6 @@ def render_page(template: str, file: Path, **context: Any) -> None:
     )
     environment.filters["uri"] = data_uri
     environment.filters["percent"] = percent
+    environment.filters["sentence"] = sentence
     page = environment.get_template(template).render(**context)
     file.write_text(page, encoding="utf-8", errors="backslashreplace")  # of odd paths in settings

@@ -56,6 +56,9 @@ def _top(part: SubFigure, story: Story) -> None:
         va="center",
         ha="right",
     )
+    if story.correction.notes:
+        said = textwrap.shorten("; ".join(story.correction.notes), 170)
+        part.text(0.02, 0.87, said, fontsize=9, color="#555", va="center")
     _image(photo, story.photo)
     places = np.arange(len(story.classes))
     before = [100 * c.before for c in story.classes]

@@ -125,7 +125,7 @@ def forwards_in_words(correction: Correction) -> str:
     """For instance "459 forwards = 1 + 453 for the maps + 5 views"."""
     total, maps = correction.forwards, correction.attribution_forwards
     if total == 1:
-        return "1 forward"
+        return "1 forward, no view" if correction.corrected else "1 forward"
     views = total - 1 - maps
     parts = ["1", f"{maps:,} for the maps" if maps else "", count(views, "view")]
     return f"{total:,} forwards = " + " + ".join(part for part in parts if part)
@@ -194,6 +194,11 @@ def percent(share: float) -> str:
 def count(number: int, what: str) -> str:
     """For instance "1 image" or "2,000 images"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def sentence(note: str) -> str:
+    """A note with a capital letter and a full stop."""
+    return f"{note[:1].upper()}{note[1:]}."
 
 
 def duration(seconds: float) -> str:

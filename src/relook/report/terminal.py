@@ -249,13 +249,20 @@ def print_story(console: Console, story: Story) -> None:
     console.print(table)
     if not story.correction.corrected:
         verdict = f"left as it is: gap(1,5) is {story.gap:.2f}, not below the gate"
+    elif not story.correction.views:
+        verdict = f"{escape(story.top_after)}, as before: there was no view to ask about"
     elif story.correction.changed:
         verdict = f"[bold]{escape(story.top_before)} → {escape(story.top_after)}[/]"
     else:
         verdict = f"{escape(story.top_after)}, as before"
     console.print(
-        f"{verdict} · {story.forwards} · {story.correction.seconds:.1f} s\n", soft_wrap=True
+        f"{verdict} · {story.forwards} · {story.correction.seconds:.1f} s", soft_wrap=True
     )
+    for note in story.correction.left_out:
+        console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
+    for note in story.correction.no_view:
+        console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
+    console.print()
 
 
 def print_statistics(console: Console, statistics: Statistics, found: Findings, name: str) -> None:
