@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from relook import streams
 from relook.errors import ModelError, RelookError
 from relook.text import readable
 
 if TYPE_CHECKING:
     from relook.classifier import Classifier
     from relook.correction import Corrector
-    from relook.evaluation import Forecast, LabelledImages, Row, Tuning
+    from relook.evaluation import Evaluation, Forecast, LabelledImages, Row, Tuning
     from relook.looks import Preset
-    from relook.multicam import Trained
+    from relook.multicam import Comparison, Trained
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _ERRORS_SHOWN = 20
@@ -207,10 +208,13 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     failed: list[str] = []
     written: set[str] = set()
     with progress_bars(len(images)) as bars:
-        for image in images:
+        for place, image in enumerate(images):
             bars.begin(readable(Path(image).name))
             try:
                 correction = corrector.correct(image, bars.forwards)
+            except KeyboardInterrupt:
+                _complain(f"stopped after {place} of {len(images)} images")
+                return INTERRUPTED
             except (RelookError, RuntimeError, MemoryError) as error:
                 # RuntimeError: what PyTorch raises, out of memory among it. The others go on.
                 name = readable(image)
@@ -348,15 +352,16 @@ def evaluate(
     if class_order and not labelled.matched.startswith(BY_ORDER):
         typer.echo("--class-order is not needed: the names tell the classes", err=True)
     _warn_of_training(model, labelled)
+    name, tuning = look or preset.look, None
     with _going_on(output):
         if tune:
             tried = (preset.look,) if look else LOOKS
             tuning, corrector, labelled = _tune(classifier, labelled, output, preset, tried, exact)
-            status = _evaluate(corrector, labelled, output, rivals, "tuned", as_json, tuning)
-        else:
-            name = look or preset.look
-            status = _evaluate(corrector, labelled, output, rivals, name, as_json)
-    raise typer.Exit(status)
+            name = "tuned"
+        evaluation = _evaluate(corrector, labelled, output, rivals, name, tuning)
+    _print_evaluation(evaluation, corrector, name, as_json)
+    typer.echo(f"report: {output / 'report.html'}", err=True)
+    raise typer.Exit(_say_errors(evaluation.rows, output))
 
 
 def _say_data(data: LabelledImages, what: str) -> None:
@@ -436,15 +441,12 @@ def _evaluate(
     output: Path,
     rivals: list[str],
     name: str,
-    as_json: bool,
-    tuning: Tuning | None = None,
-) -> int:
-    from rich.console import Console
-
+    tuning: Tuning | None,
+) -> Evaluation:
+    """The run and its report; nothing is printed before both are written."""
     from relook.evaluation import evaluate
     from relook.report import write_report
-    from relook.report.findings import find
-    from relook.report.terminal import evaluation_bar, print_statistics, progress_bars
+    from relook.report.terminal import evaluation_bar, progress_bars
 
     with evaluation_bar("images", len(data)) as bar:
         evaluation = evaluate(
@@ -455,15 +457,24 @@ def _evaluate(
             on_rows=bar,
             on_forecast=partial(_say_forecast, "to evaluate", _LONG),
         )
+    with progress_bars(1) as bars:
+        write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
+    return evaluation
+
+
+def _print_evaluation(
+    evaluation: Evaluation, corrector: Corrector, name: str, as_json: bool
+) -> None:
+    from rich.console import Console
+
+    from relook.report.findings import find
+    from relook.report.terminal import print_statistics
+
     if as_json:
         typer.echo(json.dumps(evaluation.summary()))
     else:
         found = find(evaluation.statistics, corrector.gate)
         print_statistics(Console(), evaluation.statistics, found, name)
-    with progress_bars(1) as bars:
-        write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
-    typer.echo(f"report: {output / 'report.html'}", err=True)
-    return _say_errors(evaluation.rows, output)
 
 
 def _say_forecast(what: str, least: float, expected: Forecast) -> None:
@@ -693,8 +704,10 @@ def compare(
             err=True,
         )
     with _going_on(output):
-        status = _compare(trained, labelled, output, preset, preset.gate_or(AMBIGUOUS), as_json)
-    raise typer.Exit(status)
+        comparison = _compare(trained, labelled, output, preset, preset.gate_or(AMBIGUOUS))
+    _print_comparison(comparison, as_json)
+    typer.echo(f"report: {output / 'report.html'}", err=True)
+    raise typer.Exit(_say_errors(comparison.rows, output))
 
 
 def _compare(
@@ -703,24 +716,28 @@ def _compare(
     output: Path,
     preset: Preset,
     gate: float | None,
-    as_json: bool,
-) -> int:
-    from rich.console import Console
-
+) -> Comparison:
+    """The run and its report; nothing is printed before both are written."""
     from relook.multicam import compare as run
     from relook.report.comparison import write_comparison
-    from relook.report.findings import find_comparison
-    from relook.report.terminal import evaluation_bar, print_comparison
+    from relook.report.terminal import evaluation_bar
 
     with evaluation_bar("images", len(data)) as bar:
         comparison = run(trained, data, output, gate=gate, budget=preset.budget, on_rows=bar)
+    write_comparison(comparison, trained, data, output / "report.html")
+    return comparison
+
+
+def _print_comparison(comparison: Comparison, as_json: bool) -> None:
+    from rich.console import Console
+
+    from relook.report.findings import find_comparison
+    from relook.report.terminal import print_comparison
+
     if as_json:
         typer.echo(json.dumps(comparison.summary()))
     else:
         print_comparison(Console(), comparison, find_comparison(comparison))
-    write_comparison(comparison, trained, data, output / "report.html")
-    typer.echo(f"report: {output / 'report.html'}", err=True)
-    return _say_errors(comparison.rows, output)
 
 
 @app.command(epilog="Example: relook demo --output demo")
@@ -879,11 +896,20 @@ def _complain(message: str) -> None:
 
 def main() -> None:
     """Entry point of the `relook` command."""
+    streams.prepare()
     try:
         app(prog_name="relook")
     except RelookError as error:
         _complain(str(error))
         sys.exit(FAILED)
+    except OSError:
+        failure = streams.failure()
+        if failure is None:
+            raise  # it was something else than the output
+        _complain(f"the output cannot be written ({failure.strerror})")
+        sys.exit(FAILED)
+    finally:
+        streams.failure()
 
 
 if __name__ == "__main__":

@@ -24,4 +24,5 @@ def render_page(template: str, file: Path, **context: Any) -> None:
     environment.filters["percent"] = percent
     environment.filters["sentence"] = sentence
     page = environment.get_template(template).render(**context)
-    file.write_text(page, encoding="utf-8", errors="backslashreplace")  # of odd paths in settings
+    # What is no text in the name of a file is shown as a code.
+    file.write_text(page, encoding="utf-8", errors="backslashreplace")

@@ -34,6 +34,8 @@ def save_picture(story: Story, file: Path) -> None:
         _views(part, seen)
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name is a dollar
+        # What is no text in the name of a file is shown as a code.
+        text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(file, format="png")
