@@ -151,6 +151,22 @@ def test_bad_images_get_one_line(tmp_path, make, message):
     assert "Traceback" not in result.output
 
 
+def test_images_none_of_which_is_there_load_no_network(tmp_path, photo):
+    """The network is not even looked for; one image that is there is worth it."""
+    absent = [tmp_path, tmp_path / "no.png", tmp_path / ("long" * 100)]
+    result = relook("predict", *absent, "--model", "networks:no_such_network", "--json")
+    assert result.exit_code == 1
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["image"] for row in rows] == [str(file) for file in absent]
+    assert f"{tmp_path}: is a folder, not an image; name the files in it" in rows[0]["error"]
+    assert f"relook evaluate {tmp_path}" in rows[0]["error"]
+    assert "no.png: no such file" in rows[1]["error"]
+    assert "no_such_network" not in result.stderr
+    some = relook("predict", *absent, photo, "--model", "networks:no_such_network")
+    assert some.exit_code == 2
+    assert "no_such_network" in some.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

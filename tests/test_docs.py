@@ -16,6 +16,7 @@ from networks import write_noise
 from relook import models
 from relook.cli import app
 from relook.images import open_image
+from relook.looks import make_look
 from relook.multicam import Plan
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -98,3 +99,20 @@ def test_links_within_the_docs_lead_somewhere(name):
     page = PAGE.with_name(name)
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_every_claim_of_best_and_quick_says_where_it_does_not_hold():
+    root = DOCS.parent
+    said = {
+        "README": (root / "README.md").read_text(encoding="utf-8"),
+        "study": (DOCS / "second-look.md").read_text(encoding="utf-8"),
+        "docstring": str(make_look.__doc__),
+    }
+    for name, text in said.items():
+        plain = " ".join(text.replace("`", "").split())
+        assert "scaled to 299×299 beforehand, and hold there" in plain, name
+        assert "15 / 16" in plain, name
+        assert "13 / 20" in plain, name
+        assert "no gain there: measure on images of your own first" in plain, name
+    help_text = CliRunner().invoke(app, ["predict", "--help"], env={"COLUMNS": "500"}).output
+    assert "no gain on 1,000 full-size photos: measure first" in " ".join(help_text.split())

@@ -115,7 +115,8 @@ def _read(path: Path, name: str) -> Image.Image:
         content = path.read_bytes()  # not lazily: pipes work too
     except IsADirectoryError:
         raise ImageError(
-            f"{name}: is a folder, not an image; name the files in it ({name}/*)"
+            f"{name}: is a folder, not an image; name the files in it ({name}/*), or, where its "
+            f"images are labelled, ask relook evaluate {name}"
         ) from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file; check the path") from None

@@ -108,9 +108,12 @@ def make_look(
     """The look of that name.
 
     Args:
-        name: "poster" (mask images, the default everywhere), "quick" or "best" (what helped in
-            our study at a cost of at most 4 and 8), "zoom", "flip", "whole", "larger", "fivecrop"
-            or "tencrop", or several joined by +, as in "zoom+flip".
+        name: "poster" (mask images, the default everywhere), "quick" or "best" (at a cost of
+            at most 4 and 8), "zoom", "flip", "whole", "larger", "fivecrop" or "tencrop", or
+            several joined by +, as in "zoom+flip". "quick" and "best" were chosen on photos that
+            had been scaled to 299×299 beforehand, and hold there; on 1,000 full-size photos with
+            EfficientNet-Lite0 they fixed / broke 13 / 20 and 15 / 16 of the 214 unsure ones, so
+            there is no gain there: measure on images of your own first.
         fill: of "poster": "black" (default), "mean" or "blur".
         attribution: of "poster" and "zoom": "scorecam" (default of the former), "cam" (of the
             latter) or "gradcam".
