@@ -30,7 +30,7 @@ def test_helps_with_the_numbers():
     assert found.verdict == "helps"
     assert found.sentence == (
         "The second look helps: of 1,000 images it fixed 30 and broke 5, top-1 90.5\u00a0% → "
-        "93.0\u00a0% (gain +2.5 points, 95 % interval +1.3 to +3.7; McNemar's p < 0.001)."
+        "93.0\u00a0% (gain +2.5 points, 95 % interval +1.3 to +3.7; McNemar's exact test p < 0.001, mid-p < 0.001)."
     )
 
 
@@ -38,7 +38,10 @@ def test_hurts_and_no_evidence():
     assert find(statistics(Pairing(900, 5, 30, 65)), 0.5).title == "The second look hurts"
     none = find(statistics(Pairing(130, 11, 11, 100)), 0.5)
     assert none.verdict == "no evidence"
-    assert none.title == "No evidence that the second look helps"
+    assert none.title == "Too few images to tell whether the second look helps"
+    many = find(statistics(Pairing(700, 15, 16, 269)), 0.5)
+    assert many.verdict == "no evidence"
+    assert many.title == "No evidence that the second look helps"
     assert "fixed 11 and broke 11" in none.sentence
     assert "gain 0.0 points" in none.sentence
     assert "p = 1.00" in none.sentence
@@ -76,13 +79,16 @@ def test_rivals_are_named_plainly(right, against, said):
     found = find(statistics(Pairing(900, 30, 5, 65), rivals={"bad": bad, "flip": flip}), 0.5)
     [told] = [remark for remark in found.remarks if "flip" in remark]
     assert told.startswith(said)
-    assert "at a cost of 2.00 forwards an image in place of 3.00" in told
+    assert (
+        "at a cost of 2.00 per image in place of 3.00 (in units of one forward pass at the network's own input size)"
+        in told
+    )
 
 
 def test_the_cost_is_said():
     told = find(statistics(Pairing(900, 30, 5, 65), forwards=12345), 0.5).remarks[-1]
     assert "40 images got a second look" in told
-    assert "12.35 forwards on average in place of 1, and 2.5 times as long" in told
+    assert "12.35 forward passes on average in place of 1, and 2.5 times as long" in told
 
 
 def test_nothing_to_judge_and_nothing_looked_at():
@@ -112,3 +118,70 @@ def test_what_a_look_does_without_is_said_once_a_run():
         "The second look worked without a (on 1 image).",
         "best worked without the larger input (on 214 images).",
     )
+
+
+def test_few_images_are_not_taken_for_a_useless_look():
+    """83.3 → 88.3 % of 60 images."""
+    found = find(statistics(Pairing(50, 3, 0, 7)), 0.5)
+    assert found.title == "Too few images to tell whether the second look helps"
+    assert "McNemar's exact test p = 0.25, mid-p = 0.12" in found.details
+    assert found.remarks[0] == (
+        "60 images are too few to decide: were images fixed and broken at just these rates, "
+        "McNemar's test would find it in about 160 images (at 5 %, with a power of 80 %). The "
+        "rates themselves are known from 3 changed answers only."
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairing", "title", "said"),
+    [
+        (Pairing(700, 15, 16, 269), "No evidence that",
+         "There is no sign of a difference in 1,000 images: were images fixed"),
+        (Pairing(4900, 3, 3, 94), "No evidence that",
+         "There is no sign of a difference in 5,000 images: as many answers were fixed as broken."),
+        (Pairing(30, 3, 3, 24), "Too few images",
+         "60 images are too few to decide: as many answers were fixed as broken."),
+        (Pairing(30, 0, 0, 30), "Too few images",
+         "No answer of 60 images changed, so there is nothing to decide by."),
+        (Pairing(1, 0, 0, 0), "Too few images", "No answer of 1 image changed"),
+    ],
+)  # fmt: skip
+def test_no_evidence_says_of_how_much(pairing, title, said):
+    found = find(statistics(pairing), 0.5)
+    assert found.title.startswith(title)
+    assert found.remarks[0].startswith(said)
+    assert "decide" not in " ".join(find(statistics(Pairing(900, 30, 5, 65)), 0.5).remarks)
+
+
+def test_cost_and_forwards_are_two_sentences_with_their_units():
+    own = statistics(Pairing(900, 30, 5, 65), forwards=2170)
+    larger = replace(own.after, tally=replace(own.after.tally, cost=2490.0))
+    told = find(replace(own, after=larger), 0.5).remarks
+    assert "takes 2.17 forward passes on average in place of 1" in told[-2]
+    assert told[-1] == (
+        "Its cost is 2.49 on average in place of 1 (in units of one forward pass at the network's "
+        "own input size)."
+    )
+
+
+def test_probabilities_that_are_less_true_are_said_to_be():
+    own = statistics(Pairing(900, 30, 5, 65))
+
+    def bins(confidence):
+        """All answers in one step, as sure as that on average."""
+        step = (0,) * 14
+        return {"confident": (*step, 1000), "confidence": (*step, confidence)}
+
+    def told(before, after):
+        first = replace(own.before, correct=(0,) * 14 + (905,), **bins(before))
+        tally = replace(own.after.tally, correct=(0,) * 14 + (930,), **bins(after))
+        remarks = find(
+            replace(own, before=first, after=replace(own.after, tally=tally)), 0.5
+        ).remarks
+        return [remark for remark in remarks if "ECE" in remark]
+
+    assert told(935.0, 880.0) == [
+        "The corrected probabilities are less true than the first ones: the expected calibration "
+        "error (ECE) is 3.0\u00a0% before and 5.0\u00a0% after."
+    ]
+    assert told(955.0, 930.0) == []

@@ -121,3 +121,38 @@ def test_nothing_to_divide_by_is_none():
     assert (empty.before.top1, empty.before.ece, empty.after.pairing.gain) == (None, None, None)
     assert (empty.after.pairing.p_value, empty.after.pairing.interval) == (None, None)
     assert empty.after.pairing.verdict == "no evidence"
+
+
+@pytest.mark.parametrize(
+    ("fixed", "broken", "exact", "mid"),
+    [
+        (7, 1, 18 / 256, 10 / 256),  # the first example of Fagerland et al.: 0.0703 and 0.0391
+        (1, 7, 18 / 256, 10 / 256),
+        (3, 0, 2 / 8, 1 / 8),
+        (6, 0, 2 / 64, 1 / 64),
+        (1, 1, 1.0, 0.75),  # all tables but this one count in full, and this one half
+        (2, 2, 1.0, 1 - 3 / 16),
+        (0, 0, 1.0, 1.0),
+    ],
+)
+def test_mid_p(fixed, broken, exact, mid):
+    pairing = Pairing(10, fixed, broken, 5)
+    assert pairing.p_value == pytest.approx(exact)
+    assert pairing.mid_p == pytest.approx(mid)
+
+
+def test_mid_p_of_no_images():
+    assert Pairing().mid_p is None
+
+
+def test_images_needed():
+    """By hand: (1.96 √0.05 + 0.8416 √(0.05 − 0.05²))² / 0.05² = 154.6, in two digits."""
+    assert Pairing(50, 3, 0, 7).images_needed == 160
+    assert Pairing(50, 0, 3, 7).images_needed == 160
+    # (1.96 √0.031 + 0.8416 √(0.031 − 10⁻⁶))² / 10⁻⁶ = 243,317
+    assert Pairing(700, 15, 16, 269).images_needed == 250_000
+    # All images fixed: (1.96 + 0)² = 3.84
+    assert Pairing(0, 10, 0, 0).images_needed == 4
+    assert Pairing(50, 3, 3, 4).images_needed is None
+    assert Pairing(50, 0, 0, 4).images_needed is None
+    assert Pairing().images_needed is None

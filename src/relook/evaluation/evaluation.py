@@ -22,7 +22,7 @@ from relook.evaluation.data import LabelledImages, read_data
 from relook.evaluation.forecast import OnForecast, forecast
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
-from relook.evaluation.statistics import Method, Statistics
+from relook.evaluation.statistics import Method, Pairing, Statistics
 from relook.evaluation.work import Labelled, Rows, work
 from relook.folder import versions, write_atomically
 from relook.looks import Look, Preset
@@ -168,15 +168,19 @@ def _details(method: Method) -> dict[str, Any]:
         "gain": pairing.gain,
         "interval": pairing.interval,
         "verdict": pairing.verdict,
-        "all": asdict(pairing) | {"p_value": pairing.p_value},
-        "ambiguous": asdict(method.ambiguous) | {"p_value": method.ambiguous.p_value},
-        "against_second_look": asdict(method.against) | {"p_value": method.against.p_value},
+        "all": _tested(pairing) | {"images_needed": pairing.images_needed},
+        "ambiguous": _tested(method.ambiguous),
+        "against_second_look": _tested(method.against),
         "calibration": {"ece": tally.ece, "brier": tally.mean_brier},
         "forwards": tally.forwards,
         "cost": tally.cost,
         "seconds": tally.seconds,
         "notes": dict(method.notes),
     }
+
+
+def _tested(pairing: Pairing) -> dict[str, Any]:
+    return asdict(pairing) | {"p_value": pairing.p_value, "mid_p": pairing.mid_p}
 
 
 def before(first: FirstLook, label: int, classifier: Classifier, seconds: float) -> Answer:

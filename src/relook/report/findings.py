@@ -11,6 +11,11 @@ from relook.evaluation import Method, Pairing, Statistics, Tally
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison
 from relook.report.story import count, duration, percent
 
+_UNIT = "in units of one forward pass at the network's own input size"
+_WORTH = 0.02
+"""A gain of so many points more or less than was measured would be worth having."""
+_WITHIN = 20
+"""So many times as many images are no way to decide."""
 _NOUNS = {"helps": "helps", "hurts": "hurts", "no evidence": "no evidence that it helps"}
 
 
@@ -19,7 +24,7 @@ class Findings:
     """Of one evaluation.
 
     Attributes:
-        verdict: by McNemar's test at 5 % over all images.
+        verdict: by McNemar's exact test at 5 % over all images.
         title: the verdict in a few words.
         details: the numbers behind it, a sentence.
         remarks: what else has to be said, a sentence or two each.
@@ -42,11 +47,6 @@ def find(statistics: Statistics, gate: float | None) -> Findings:
     if not pairing.images:
         return Findings("no evidence", "Nothing to judge", "No image could be classified.", ())
     verdict = pairing.verdict
-    titles = {
-        "helps": "The second look helps",
-        "hurts": "The second look hurts",
-        "no evidence": "No evidence that the second look helps",
-    }
     if gate == 0:
         told = (
             f"The gate is 0, so that all {count(pairing.images, 'image')} keep their first answer: "
@@ -55,15 +55,17 @@ def find(statistics: Statistics, gate: float | None) -> Findings:
         rival = _rival(statistics)
         return Findings(verdict, "No second look is taken", told, (rival,) if rival else ())
     remarks = [
+        _undecided(pairing),
         _ambiguous(statistics, gate),
         _sure(statistics) if gate is None else "",
         _rival(statistics),
-        _cost(statistics),
+        _calibration(statistics),
+        *_cost(statistics),
         *_notes({"The second look": statistics.after, **statistics.rivals}),
     ]
     return Findings(
         verdict,
-        titles[verdict],
+        _title(pairing, "the second look"),
         _numbers(pairing),
         tuple(remark for remark in remarks if remark),
     )
@@ -75,16 +77,52 @@ def find_comparison(comparison: Comparison) -> Findings:
     pairing = statistics.after.pairing
     if not pairing.images:
         return Findings("no evidence", "Nothing to judge", "No image could be classified.", ())
-    titles = {
-        "helps": "MultiCAM helps",
-        "hurts": "MultiCAM hurts",
-        "no evidence": "No evidence that MultiCAM helps",
-    }
     remarks = [_correction(comparison), _head_to_head(comparison), _object(comparison)]
     remarks += _notes(statistics.rivals)
     if comparison.settings["gate"] == 0:
         remarks[0] = "The gate is 0: no correction looked at any image again."
-    return Findings(pairing.verdict, titles[pairing.verdict], _numbers(pairing), tuple(remarks))
+    if undecided := _undecided(pairing):
+        remarks.insert(0, undecided)
+    return Findings(pairing.verdict, _title(pairing, "MultiCAM"), _numbers(pairing), tuple(remarks))
+
+
+def _title(pairing: Pairing, what: str) -> str:
+    """The verdict in a few words."""
+    if pairing.verdict != "no evidence":
+        return f"{what[:1].upper()}{what[1:]} {pairing.verdict}"
+    if _too_few(pairing):
+        return f"Too few images to tell whether {what} helps"
+    return f"No evidence that {what} helps"
+
+
+def _too_few(pairing: Pairing) -> bool:
+    """Whether there may be a difference worth having that so few images cannot show."""
+    if pairing.verdict != "no evidence" or pairing.interval is None:
+        return False
+    low, high = pairing.interval
+    needed = pairing.images_needed
+    return high - low > 2 * _WORTH or (needed is not None and needed <= _WITHIN * pairing.images)
+
+
+def _undecided(pairing: Pairing) -> str:
+    """What a verdict of no evidence means, and about how many images would decide."""
+    if pairing.verdict != "no evidence":
+        return ""
+    images, needed = count(pairing.images, "image"), pairing.images_needed
+    if not pairing.fixed + pairing.broken:
+        return f"No answer of {images} changed, so there is nothing to decide by."
+    told = (
+        f"{images} are too few to decide"
+        if _too_few(pairing)
+        else f"There is no sign of a difference in {images}"
+    )
+    if needed is None:
+        return f"{told}: as many answers were fixed as broken."
+    return (
+        f"{told}: were images fixed and broken at just these rates, McNemar's test would find it "
+        f"in about {needed:,} images (at 5 %, with a power of 80 %). The rates themselves are "
+        f"known from {count(pairing.fixed + pairing.broken, 'changed answer')} only."
+    )
 
 
 def best_correction(comparison: Comparison) -> str:
@@ -134,9 +172,8 @@ def _head_to_head(comparison: Comparison) -> str:
     )
     return (
         f"MultiCAM is {right}. It took {duration(comparison.seconds(FUSED))} to train in place of "
-        f"{duration(comparison.seconds(TARGET))}, and takes {_average(own.cost, own.images)} "
-        f"forwards an image in place of {_average(rival.tally.cost, own.images)} (a larger input "
-        "counts by its area)."
+        f"{duration(comparison.seconds(TARGET))}, and costs {_average(own.cost, own.images)} per "
+        f"image in place of {_average(rival.tally.cost, own.images)} ({_UNIT})."
     )
 
 
@@ -164,7 +201,7 @@ def _numbers(pairing: Pairing) -> str:
     return (
         f"Of {count(pairing.images, 'image')} it fixed {pairing.fixed:,} and broke "
         f"{pairing.broken:,}, top-1 {change(pairing)} (gain {gain(pairing)} points, 95 % interval "
-        f"{interval(pairing)}; McNemar's {p(pairing.p_value)})."
+        f"{interval(pairing)}; McNemar's exact test {p(pairing.p_value)}, mid-{p(pairing.mid_p)})."
     )
 
 
@@ -201,8 +238,8 @@ def _rival(statistics: Statistics) -> str:
     own = statistics.after.tally
     more = rival.tally.right - own.right
     cost = (
-        f"at a cost of {rival.tally.cost / own.images:.2f} forwards an image in place of "
-        f"{own.cost / own.images:.2f}"
+        f"at a cost of {rival.tally.cost / own.images:.2f} per image in place of "
+        f"{own.cost / own.images:.2f} ({_UNIT})"
     )
     if more <= 0:
         return (
@@ -221,12 +258,26 @@ def _rival(statistics: Statistics) -> str:
     return f"{name} was {better} here, which may be luck ({told}), {cost}."
 
 
-def _cost(statistics: Statistics) -> str:
+def _cost(statistics: Statistics) -> list[str]:
     before, after = statistics.before, statistics.after.tally
-    return (
+    told = (
         f"{count(statistics.corrected, 'image')} got a second look. An image takes "
-        f"{after.forwards / after.images:,.2f} forwards on average in place of 1, and "
+        f"{after.forwards / after.images:,.2f} forward passes on average in place of 1, and "
         f"{after.seconds / max(before.seconds, 1e-9):.1f} times as long."
+    )
+    if round(after.cost / after.images, 2) == round(after.forwards / after.images, 2):
+        return [told]
+    larger = f"Its cost is {after.cost / after.images:,.2f} on average in place of 1 ({_UNIT})."
+    return [told, larger]
+
+
+def _calibration(statistics: Statistics) -> str:
+    before, after = statistics.before.ece, statistics.after.tally.ece
+    if before is None or after is None or round(after, 3) <= round(before, 3):
+        return ""
+    return (
+        "The corrected probabilities are less true than the first ones: the expected calibration "
+        f"error (ECE) is {percent(before)} before and {percent(after)} after."
     )
 
 

@@ -226,6 +226,8 @@ def print_comparison(console: Console, comparison: Comparison, found: Findings) 
 def _print_findings(console: Console, found: Findings) -> None:
     style = {"helps": "bold green", "hurts": "bold red"}.get(found.verdict, "bold")
     console.print(f"[{style}]{escape(found.sentence)}[/]", soft_wrap=True)
+    if "exact test" in found.details:
+        console.print("[dim]The verdict goes by the exact test, at 5 %.[/]")
     for remark in found.remarks:
         console.print(escape(remark), soft_wrap=True)
 
