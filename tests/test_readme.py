@@ -27,5 +27,9 @@ def test_python_blocks(tmp_path, monkeypatch, chelsea, capsys):
     assert printed[2].startswith("torch.Size([5, 224, 224]) torch.Size([5, 3, 224, 224]) 4")
     # One photo proves nothing; its mirror image is a tiger cat.
     assert printed[3] == "no evidence 0.0"
-    assert printed[4].startswith("1 torch.Size([3, 64, 64]) ")
+    assert printed[4].startswith(
+        "('tabby', 'tiger cat', 'Egyptian cat') torch.Size([3, 224, 224]) 4"
+    )
+    for picture in ("maps.png", "tabby.png"):
+        assert open_image(picture).width >= 224
     assert names["probabilities"].shape == (8, 4)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from relook.attribution import CAM as CAM
     from relook.attribution import GradCAM as GradCAM
     from relook.attribution import ScoreCAM as ScoreCAM
+    from relook.attribution import attribute as attribute
     from relook.classifier import Classifier as Classifier
     from relook.correction import Correction as Correction
     from relook.correction import Corrector as Corrector
@@ -37,6 +38,7 @@ _HOMES = {
     "NotFiniteError": "relook.errors",
     "RelookError": "relook.errors",
     "ScoreCAM": "relook.attribution",
+    "attribute": "relook.attribution",
     "evaluate": "relook.evaluation",
     "export": "relook.models.export",
     "load": "relook.models",

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,10 @@ from relook.layout import Grid, Layout
 from relook.probing import ValuesRead, probing_pixels
 from relook.target import Target, find_target, has_tokens, last_maps, named_target
 from relook.wrappers import uncompiled, unwrapped
+
+if TYPE_CHECKING:
+    from relook.attribution import Attribution, Seen
+    from relook.images import ImageSource
 
 Outputs = Literal["logits", "probabilities"]
 T = TypeVar("T")
@@ -391,6 +395,30 @@ class Classifier(nn.Module):
         if first.original is not None:
             return self.pixels(first.original, box, size).to(first.pixels)
         return cut_pixels(first.pixels, box, size or self.input_size)
+
+    def attribution(
+        self,
+        image: ImageSource,
+        classes: Any = None,
+        method: str | Attribution | None = None,
+    ) -> Seen:
+        """Where the network sees classes in an image: see `relook.attribute`.
+
+        Args:
+            image: a path, PIL image or array.
+            classes: indices or names; the five most probable by default.
+            method: "scorecam" (the default), "cam", "gradcam" or an object.
+
+        >>> import relook
+        >>> from relook.demo import photos
+        >>> classifier = relook.load("bundled/efficientnet_lite0")
+        >>> seen = classifier.attribution(photos()[0], classes=[281, "lynx"], method="cam")
+        >>> seen.labels
+        ('tabby', 'lynx')
+        """
+        from relook.attribution import attribute  # a shorthand for what lives one floor up
+
+        return attribute(self, image, classes, method)
 
     def _first_looks(self, pixels: Float[Tensor, "n 3 h w"], activations: bool) -> list[FirstLook]:
         pixels = pixels.to(self.device)

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -149,6 +151,19 @@ class Correction:
     def notes(self) -> tuple[str, ...]:
         """All that the look did without, in words: what is left out on this network first."""
         return self.left_out + self.no_view
+
+    def save_picture(self, file: str | os.PathLike[str]) -> None:
+        """Write what `relook predict --output` does: the photo, the classes before and after, each
+        class's map and the views asked about, as a PNG file.
+
+        Raises:
+            RelookError: the file's name does not end in .png.
+            OSError: it cannot be written.
+        """
+        from relook.report.picture import png, save_picture  # a drawing of it, some floors up
+        from relook.report.story import tell
+
+        save_picture(tell(self), png(Path(file)))
 
     def to_json(self) -> dict[str, Any]:
         """The object of `relook predict --json`; "notes" only where there are any."""

@@ -5,6 +5,7 @@ from relook.attribution.cam import CAM
 from relook.attribution.grad_cam import GradCAM
 from relook.attribution.protocol import Attribution, AttributionMaps, Progress
 from relook.attribution.score_cam import FAST, VARIANTS, ScoreCAM
+from relook.attribution.seen import Seen, attribute
 
 __all__ = [
     "CAM",
@@ -16,4 +17,6 @@ __all__ = [
     "GradCAM",
     "Progress",
     "ScoreCAM",
+    "Seen",
+    "attribute",
 ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Int
-from torch import Tensor
-
 from relook.attribution.protocol import (
     AttributionMaps,
+    Classes,
     Progress,
     activations_of,
+    checked,
     min_max,
     upsample,
 )
@@ -27,11 +26,12 @@ class Activity:
         self,
         classifier: Classifier,
         first: FirstLook,
-        classes: Int[Tensor, " k"],
+        classes: Classes,
         progress: Progress | None = None,
     ) -> AttributionMaps:
         """One map, as often as there are `classes`."""
+        indices = checked(self, classifier, first, classes)
         size = (first.pixels.shape[1], first.pixels.shape[2])
         active = activations_of(first).relu().sum(dim=0, keepdim=True)
-        maps = min_max(upsample(active, size)).expand(len(classes), -1, -1)
+        maps = min_max(upsample(active, size)).expand(len(indices), -1, -1)
         return AttributionMaps(maps, forwards=0)

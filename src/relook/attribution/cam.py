@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from relook.attribution.protocol import (
     Attribution,
     AttributionMaps,
+    Classes,
     Progress,
     activations_of,
+    checked,
     combine,
 )
 from relook.classifier import Classifier, FirstLook
@@ -40,7 +42,7 @@ class CAM:
         self,
         classifier: Classifier,
         first: FirstLook,
-        classes: Int[Tensor, " k"],
+        classes: Classes,
         progress: Progress | None = None,
     ) -> AttributionMaps:
         """Maps of `classes` for the image of `first`.
@@ -49,13 +51,14 @@ class CAM:
             ModelError: the network does not end with global average pooling of the target layer
                 and one fully connected layer, and there is no other method.
         """
+        indices = checked(self, classifier, first, classes)
         activations = activations_of(first)
         try:
-            weights = class_weights(classifier, first)[classes]
+            weights = class_weights(classifier, first)[indices]
         except ModelError:
             if self.otherwise is None:
                 raise
-            seen = self.otherwise(classifier, first, classes, progress)
+            seen = self.otherwise(classifier, first, indices, progress)
             return replace(seen, notes=(self._instead(classifier), *seen.notes))
         size = (first.pixels.shape[1], first.pixels.shape[2])
         return AttributionMaps(combine(weights, activations, size), forwards=0)

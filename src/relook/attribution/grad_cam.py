@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution.protocol import AttributionMaps, Progress, combine
+from relook.attribution.protocol import AttributionMaps, Classes, Progress, checked, combine
 from relook.classifier import Classifier, FirstLook
 
 
@@ -31,11 +28,12 @@ class GradCAM:
         self,
         classifier: Classifier,
         first: FirstLook,
-        classes: Int[Tensor, " k"],
+        classes: Classes,
         progress: Progress | None = None,
     ) -> AttributionMaps:
         """Maps of `classes` for the image of `first`."""
-        activations, gradients = classifier.gradients(first.pixels, classes)
+        indices = checked(self, classifier, first, classes)
+        activations, gradients = classifier.gradients(first.pixels, indices)
         size = (first.pixels.shape[1], first.pixels.shape[2])
         maps = combine(gradients.mean(dim=(2, 3)), activations, size)
         return AttributionMaps(maps, forwards=1, backwards=1)

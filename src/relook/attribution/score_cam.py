@@ -13,8 +13,10 @@ from relook.attribution.budget import Sample, choose
 from relook.attribution.masks import Upsampling
 from relook.attribution.protocol import (
     AttributionMaps,
+    Classes,
     Progress,
     activations_of,
+    checked,
     combine,
     full_precision,
     min_max,
@@ -161,7 +163,7 @@ class ScoreCAM:
         self,
         classifier: Classifier,
         first: FirstLook,
-        classes: Int[Tensor, " k"],
+        classes: Classes,
         progress: Progress | None = None,
     ) -> AttributionMaps:
         """Maps of `classes` for the image of `first`.
@@ -169,12 +171,13 @@ class ScoreCAM:
         Raises:
             NotFiniteError: the network answered NaN for a masked image.
         """
+        indices = checked(self, classifier, first, classes)
         recipe = _RECIPES[self.variant]
         activations = activations_of(first)
         size = (first.pixels.shape[1], first.pixels.shape[2])
         live = live_channels(activations)
         if not live.any():
-            return AttributionMaps(first.pixels.new_zeros(len(classes), *size), forwards=0)
+            return AttributionMaps(first.pixels.new_zeros(len(indices), *size), forwards=0)
         asked = live.nonzero().squeeze(1)
         if recipe.constant == "hides-all":
             # The masks of all constant channels are 0 everywhere: one is asked for all of them.
@@ -190,7 +193,7 @@ class ScoreCAM:
             masks[int(live.sum()) :] = 0  # eps may have blown rounding up
         sample = self._sample(maps, masks)
         shown = masks if sample is None else masks[sample.asked]
-        scores = self._scores(classifier, first, shown, up, classes, progress)
+        scores = self._scores(classifier, first, shown, up, indices, progress)
         if sample is not None:
             scores = sample.complete(scores)
         if recipe.constant == "hides-all":

@@ -191,7 +191,9 @@ class Pairing:
             return None
         changed = (self.fixed + self.broken) / self.images
         gain = (self.fixed - self.broken) / self.images
-        found = (1.959964 * changed**0.5 + 0.841621 * (changed - gain**2) ** 0.5) ** 2 / gain**2
+        found: float = (
+            1.959964 * changed**0.5 + 0.841621 * (changed - gain**2) ** 0.5
+        ) ** 2 / gain**2
         digits: int = 10 ** max(0, math.floor(math.log10(found)) - 1)
         return math.ceil(found / digits) * digits
 

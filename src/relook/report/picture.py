@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import warnings
 from pathlib import Path
@@ -12,7 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 
+from relook.attribution import Seen
+from relook.errors import RelookError
 from relook.report.story import MaskStory, Story, ViewStory, percent
+from relook.report.tiles import crop_tile, map_tile
 
 _BEFORE, _AFTER = "#9aa5b1", "#d9480f"
 _COLUMNS = 5
@@ -32,6 +36,41 @@ def save_picture(story: Story, file: Path) -> None:
         _masks(part, row, story.view_name)
     for part, seen in zip(parts[len(masks) :], views, strict=True):
         _views(part, seen)
+    _write(figure, file)
+
+
+def save_maps(seen: Seen, file: Path) -> None:
+    """Write the photo and each class's map over it."""
+    shown = png(file)
+    columns = min(_COLUMNS, 1 + len(seen.classes))
+    rows = math.ceil((1 + len(seen.classes)) / columns)
+    figure = Figure(figsize=(2.5 * columns, 3.0 * rows), dpi=110, facecolor="white")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    figure.subplots_adjust(
+        left=0.01, right=0.99, top=1 - 0.5 / (3.0 * rows), bottom=0.02, wspace=0.06
+    )
+    _image(axes[0], crop_tile(seen.original, seen.box))
+    axes[0].set_title(textwrap.shorten(Path(seen.image).name, 26), fontsize=10)
+    for place, (label, probability) in enumerate(
+        zip(seen.labels, seen.probabilities.tolist(), strict=True)
+    ):
+        found = bool(seen.maps[place].any())
+        _image(axes[1 + place], map_tile(seen.pixels, seen.maps[place]))
+        said = percent(probability) + ("" if found else ", seen nowhere")
+        axes[1 + place].set_title(f"{textwrap.shorten(label, 26)}\n{said}", fontsize=10)
+    for empty in axes[1 + len(seen.classes) :]:
+        empty.axis("off")
+    _write(figure, shown)
+
+
+def png(file: Path) -> Path:
+    """The file, if its name is that of a PNG file."""
+    if file.suffix.lower() != ".png":
+        raise RelookError(f"{file}: a picture is a PNG file; name one that ends in .png")
+    return file
+
+
+def _write(figure: Figure, file: Path) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name is a dollar
         # What is no text in the name of a file is shown as a code.
