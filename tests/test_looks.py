@@ -645,7 +645,7 @@ def test_closer_looks_that_are_not_taken_are_explained(halves):
     image = np.zeros((4, 4, 3), np.uint8)
     image[:2, :, 0] = image[2:, :, 1] = 255
     assert relook.Corrector(halves, look=everywhere).correct(image).no_view == (
-        "without a closer look: the classes were seen all over the image",
+        "without a closer look, which would show what the network has seen already",
     )
 
 

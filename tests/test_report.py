@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import io
 import re
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
+from rich.console import Console
 
 import relook
 from networks import random_cnn, write_noise
 from relook.demo import photos, write_demo
 from relook.evaluation import read_data
-from relook.report import save_picture, write_report
+from relook.report import render_page, save_picture, write_report
 from relook.report.evaluation import GALLERY
+from relook.report.picture import _columns
 from relook.report.story import forwards_in_words, tell
+from relook.report.terminal import print_story
 from relook.report.tiles import crop_tile, map_tile, photo_tile
 
 
@@ -38,6 +44,24 @@ def test_the_story_of_a_correction(correction):
     assert story.masks[0].answer_probability == pytest.approx(0.9)
     assert story.forwards == "5 forwards = 1 + 2 for the maps + 2 views"
     assert story.gap == pytest.approx(0.5)
+
+
+def test_no_view_is_explained_where_the_answer_is_shown(tmp_path, halves, correction):
+    whole = relook.Corrector(halves, look="whole").correct(correction.original)
+    assert forwards_in_words(whole) == "1 forward, no view"
+    out = io.StringIO()
+    print_story(Console(file=out, width=200), tell(whole))
+    told = out.getvalue().splitlines()
+    assert told[-3].startswith(
+        "red, as before: there was no view to ask about · 1 forward, no view"
+    )
+    seen = "without the whole image, of which the network has seen all that fits its input's shape"
+    assert told[-2] == seen
+    save_picture(tell(whole), tmp_path / "picture.png")
+    render_page("demo.html.j2", tmp_path / "page.html", stories=[tell(whole)], model="m", layer="l",
+                k=1, gate=1, seconds=1, version="1")  # fmt: skip
+    page = words((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert f"W{seen[1:]}." in html.unescape(page)
 
 
 def test_forwards_in_words(halves, halves_pixels, correction):
@@ -114,6 +138,56 @@ def test_dollars_and_other_scripts_in_names(tmp_path, halves, correction, recwar
     save_picture(tell(result), tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_crop_tile_outlines_and_numbers_the_parts_that_were_asked_about():
+    """In the tile's own pixels, also where a part reaches to the edge of the image."""
+    image = Image.new("RGB", (720, 720), (200, 200, 200))
+    tile = crop_tile(image, (0, 0, 720, 720), boxes=[(200, 400, 600, 700), (0, 0, 720, 720)])
+    orange = (217, 72, 15)
+    assert tile.size == (360, 360)
+    for place in ((100, 300), (299, 300), (200, 200), (200, 349), (0, 100), (359, 359)):
+        assert tile.getpixel(place) == orange, place
+    assert tile.getpixel((200, 300)) == (200, 200, 200)
+    number = np.asarray(tile.crop((100, 200, 120, 220)))
+    assert {orange, (255, 255, 255)} <= {tuple(pixel) for pixel in number.reshape(-1, 3).tolist()}
+
+
+def test_views_are_told_apart_by_part_and_size(lite0):
+    """The whole image and the larger input show the same part of it at two sizes."""
+    wide = Image.effect_noise((640, 480), 90).convert("RGB")
+    story = tell(relook.Corrector(lite0, look="whole+larger+flip+zoom").correct(wide))
+    assert [(view.what, view.part) for view in story.views[:3]] == [
+        ("whole image", "part 1, 224×224 pixels"),
+        ("larger input", "part 1, 288×288 pixels"),
+        ("mirror image", "the same part, 224×224 pixels"),
+    ]
+    closer = [mask.part for mask in story.masks]
+    assert all(part.endswith(", 224×224 pixels") for part in closer)
+    boxes = {part.split(",")[0] for part in closer} - {"the same part"}
+    assert story.boxes == 1 + len(boxes)  # numbered from 1 on, each once
+    assert boxes == {f"part {n}" for n in range(2, 2 + len(boxes))}
+
+
+def test_an_image_left_as_it_was_has_one_bar_a_class(tmp_path, halves, correction, monkeypatch):
+    drawn = []
+    original = Axes.barh
+
+    def watched(axes, places, values, *more, **options):
+        drawn.append((options["label"], [round(float(value)) for value in values]))
+        return original(axes, places, values, *more, **options)
+
+    monkeypatch.setattr(Axes, "barh", watched)
+    left = relook.Corrector(halves, gate=0.1).correct(correction.original)
+    save_picture(tell(left), tmp_path / "left.png")
+    assert drawn == [("", [75, 25])]
+    drawn.clear()
+    save_picture(tell(correction), tmp_path / "corrected.png")
+    assert drawn == [("before", [75, 25]), ("after", [78, 22])]
+
+
+def test_maps_and_views_share_a_row_of_a_picture():
+    assert [_columns(things) for things in (1, 2, 5, 6, 7, 8, 9, 15)] == [5, 5, 5, 6, 7, 5, 5, 5]
 
 
 @pytest.mark.parametrize("look", ["poster", "flip"])

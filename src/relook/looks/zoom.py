@@ -118,7 +118,7 @@ def _no_view(maps: Float[Tensor, "k h w"], views: int) -> tuple[str, ...]:
     if not seen:
         return ("without a closer look: the classes were seen nowhere",)
     if not views:
-        return ("without a closer look: the classes were seen all over the image",)
+        return ("without a closer look, which would show what the network has seen already",)
     if views < len(maps):
         return ("without a closer look at some of the classes, which were seen nowhere",)
     return ()

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
+from numpy.typing import NDArray
 
 from relook.attribution import Seen
 from relook.errors import RelookError
@@ -19,30 +20,34 @@ from relook.report.story import MaskStory, Story, ViewStory, percent
 from relook.report.tiles import crop_tile, map_tile
 
 _BEFORE, _AFTER = "#9aa5b1", "#d9480f"
-_COLUMNS = 5
-Shown = TypeVar("Shown", MaskStory, ViewStory)
+_COLUMNS, _MOST_COLUMNS = 5, 7
+Shown = TypeVar("Shown")
 
 
 def save_picture(story: Story, file: Path) -> None:
     """Write the photo, the classes before and after, each class's map and the views asked about."""
     bars = max(2.9, 0.9 + 0.42 * len(story.classes))
-    tall = 5.2 if story.view_name else 3.0
-    masks, views = _rows(story.masks), _rows(story.views)
-    heights = [bars, *[tall] * len(masks), *[2.9] * len(views)]
+    # Maps with a view of each class below them have rows of their own.
+    masks = _rows(story.masks, _COLUMNS) if story.view_name else []
+    maps = () if story.view_name else story.masks
+    shown: tuple[MaskStory | ViewStory, ...] = (*maps, *story.views)
+    columns = _columns(len(shown))
+    cells = _rows(shown, columns)
+    heights = [bars, *[5.2] * len(masks), *[12.2 / columns + 0.75] * len(cells)]
     figure = Figure(figsize=(12.5, sum(heights) + 0.1), dpi=110, facecolor="white")
     top, *parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _top(top, story)
     for part, row in zip(parts, masks, strict=False):
         _masks(part, row, story.view_name)
-    for part, seen in zip(parts[len(masks) :], views, strict=True):
-        _views(part, seen)
+    for part, seen in zip(parts[len(masks) :], cells, strict=True):
+        _cells(part, seen, columns)
     _write(figure, file)
 
 
 def save_maps(seen: Seen, file: Path) -> None:
     """Write the photo and each class's map over it."""
     shown = png(file)
-    columns = min(_COLUMNS, 1 + len(seen.classes))
+    columns = min(_columns(1 + len(seen.classes)), 1 + len(seen.classes))
     rows = math.ceil((1 + len(seen.classes)) / columns)
     figure = Figure(figsize=(2.5 * columns, 3.0 * rows), dpi=110, facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
@@ -80,8 +85,14 @@ def _write(figure: Figure, file: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def _rows(things: tuple[Shown, ...]) -> list[tuple[Shown, ...]]:
-    return [things[i : i + _COLUMNS] for i in range(0, len(things), _COLUMNS)]
+def _columns(things: int) -> int:
+    """So many that rows are about equally long; at least five, so that no tile is huge."""
+    rows = math.ceil(things / _MOST_COLUMNS)
+    return max(_COLUMNS, math.ceil(things / max(1, rows)))
+
+
+def _rows(things: tuple[Shown, ...], columns: int) -> list[tuple[Shown, ...]]:
+    return [things[i : i + columns] for i in range(0, len(things), columns)]
 
 
 def _top(part: SubFigure, story: Story) -> None:
@@ -101,22 +112,31 @@ def _top(part: SubFigure, story: Story) -> None:
         said = textwrap.shorten("; ".join(story.correction.notes), 170)
         part.text(0.02, 0.87, said, fontsize=9, color="#555", va="center")
     _image(photo, story.photo)
-    places = np.arange(len(story.classes))
+    places = np.arange(len(story.classes), dtype=float)
     before = [100 * c.before for c in story.classes]
     after = [100 * c.after for c in story.classes]
-    chart.barh(places - 0.19, before, 0.36, color=_BEFORE, label="before")
-    chart.barh(places + 0.19, after, 0.36, color=_AFTER, label="after")
-    for place, low, high in zip(places, before, after, strict=True):
-        chart.text(
-            low + 0.8, place - 0.19, percent(low / 100), va="center", fontsize=8, color="#555"
-        )
-        chart.text(high + 0.8, place + 0.19, percent(high / 100), va="center", fontsize=8)
+    if story.correction.corrected:
+        _bars(chart, places - 0.19, before, _BEFORE, "before")
+        _bars(chart, places + 0.19, after, _AFTER, "after")
+        chart.legend(loc="lower right", frameon=False, fontsize=9)
+    else:
+        _bars(chart, places, before, _BEFORE, "")
     chart.set_yticks(places, [textwrap.shorten(c.label, 30) for c in story.classes])
     chart.invert_yaxis()
     chart.set_xlim(0, max(before + after) * 1.16)
     chart.xaxis.set_visible(False)
     chart.spines[["top", "right", "bottom"]].set_visible(False)
-    chart.legend(loc="lower right", frameon=False, fontsize=9)
+    if story.boxes:
+        said = "outlined by number: the parts that were asked about again"
+        photo.set_xlabel(said, fontsize=8, color="#555")
+
+
+def _bars(
+    chart: Axes, places: NDArray[np.float64], values: list[float], colour: str, label: str
+) -> None:
+    chart.barh(places, values, 0.36, color=colour, label=label)
+    for place, value in zip(places, values, strict=True):
+        chart.text(value + 0.8, place, percent(value / 100), va="center", fontsize=8)
 
 
 def _headline(story: Story) -> str:
@@ -129,9 +149,8 @@ def _headline(story: Story) -> str:
 
 
 def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> None:
-    axes = part.subplots(2 if view_name else 1, _COLUMNS, squeeze=False)
-    top, bottom = (0.9, 0.09) if view_name else (0.82, 0.02)
-    part.subplots_adjust(left=0.02, right=0.98, top=top, bottom=bottom, wspace=0.06, hspace=0.04)
+    axes = part.subplots(2, _COLUMNS, squeeze=False)
+    part.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.09, wspace=0.06, hspace=0.04)
     for column in range(_COLUMNS):
         if column >= len(masks):
             for row in axes:
@@ -139,12 +158,7 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> Non
             continue
         mask = masks[column]
         _image(axes[0, column], mask.map_tile)
-        axes[0, column].set_title(
-            f"{textwrap.shorten(mask.label, 26)}\n{percent(mask.before)} → {percent(mask.after)}",
-            fontsize=10,
-        )
-        if mask.mask_tile is None:
-            continue
+        axes[0, column].set_title(_of_class(mask), fontsize=10)
         _image(axes[1, column], mask.mask_tile)
         said = (
             "seen nowhere, not asked"
@@ -153,29 +167,36 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> Non
         )
         if mask.answer is not None and view_name == "mask image":  # other looks weigh otherwise
             said += f"\n(weight {percent(mask.before)})"
+        elif mask.part:
+            said += f"\n{mask.part}"
         axes[1, column].set_xlabel(said, fontsize=9, color="#444")
-    if view_name:
-        part.text(0.008, 0.3, view_name, rotation=90, fontsize=10, color="#444", va="center")
-    seen = 0.72 if view_name else 0.42
-    part.text(0.008, seen, "seen here", rotation=90, fontsize=10, color="#444", va="center")
+    part.text(0.008, 0.3, view_name, rotation=90, fontsize=10, color="#444", va="center")
+    part.text(0.008, 0.72, "seen here", rotation=90, fontsize=10, color="#444", va="center")
 
 
-def _views(part: SubFigure, views: tuple[ViewStory, ...]) -> None:
-    axes = part.subplots(1, _COLUMNS)
-    part.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.1, wspace=0.06)
-    for column in range(_COLUMNS):
-        if column >= len(views):
+def _cells(part: SubFigure, shown: tuple[MaskStory | ViewStory, ...], columns: int) -> None:
+    """Maps that no view was made of, and views that were made for no class."""
+    axes = part.subplots(1, columns)
+    part.subplots_adjust(left=0.02, right=0.98, top=0.83, bottom=0.1, wspace=0.06)
+    for column in range(columns):
+        if column >= len(shown):
             axes[column].axis("off")
             continue
-        view = views[column]
-        _image(axes[column], view.tile)
-        axes[column].set_title(view.what, fontsize=10)
-        axes[column].set_xlabel(
-            f"{textwrap.shorten(view.answer, 24)} {percent(view.probability)}",
-            fontsize=9,
-            color="#444",
-        )
-    part.text(0.008, 0.5, "asked again", rotation=90, fontsize=10, color="#444", va="center")
+        one = shown[column]
+        if isinstance(one, MaskStory):
+            _image(axes[column], one.map_tile)
+            axes[column].set_title(_of_class(one), fontsize=10)
+            said = "seen here"
+        else:
+            _image(axes[column], one.tile)
+            axes[column].set_title(f"{one.what}\n{one.part}", fontsize=10)
+            said = f"{textwrap.shorten(one.answer, 24)} {percent(one.probability)}"
+        axes[column].set_xlabel(said, fontsize=9, color="#444")
+
+
+def _of_class(mask: MaskStory) -> str:
+    label = textwrap.shorten(mask.label, 26)
+    return f"{label}\n{percent(mask.before)} → {percent(mask.after)}"
 
 
 def _image(axes: Axes, image: object) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from relook.correction import Correction, gap
+from relook.correction import Correction, SeenView, gap
+from relook.geometry import Box
 from relook.report.tiles import crop_tile, map_tile, photo_tile
 
 LARGEST = 10
@@ -47,6 +49,7 @@ class MaskStory:
         answer: the most probable class of that view; None where the network was not asked about
             one.
         answer_probability: its probability.
+        part: of the photo and at what size the view shows, in words.
     """
 
     label: str
@@ -56,6 +59,7 @@ class MaskStory:
     mask_tile: Image.Image | None
     answer: str | None
     answer_probability: float
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class ViewStory:
 
     Attributes:
         what: in a few words, what it shows.
+        part: of the photo and at what size, in words.
         tile: the view.
         answer: its most probable class.
         probability: of that class.
     """
 
     what: str
+    part: str
     tile: Image.Image
     answer: str
     probability: float
@@ -83,7 +89,9 @@ class Story:
         title: the image's name without its folders.
         correction: the numbers behind it.
         gap: gap(1,5) of the first answer.
-        photo: the whole image, what the network does not see darkened.
+        photo: the whole image, what the network does not see darkened, with a numbered box around
+            each part that was asked about again.
+        boxes: how many of those there are.
         classes: the top-k classes, the first five, and any other that is most probable now; at
             most ten.
         masks: one a class; empty where the look makes no maps.
@@ -95,6 +103,7 @@ class Story:
     correction: Correction
     gap: float
     photo: Image.Image
+    boxes: int
     classes: tuple[ClassStory, ...]
     masks: tuple[MaskStory, ...]
     views: tuple[ViewStory, ...]
@@ -146,6 +155,8 @@ def tell(correction: Correction) -> Story:
         if new not in listed and float(after[new]) > float(after[listed].min()):
             listed.append(new)
     listed = sorted(listed, key=lambda c: -float(after[c]))[:LARGEST]
+    boxes = _boxes(correction)
+    own = {view.of: view for view in correction.views if view.of is not None}
     masks = []
     made = bool(_view_name(correction))
     shows = correction.mask_images if len(correction.mask_images) else correction.class_views
@@ -161,13 +172,15 @@ def tell(correction: Correction) -> Story:
                 mask_tile=photo_tile(shows[i]) if made else None,
                 answer=correction.labels[int(answers.argmax())] if asked else None,
                 answer_probability=float(answers.max()),
+                part=_part(own[i], correction, boxes) if i in own else "",
             )
         )
     return Story(
         title=Path(correction.image).name,
         correction=correction,
         gap=float(gap(before)),
-        photo=crop_tile(correction.original, correction.box),
+        photo=crop_tile(correction.original, correction.box, boxes=boxes),
+        boxes=len(boxes),
         classes=tuple(
             ClassStory(correction.labels[c], float(before[c]), float(after[c])) for c in listed
         ),
@@ -175,6 +188,7 @@ def tell(correction: Correction) -> Story:
         views=tuple(
             ViewStory(
                 view.what,
+                _part(view, correction, boxes),
                 photo_tile(view.pixels),
                 correction.labels[int(view.probabilities.argmax())],
                 float(view.probabilities.max()),
@@ -184,6 +198,29 @@ def tell(correction: Correction) -> Story:
         ),
         left_out=max(0, correction.k - LARGEST),
     )
+
+
+def _boxes(correction: Correction) -> list[Box]:
+    """The different parts of the photo that views were cut from, beside what the network saw."""
+    boxes: list[Box] = []
+    for view in correction.views:
+        known = (correction.box, *boxes)
+        if view.box is not None and not any(_alike(view.box, box) for box in known):
+            boxes.append(view.box)
+    return boxes
+
+
+def _alike(box: Box, other: Box) -> bool:
+    return max(abs(a - b) for a, b in zip(box, other, strict=True)) < 1
+
+
+def _part(view: SeenView, correction: Correction, boxes: Sequence[Box]) -> str:
+    """For instance "part 1, 288×288 pixels"."""
+    size = f"{view.pixels.shape[1]}×{view.pixels.shape[2]} pixels"
+    if view.box is None:
+        return size
+    number = next((n for n, box in enumerate(boxes, 1) if _alike(view.box, box)), None)
+    return f"the same part, {size}" if number is None else f"part {number}, {size}"
 
 
 def percent(share: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,7 @@ from relook.geometry import Box
 
 _COLOURS = matplotlib.colormaps["inferno"]
 _OPACITY = 0.85
+_PART = (217, 72, 15)
 _GREY = 0.55
 """How far the photo fades to grey under a map, so that colour means "seen here" alone."""
 
@@ -37,23 +39,51 @@ def map_tile(pixels: Float[Tensor, "3 h w"], attribution: Float[Tensor, "h w"]) 
     return Image.fromarray(np.rint(blended * 255).clip(0, 255).astype(np.uint8))
 
 
-def crop_tile(image: Image.Image, box: Box, height: int = 360) -> Image.Image:
-    """The whole image with what the network does not see darkened."""
+def crop_tile(
+    image: Image.Image, box: Box, height: int = 360, boxes: Sequence[Box] = ()
+) -> Image.Image:
+    """The whole image with what the network does not see darkened.
+
+    Args:
+        image: the whole image.
+        box: what the network sees of it.
+        height: of the tile, unless it would be more than three times as wide.
+        boxes: other parts, each of which gets an outline and its number, from 1 on.
+    """
     scale = min(height / image.height, 3 * height / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (min(max(round(box[i] * scale), 0), size[i] - 1) for i in (0, 1))
-    right, bottom = (
-        min(max(round(box[2 + i] * scale), low + 1), size[i]) for i, low in ((0, left), (1, top))
-    )
-    inside = (left, top, right, bottom)
+    inside = _scaled(box, scale, size)
+    left, top, right, bottom = inside
     dark = Image.blend(small, Image.new("RGB", size), 0.6)
     dark.paste(small.crop(inside), inside[:2])
     if inside != (0, 0, *size):
         ImageDraw.Draw(dark).rectangle(
             (left, top, right - 1, bottom - 1), outline=(255, 255, 255), width=2
         )
+    for number, part in enumerate(boxes, 1):
+        _outline(dark, _scaled(part, scale, size), number)
     return dark
+
+
+def _scaled(box: Box, scale: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box in pixels of a tile, at least one of which it covers."""
+    left, top = (min(max(round(box[i] * scale), 0), size[i] - 1) for i in (0, 1))
+    right, bottom = (
+        min(max(round(box[2 + i] * scale), low + 1), size[i]) for i, low in ((0, left), (1, top))
+    )
+    return left, top, right, bottom
+
+
+def _outline(tile: Image.Image, box: tuple[int, int, int, int], number: int) -> None:
+    left, top, right, bottom = box
+    draw = ImageDraw.Draw(tile)
+    draw.rectangle((left, top, right - 1, bottom - 1), outline=_PART, width=3)
+    side = 20
+    # Numbers of boxes with a corner in common lie side by side.
+    x = min(left + (number - 1) * (side + 2), max(left, right - side))
+    draw.rectangle((x, top, x + side, top + side), fill=_PART)
+    draw.text((x + side / 2, top + side / 2), f"{number}", fill="white", anchor="mm", font_size=14)
 
 
 def data_uri(image: Image.Image) -> str:
