@@ -295,8 +295,8 @@ def test_the_installed_command(photo):
     result = relook_process("predict", photo, *HALVES, "--json")
     assert result.returncode == 0
     assert json.loads(result.stdout)["before"][0]["label"] in ("red", "green")
-    assert (
-        result.stderr == "networks:make_halves: target layer act (3×2×2), k = 2, no gate, on cpu\n"
+    assert result.stderr == (
+        "networks:make_halves: target layer act (3×2×2), k = 2, no gate, input 4×4, on cpu\n"
     )
 
 

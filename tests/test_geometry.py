@@ -58,6 +58,23 @@ def test_pixels_are_timms(config, size):
     assert float((ours - theirs).abs().max()) < 1e-5  # far within 1/255: the very same bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "crop_pct"),
+    [("resnet10t.c3_in1k", 224, 0.95), ("fasternet_t0.in1k", 224, 0.9), ("test_vit", 160, 0.95)],
+)
+def test_timm_networks_are_tested_at_their_test_size(name, side, crop_pct):
+    """As timm's validate.py does it: resnet10t is trained at 176×176, fasternet with all of it."""
+    classifier = relook.load(f"timm/{name}", pretrained=False)
+    config = timm.data.resolve_data_config(model=timm.create_model(name), use_test_size=True)
+    assert classifier.input_size == (side, side) == config["input_size"][1:]
+    assert config["crop_pct"] == crop_pct
+    transform = timm.data.create_transform(**config)
+    for size in SIZES:
+        image = noise_image(*size)
+        theirs = library_pixels(transform, config["mean"], config["std"], image)
+        assert float((classifier.pixels(image) - theirs).abs().max()) < 1e-5
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(
     "name", ["vgg16.IMAGENET1K_V1", "resnet152.IMAGENET1K_V2", "inception_v3.IMAGENET1K_V1",
@@ -70,6 +87,17 @@ def test_pixels_are_torchvisions(name, size):
     ours = torchvision_models.geometry_of(transform).pixels(image)
     theirs = library_pixels(transform, transform.mean, transform.std, image)
     assert float((ours - theirs).abs().max()) < 1e-5
+
+
+def test_another_size_shows_the_same_part_of_the_image():
+    """By hand: 256/224 of 112 is 128, and of 150 is 171.4; a shorter side is one number."""
+    own = Geometry((224, 224), (256, 256), "shorter-side", "bicubic", "floored")
+    assert own.scaled((112, 112)) == Geometry(
+        (112, 112), (128, 128), "shorter-side", "bicubic", "floored"
+    )
+    assert own.scaled((112, 150)) == Geometry((112, 150), (128, 171), "cover", "bicubic", "floored")
+    assert Geometry.whole((8, 8)).scaled((6, 10)) == Geometry.whole((6, 10))
+    assert own.scaled((224, 224)) == own
 
 
 def test_the_box_is_the_exact_inverse_of_resize_and_crop():

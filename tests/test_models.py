@@ -6,6 +6,7 @@ import pickle
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -65,13 +66,67 @@ def test_a_tampered_file_is_not_read(tmp_path, monkeypatch):
 
 def test_timm_brings_its_own_preprocessing():
     classifier = relook.load(SMALL, pretrained=False)
-    config = timm.data.resolve_model_data_config(timm.create_model("resnet10t"))
-    assert classifier.input_size == config["input_size"][1:]
+    config = timm.data.resolve_model_data_config(timm.create_model("resnet10t"), use_test_size=True)
+    assert classifier.input_size == config["input_size"][1:] == (224, 224)
     assert classifier.mean == pytest.approx(config["mean"])
     assert classifier.std == pytest.approx(config["std"])
     assert classifier.geometry.interpolation == config["interpolation"]
     assert classifier.target_layer == "layer4"
     assert classifier.labels[281] == "tabby"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected", "resize"),
+    [
+        ("timm/resnet10t", 192, (192, 192), (202, 202)),  # crop_pct 0.95, of the test
+        ("timm/resnet10t", (96, 128), (96, 128), (101, 134)),
+        ("timm/test_vit", 96, (96, 96), (101, 101)),  # made with img_size
+        ("bundled/efficientnet_lite0", np.int64(96), (96, 96), (109, 109)),
+        ("torchvision/squeezenet1_1", 112.0, (112, 112), (128, 128)),
+        ("torchvision/squeezenet1_1", [56, 112], (56, 112), (64, 128)),
+        ("networks:make_halves", torch.tensor([6, 8]), (6, 8), (6, 8)),
+    ],
+)
+def test_another_input_size(name, size, expected, resize):
+    classifier = relook.load(name, pretrained=False, input_size=size)
+    assert classifier.input_size == expected
+    assert classifier.geometry.resize == resize
+    assert classifier.target_layer == relook.load(name, pretrained=False).target_layer
+    answer = relook.Corrector(classifier, look="flip")(torch.rand(1, 3, *expected))
+    assert answer.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("trained", [160, 96])
+def test_weights_of_a_transformer_at_another_size(tmp_path, trained):
+    """Of its own size, whose places are then interpolated, or of the size that is asked for."""
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=7, img_size=trained)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    network.set_input_size(img_size=96)
+    classifier = relook.load("timm/test_vit", checkpoint=tmp_path / "vit.pth", input_size=96)
+    pixels = classifier.noise()
+    with torch.no_grad():
+        expected = network.eval()(classifier.normalised(pixels)).softmax(1)
+    torch.testing.assert_close(classifier(pixels), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("timm/test_vit", 8, "fails on an input of 1×3×8×8 .Input height .8. should be divisible"),
+        ("torchvision/vit_b_32", 100, r"vit_b_32: does not take inputs of 100×100 .*own 224×224"),
+        ("torchvision/vit_b_32", (96, 64), "does not take inputs of 96×64 .it takes square ones"),
+        ("torchvision/inception_v3", 40, "fails on an input of 1×3×40×40"),
+        ("networks:make_halves", 1, r"make_halves: does not take inputs of 1×1 .*own 4×4"),
+        (SMALL, 0, "input_size must be a side or .height, width., whole numbers from 1 on; not 0"),
+        (SMALL, True, "input_size must be a side .*; not True"),
+        (SMALL, 99.5, "input_size must be a side .*; not 99.5"),
+        (SMALL, (3, 99, 99), "input_size must be a side .*; not .3, 99, 99."),
+    ],
+)
+def test_input_sizes_that_cannot_be(name, size, message):
+    with pytest.raises(relook.RelookError, match=message):
+        relook.load(name, pretrained=False, input_size=size)
 
 
 def test_torchvision_weights_settle_the_preprocessing():

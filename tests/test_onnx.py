@@ -329,6 +329,11 @@ def test_sides_that_the_graph_leaves_free(torn, tmp_path):
     pixels = torch.rand(1, 3, 16, 32)
     torch.testing.assert_close(classifier(pixels), torn(pixels).softmax(1), atol=1e-5, rtol=0)
     assert classifier.takes(24, 24)
+    # What is written of the resize is for the size beside it.
+    side = {"input_size": [16, 16], "resize": [20, 20]}
+    (tmp_path / "net.json").write_text(json.dumps(side))
+    assert relook.load(file, **PLAIN).geometry.resize == (20, 20)
+    assert relook.load(file, **PLAIN, input_size=32).geometry.resize == (40, 40)
     fixed = relook.load(
         str(write(torn, tmp_path / "fixed.onnx", torch.rand(1, 3, 16, 16))), **PLAIN
     )

@@ -268,7 +268,7 @@ def test_image_processors_that_do_something_else(resnet, kind, settings, reason)
 
 def test_timm_in_transformers(tmp_path):
     network = timm.create_model("resnet10t", num_classes=5)
-    config = network.pretrained_cfg | {"crop_pct": 0.9, "interpolation": "bilinear"}
+    config = network.pretrained_cfg | {"test_crop_pct": 0.9, "interpolation": "bilinear"}
     described = {
         "architecture": "resnet10t",
         "num_classes": 5,
@@ -281,7 +281,11 @@ def test_timm_in_transformers(tmp_path):
     classifier = relook.load(f"hf/{tmp_path}")
     assert classifier.target_layer == "timm_model.layer4"
     assert classifier.labels == tuple(LABELS)
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(config))
+    # As timm's validate.py tests it, which the image processor does not say: trained at 176×176.
+    tested = timm.data.resolve_data_config(pretrained_cfg=config, use_test_size=True)
+    assert classifier.input_size == (224, 224)
+    transform = timm.data.create_transform(**tested)
+    assert relook.load(f"hf/{tmp_path}", input_size=96).geometry.resize == (106, 106)
     for image in PHOTOS:
         inputs = transform(image).unsqueeze(0)
         pixels = classifier.pixels(image).unsqueeze(0)
@@ -289,6 +293,16 @@ def test_timm_in_transformers(tmp_path):
         torch.testing.assert_close(
             classifier(pixels), network.eval()(inputs).softmax(-1), atol=1e-5, rtol=1e-4
         )
+
+
+def test_another_input_size(resnet, vit):
+    own = relook.load(f"hf/{resnet}")
+    large = relook.load(f"hf/{resnet}", input_size=2 * own.input_size[0])
+    assert large.input_size == (2 * own.input_size[0], 2 * own.input_size[0])
+    assert large.geometry.resize[0] == 2 * own.geometry.resize[0]
+    assert large.target_layer == own.target_layer
+    with pytest.raises(relook.ModelError, match=r"does not take inputs of 64×64 .*its own 32×32"):
+        relook.load(f"hf/{vit}", input_size=64)
 
 
 def test_relative_folders_and_silence(resnet, monkeypatch, capfd):

@@ -52,7 +52,7 @@ Checkpoint = Annotated[
 Layer = Annotated[
     str | None, typer.Option(help="The target layer's name; found by itself otherwise.")
 ]
-_OWN = "What a network may not say itself"
+_OWN = "What a network may not say itself, or otherwise"
 TokenGrid = Annotated[
     str | None,
     typer.Option(
@@ -70,7 +70,9 @@ Labels = Annotated[
 InputSize = Annotated[
     str | None,
     typer.Option(
-        metavar="SIDE|HxW", rich_help_panel=_OWN, help="ONNX: of the input, as in 224 or 224x320."
+        metavar="SIDE|HxW",
+        rich_help_panel=_OWN,
+        help="Of the input, in place of the network's own, as in 224 or 224x320.",
     ),
 ]
 Order = Annotated[
@@ -563,8 +565,11 @@ def _say_model(corrector: Corrector) -> None:
     gate = "no gate" if corrector.gate is None else f"gate {corrector.gate}"
     if corrector.gate == 0:
         gate += " (no second look)"
+    height, width = classifier.input_size
     typer.echo(
-        f"{classifier.name}: {used}k = {corrector.k}, {gate}, on {classifier.device}", err=True
+        f"{classifier.name}: {used}k = {corrector.k}, {gate}, input {height}×{width}, on "
+        f"{classifier.device}",
+        err=True,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -81,6 +81,17 @@ class Geometry:
         height, width = (math.floor(side / crop_pct) for side in input_size)
         fit: Fit = "shorter-side" if height == width else "cover"
         return cls(input_size, (height, width), fit, interpolation)
+
+    def scaled(self, input_size: tuple[int, int]) -> Geometry:
+        """The same for a network input of another (height, width): the resize in proportion, so
+        that the network sees the same part of an image.
+        """
+        sides = zip(self.resize, input_size, self.crop, strict=True)
+        height, width = (resize * side // crop for resize, side, crop in sides)
+        fit = self.fit
+        if fit == "shorter-side" and height != width:
+            fit = "cover"  # its resize is one number
+        return replace(self, crop=input_size, resize=(height, width), fit=fit)
 
     def crop_box(self, width: int, height: int) -> Box:
         """The part of a width × height image that the network sees by default."""

@@ -47,8 +47,12 @@ _BUNDLES = {
 }
 
 
-def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
-    """The classifier with its bundled weights, or with those of `checkpoint`."""
+def load(
+    name: str, pretrained: bool, checkpoint: Path | None, size: tuple[int, int] | None = None
+) -> Classifier:
+    """The classifier with its bundled weights, or with those of `checkpoint`; for inputs of `size`
+    in place of its own.
+    """
     if name not in _BUNDLES:
         raise ModelError(
             f"model 'bundled/{name}' is unknown; bundled are: "
@@ -60,7 +64,7 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
         network = load_into(lambda classes: create(bundle.architecture, classes), checkpoint)
     elif pretrained:
         network.load_state_dict(_weights(bundle, list(network.state_dict())))
-    return classifier_of(network)
+    return classifier_of(network, size)
 
 
 def _weights(bundle: _Bundle, keys: list[str]) -> dict[str, torch.Tensor]:

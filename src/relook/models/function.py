@@ -10,10 +10,12 @@ from pathlib import Path
 from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError, first_line
 from relook.models.checkpoint import load_state
+from relook.models.size import resize
 
 
-def load(name: str, checkpoint: Path | None) -> Classifier:
-    """What the function returns, with the weights of `checkpoint` where one is given.
+def load(name: str, checkpoint: Path | None, size: tuple[int, int] | None = None) -> Classifier:
+    """What the function returns, with the weights of `checkpoint` where one is given, and for
+    inputs of `size`, with the resize in proportion, where that is given.
 
     The module is imported as Python imports it, and from the current folder too.
     """
@@ -45,6 +47,9 @@ def load(name: str, checkpoint: Path | None) -> Classifier:
         )
     if checkpoint is not None:
         load_state(classifier.network, checkpoint)
+    if size is not None and size != classifier.input_size:
+        classifier.name = name
+        resize(classifier, size)
     return classifier
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from relook.arguments import Number, Numbers, height_and_width, rows_and_columns, three_numbers
 from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
 from relook.labels import Labels, class_labels
@@ -17,7 +18,9 @@ from relook.text import readable
 
 DEFAULT_MODEL = "bundled/efficientnet_lite0"
 
-_SOURCES: dict[str, Callable[[str, bool, Path | None], Classifier]] = {
+_Size = tuple[int, int] | None
+
+_SOURCES: dict[str, Callable[[str, bool, Path | None, _Size], Classifier]] = {
     "bundled": bundled.load,
     "timm": timm.load,
     "torchvision": torchvision.load,
@@ -34,14 +37,14 @@ def load(
     pretrained: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     target_layer: str | None = None,
-    token_grid: tuple[int, int] | None = None,
+    token_grid: Numbers | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     labels: Labels | None = None,
-    input_size: int | tuple[int, int] | None = None,
+    input_size: Number | Numbers | None = None,
     layout: Literal["NCHW", "NHWC"] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
 ) -> Classifier:
     """The classifier of that name, with its own preprocessing and labels.
 
@@ -63,21 +66,27 @@ def load(
         dtype: "float32", "float64", "float16" or "bfloat16"; by default what the weights are in.
         labels: one name a class, in place of the model's own, or a dict (see
             `relook.labels.class_labels`).
-        input_size: of an ONNX file that does not fix it: side, or (height, width).
+        input_size: side, or (height, width), in place of the model's own; what is cropped away
+            stays the same share. An ONNX file that does not fix its size needs one.
         layout: of an ONNX file whose input does not tell: where the colours are.
         mean: of an ONNX file without a .json beside it: three values, for pixels in [0, 1].
-        std: the same way. The other models say these four themselves.
+        std: the same way. The other models say these three themselves.
 
     Raises:
         ModelError: unknown name, weights that cannot be had or do not fit, unknown layer, device
             or dtype.
     """
-    name = os.fspath(name)
-    file = None if checkpoint is None else Path(checkpoint)
-    size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    options = {"input_size": size, "layout": layout, "mean": mean, "std": std}
+    name = os.path.expanduser(os.fspath(name))
+    file = None if checkpoint is None else Path(checkpoint).expanduser()
+    size = None if input_size is None else height_and_width(input_size, "input_size")
+    grid = None if token_grid is None else rows_and_columns(token_grid, "token_grid")
+    colours = [
+        None if values is None else three_numbers(values, what)
+        for values, what in ((mean, "mean"), (std, "std"))
+    ]
+    options = {"layout": layout, "mean": mean, "std": std}
     said = [key for key, value in options.items() if value is not None]
-    if name.endswith(".onnx"):
+    if name.lower().endswith(".onnx"):
         for option, value in (("checkpoint", checkpoint), ("dtype", dtype)):
             if value is not None:
                 raise ModelError(f"{name}: an ONNX file has its own weights; drop {option}")
@@ -87,10 +96,10 @@ def load(
             Path(name),
             input_size=size,
             layout=layout,
-            mean=mean,
-            std=std,
+            mean=colours[0],
+            std=colours[1],
             target_layer=target_layer,
-            token_grid=token_grid,
+            token_grid=grid,
             device=None if device is None else str(device),
         )
     elif said:
@@ -99,9 +108,9 @@ def load(
             "yours in relook.Classifier to say them)"
         )
     else:
-        classifier = _named(name, pretrained, file)
-        if target_layer is not None or token_grid is not None:
-            classifier.aim(target_layer, token_grid)
+        classifier = _named(name, pretrained, file, size)
+        if target_layer is not None or grid is not None:
+            classifier.aim(target_layer, grid)
         _move(classifier, device, dtype)
     classifier.name = readable(name)
     if labels is not None:
@@ -114,19 +123,19 @@ def load(
     return classifier.eval()
 
 
-def _named(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
+def _named(name: str, pretrained: bool, checkpoint: Path | None, size: _Size) -> Classifier:
     run = run_of(name)
     if run is not None:
         if checkpoint is not None:
             raise ModelError(f"{name}: a trained folder has its own weights; drop checkpoint")
         from relook.models import multicam
 
-        return multicam.load_run(*run)
+        return multicam.load_run(*run, size)
     source, slash, rest = name.partition("/")
     if slash and source in _SOURCES:
-        return _SOURCES[source](rest, pretrained, checkpoint)
+        return _SOURCES[source](rest, pretrained, checkpoint, size)
     if ":" in name:
-        return function.load(name, checkpoint)
+        return function.load(name, checkpoint, size)
     known = ", ".join(f"{source}/<name>" for source in _SOURCES)
     if os.path.isdir(name):
         raise ModelError(f"{name}: a folder without run.json; name one of relook train-multicam")

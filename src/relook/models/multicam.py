@@ -14,6 +14,7 @@ from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
 from relook.models.checkpoint import WeightsMissingError
 from relook.models.load import DEFAULT_MODEL, load, run_of
+from relook.models.size import resize
 from relook.models.torchvision import drop_auxiliary
 from relook.multicam import (
     FUSED,
@@ -36,8 +37,9 @@ _FINE_TUNED = Plan(epochs=8, rate=5e-4, seed=0)
 _FROM_SCRATCH = Plan(epochs=40, rate=3e-3, seed=0)
 
 
-def load_run(folder: Path, stage: str) -> Classifier:
-    """The network that a stage of RUN made; that of "fusion" is MultiCAM.
+def load_run(folder: Path, stage: str, size: tuple[int, int] | None = None) -> Classifier:
+    """The network that a stage of RUN made; that of "fusion" is MultiCAM. Its inputs are of the
+    size that it was trained at, or of `size`.
 
     Raises:
         ModelError: the training is not so far.
@@ -47,7 +49,7 @@ def load_run(folder: Path, stage: str) -> Classifier:
     if stage not in STAGES:
         raise ModelError(f"{folder / stage}: is no stage of a training; name {folder} itself")
     [classifier] = load_stages(training, [stage])
-    return classifier
+    return classifier if size in (None, classifier.input_size) else resize(classifier, size)
 
 
 def load_stages(
@@ -69,8 +71,11 @@ def load_stages(
     backbone = str(training.settings["backbone"])
     _check_backbone(backbone)
     _check_origin(backbone, training.folder)
+    size = training.settings.get("input_size")
     networks = Networks.make(
-        lambda: _load(backbone, device=device, pretrained=False), training.labels, seed=0
+        lambda: _load(backbone, device=device, pretrained=False, input_size=size),
+        training.labels,
+        seed=0,
     )
     for stage in needed:
         restore(networks.stage(stage).network, training.folder / stage)

@@ -32,7 +32,8 @@ def load(
     Raises:
         ModelError: the file is no image classifier, or something is neither said nor found.
     """
-    sidecar = Sidecar.read(file).given(
+    beside = Sidecar.read(file)
+    sidecar = beside.given(
         input_size=input_size,
         layout=layout,
         mean=mean,
@@ -67,7 +68,8 @@ def load(
         mean=sidecar.mean,
         std=sidecar.std,
         input_size=size,
-        geometry=sidecar.geometry(size),
+        # The resize beside an input size is for that; for another one it is in proportion.
+        geometry=sidecar.geometry(beside.input_size or size).scaled(size),
         labels=sidecar.labels,
         outputs=sidecar.outputs or _outputs(network, size),
         target_layer=sidecar.target_layer,

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 from timm.data import resolve_model_data_config
+from timm.models import get_pretrained_cfg
 from torch import nn
 
 from relook.classifier import Classifier
@@ -16,10 +17,23 @@ from relook.errors import ModelError, RelookError
 from relook.geometry import Geometry
 from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into, weights_missing
+from relook.models.size import refusal
+
+Size = tuple[int, int]
+"""(height, width)."""
 
 
-def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
-    """The classifier with timm's weights, random ones, or those of `checkpoint`."""
+def load(
+    name: str, pretrained: bool, checkpoint: Path | None, size: Size | None = None
+) -> Classifier:
+    """The classifier with timm's weights, random ones, or those of `checkpoint`.
+
+    Args:
+        name: NAME or NAME.TAG.
+        pretrained: whether timm's weights are wanted.
+        checkpoint: a file of other weights.
+        size: of the input; the one that timm tests the network at by default.
+    """
     if not timm.is_model(name):
         close = difflib.get_close_matches(
             name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6
@@ -33,9 +47,9 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
             f"model 'timm/{base}' has no weights {tag!r}; it has: {', '.join(tags) or 'none'}"
         )
     if checkpoint is not None:
-        return classifier_of(load_into(lambda classes: create(name, classes), checkpoint))
+        return classifier_of(with_checkpoint(name, checkpoint, size), size)
     try:
-        return classifier_of(create(name, pretrained=pretrained))
+        return classifier_of(create(name, pretrained=pretrained, size=size), size)
     except (OSError, RuntimeError, ValueError) as error:
         # What huggingface_hub, requests and timm raise without weights or without a network.
         if not pretrained or isinstance(error, RelookError):
@@ -43,17 +57,80 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
         raise weights_missing(f"timm/{name}", error) from error
 
 
-def create(name: str, classes: int | None = None, pretrained: bool = False) -> nn.Module:
-    """Timm's network, with another number of classes where one is given."""
-    options = {} if classes is None else {"num_classes": classes}
-    network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+def create(
+    name: str,
+    classes: int | None = None,
+    pretrained: bool = False,
+    size: Size | None = None,
+) -> nn.Module:
+    """Timm's network.
+
+    Args:
+        name: NAME or NAME.TAG.
+        classes: another number of classes than its own.
+        pretrained: whether timm's weights are wanted.
+        size: another input size, for networks that are made for one; the others take any.
+
+    Raises:
+        ModelError: it cannot be made for this size, or its weights are for another.
+    """
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if size is None or not _is_made_for_a_size(name):
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        return network
+    try:
+        # First without weights: what fails then is not that they cannot be fetched.
+        network = timm.create_model(name, img_size=size, **options)
+    except Exception as error:
+        raise refusal(f"timm/{name}", size, _own_size(name), error) from error
+    if pretrained:
+        try:
+            network = timm.create_model(name, pretrained=True, img_size=size, **options)
+        except RuntimeError as error:
+            if "state_dict" not in str(error):
+                raise
+            raise refusal(f"timm/{name}", size, _own_size(name), error) from error
     return network
 
 
-def classifier_of(network: nn.Module) -> Classifier:
-    """The classifier around a timm network."""
-    config = resolve_model_data_config(network)
-    channels, height, width = config["input_size"]
+def with_checkpoint(name: str, checkpoint: Path, size: Size | None) -> nn.Module:
+    """Timm's network with the weights of a file, for inputs of that size."""
+    try:
+        return load_into(lambda classes: create(name, classes, size=size), checkpoint)
+    except ModelError:
+        if size is None or not _is_made_for_a_size(name):
+            raise
+    # The weights may be for the network's own size.
+    network = load_into(lambda classes: create(name, classes), checkpoint)
+    try:
+        network.set_input_size(img_size=size)  # type: ignore[operator]
+    except Exception as error:
+        raise refusal(f"timm/{name}", size, _own_size(name), error) from error
+    return network
+
+
+def _is_made_for_a_size(name: str) -> bool:
+    config = get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(config and config.fixed_input_size)
+
+
+def _own_size(name: str) -> Size | None:
+    config = get_pretrained_cfg(name, allow_unregistered=True)
+    return (config.input_size[1], config.input_size[2]) if config else None
+
+
+def classifier_of(network: nn.Module, size: Size | None = None) -> Classifier:
+    """The classifier around a timm network, as timm's own validate.py tests it: at the test size
+    and with the test crop, where the network has them.
+
+    Args:
+        network: of timm.
+        size: another (height, width) of the input; the crop's share of the image stays.
+    """
+    given = None if size is None else {"input_size": (3, *size)}
+    config = resolve_model_data_config(network, given, use_test_size=True)
+    _, height, width = config["input_size"]
+    channels = network.pretrained_cfg["input_size"][0]  # type: ignore[index]
     if channels != 3:
         raise ModelError(
             f"the network takes {channels} input channels; relook corrects classifiers of RGB"

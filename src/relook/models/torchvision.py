@@ -2,51 +2,123 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torchvision.models
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from relook.classifier import Classifier
 from relook.errors import ModelError
 from relook.geometry import Geometry
 from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into, weights_missing
+from relook.models.size import refusal
+
+Size = tuple[int, int]
+"""(height, width)."""
+
+# These are made for one input size.
+_VITS = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
+_MAXVITS = ("maxvit_t",)
 
 
-def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
+def load(
+    name: str, pretrained: bool, checkpoint: Path | None, size: Size | None = None
+) -> Classifier:
     """The classifier with torchvision's weights, random ones, or those of `checkpoint`.
 
     The weights named, torchvision's default ones where none are, settle the preprocessing in
     all three cases.
+
+    Args:
+        name: NAME or NAME.WEIGHTS.
+        pretrained: whether torchvision's weights are wanted.
+        checkpoint: a file of other weights.
+        size: of the input, the resize in proportion; that of the weights by default.
     """
     base, _, suffix = name.partition(".")
     weights = _weights(base, suffix)
     if checkpoint is not None:
-        network = load_into(lambda classes: _create(base, weights, classes), checkpoint)
+        network = _with_checkpoint(base, weights, checkpoint, size)
     elif pretrained:
         try:
-            network = get_model(base, weights=weights)
+            network = _pretrained(base, weights, size)
         except (OSError, RuntimeError) as error:
             raise weights_missing(f"torchvision/{name}", error) from error
     else:
-        network = _create(base, weights)
-    return _classifier_of(network, weights)
+        network = _create(base, weights, size=size)
+    return _classifier_of(network, weights, size)
 
 
-def _create(base: str, weights: WeightsEnum, classes: int | None = None) -> nn.Module:
-    """The network as torchvision builds it for these weights, but with random ones."""
+def _pretrained(base: str, weights: WeightsEnum, size: Size | None) -> nn.Module:
+    """The network with torchvision's weights."""
+    # What torchvision says of a download is no part of the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        network: nn.Module = get_model(base, weights=weights)
+    if size is None or base not in (*_VITS, *_MAXVITS):
+        return network
+    other = _create(base, weights, size=size)
+    _fill_resized(other, network.state_dict(), size)
+    return other
+
+
+def _with_checkpoint(
+    base: str, weights: WeightsEnum, checkpoint: Path, size: Size | None
+) -> nn.Module:
+    try:
+        return load_into(lambda classes: _create(base, weights, classes, size), checkpoint)
+    except ModelError:
+        if size is None or base not in _VITS:
+            raise
+    # The weights may be for the network's own size.
+    network = load_into(lambda classes: _create(base, weights, classes), checkpoint)
+    state = network.state_dict()
+    other = _create(base, weights, len(state["heads.head.bias"]), size)
+    _fill_resized(other, state, size)
+    return other
+
+
+def _fill_resized(network: nn.Module, state: dict[str, Tensor], size: Size) -> None:
+    """Weights of a network for one size into one for another."""
+    if isinstance(network, VisionTransformer):
+        resized = interpolate_embeddings(size[0], network.patch_size, OrderedDict(state))
+        state = dict(resized)
+    network.load_state_dict(state)
+
+
+def _create(
+    base: str, weights: WeightsEnum, classes: int | None = None, size: Size | None = None
+) -> nn.Module:
+    """The network as torchvision builds it for these weights, but with random ones.
+
+    Raises:
+        ModelError: it cannot be made for inputs of this size.
+    """
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if base in ("googlenet", "inception_v3"):
         # Its weights expect this; without weights torchvision leaves it out.
         options["transform_input"] = True
         options["init_weights"] = False
-    if base.startswith("vit_"):
-        options["image_size"] = weights.transforms().crop_size[0]
-    network: nn.Module = get_model(base, weights=None, **options)
+    own = geometry_of(weights.transforms()).crop
+    if base in _VITS:
+        options["image_size"] = (size or own)[0]
+    if base in _MAXVITS:
+        options["input_size"] = size or own
+    try:
+        if base in _VITS and size is not None and size[0] != size[1]:
+            raise ValueError("it takes square ones only")
+        network: nn.Module = get_model(base, weights=None, **options)
+    except (ValueError, AssertionError, RuntimeError) as error:
+        if size is None:
+            raise
+        raise refusal(f"torchvision/{base}", size, own, error) from error
     return network
 
 
@@ -84,9 +156,11 @@ def geometry_of(transforms: Any) -> Geometry:
     return Geometry(crop, resize, "shorter-side", transforms.interpolation.value)
 
 
-def _classifier_of(network: nn.Module, weights: WeightsEnum) -> Classifier:
+def _classifier_of(network: nn.Module, weights: WeightsEnum, size: Size | None) -> Classifier:
     transforms = weights.transforms()
     geometry = geometry_of(transforms)
+    if size is not None:
+        geometry = geometry.scaled(size)
     classifier = Classifier(
         network,
         mean=transforms.mean,

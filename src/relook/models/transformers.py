@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import resolve_data_config
 from torch import nn
 
 from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
 from relook.geometry import Fit, Geometry
 from relook.models.checkpoint import read_state
+from relook.models.size import resize
 from relook.models.timm import geometry_of
 
 _CONFIG = "config.json"
@@ -31,11 +33,13 @@ _Normalised = tuple[Geometry, tuple[float, ...], tuple[float, ...]]
 """Geometry, mean and std."""
 
 
-def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
+def load(
+    name: str, pretrained: bool, checkpoint: Path | None, size: tuple[int, int] | None = None
+) -> Classifier:
     """The classifier in a folder, or in a repository of that name where there is no folder.
 
-    Its weights, random ones, or those of `checkpoint`. Code in the folder is never run, and
-    pickles are never opened as models.
+    Its weights, random ones, or those of `checkpoint`; for inputs of `size` in place of its own.
+    Code in the folder is never run, and pickles are never opened as models.
     """
     library = _library()
     folder = _folder(name)
@@ -65,6 +69,11 @@ def load(name: str, pretrained: bool, checkpoint: Path | None) -> Classifier:
         labels=[names[index] for index in sorted(names)],
     )
     _check(classifier, processor)
+    if config.model_type == "timm_wrapper":
+        geometry = _test_geometry(config, size)
+        resize(classifier, geometry.crop).geometry = geometry
+    elif size is not None:
+        resize(classifier, size)
     return classifier
 
 
@@ -252,6 +261,13 @@ def _preprocessing(processor: Any) -> _Normalised:
         return _geometry(type(processor).__name__, settings), *_normalisation(settings)
     except (KeyError, TypeError, ValueError) as error:
         raise _not_reproduced(processor, _reason(error)) from error
+
+
+def _test_geometry(config: Any, size: tuple[int, int] | None) -> Geometry:
+    """Of a timm network: how timm tests it, which the image processor does not say."""
+    given = None if size is None else {"input_size": (3, *size)}
+    tested = resolve_data_config(given, config.pretrained_cfg, use_test_size=True)
+    return geometry_of(tested, tuple(tested["input_size"][1:]))
 
 
 def _geometry(kind: str, settings: Mapping[str, Any]) -> Geometry:

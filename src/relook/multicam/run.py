@@ -158,6 +158,7 @@ def train(
         "left_out": data.left_out,
     }
     networks = Networks.make(backbone, data.labels, plan.seed)
+    made["input_size"] = list(networks.base.input_size)
     made["device"] = networks.base.device.type
     made["versions"] = versions()
     listed = folder / "images.csv"
