@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import os
 import pickle
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -223,21 +228,119 @@ def weights():
     return timm.create_model("resnet10t").state_dict()
 
 
+def prefixed(prefix, state):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+class Settings(dict):
+    """As yacs and others keep a configuration: no class that a restricted unpickler knows."""
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
         lambda state: state,
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {"model": state},
-        lambda state: {f"module.{key}": value for key, value in state.items()},
-        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: prefixed("module.", state),
+        lambda state: {"state_dict": prefixed("module.", state)},
+        lambda state: prefixed("_orig_mod.", state),
+        lambda state: prefixed("module._orig_mod.", state),
+        lambda state: {"state_dict": prefixed("backbone.net.", state), "hyper_parameters": {}},
+        lambda state: {"model": {"state_dict": state, "optimizer": {"state": {0: state}}}},
+        lambda state: {key.replace(".conv", "._orig_mod.conv"): v for key, v in state.items()},
+        lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1, out=Path("x"))},
+        lambda state: {"model": state, "config": Settings(lr=0.1), "best": np.float64(0.5)},
+        lambda state: {"model": state, "model_again": state},
+        lambda state: {"model": state, "rng_state": torch.zeros(4, dtype=torch.uint8)},
     ],
-    ids=["plain", "state_dict", "model", "module.", "both"],
-)
-def test_checkpoints(tmp_path, weights, wrap):
-    torch.save(wrap(weights), tmp_path / "w.pth")
+    ids=["plain", "state_dict", "model", "module.", "both", "compiled", "both prefixes",
+         "Lightning", "nested", "parts compiled", "arguments", "settings", "twice", "random state"],
+)  # fmt: skip
+@pytest.mark.parametrize("legacy", [False, True])
+def test_checkpoints(tmp_path, weights, wrap, legacy, caplog):
+    torch.save(wrap(weights), tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
     classifier = relook.load(SMALL, checkpoint=tmp_path / "w.pth")
-    assert torch.equal(classifier.network.state_dict()["fc.weight"], weights["fc.weight"])
+    loaded = classifier.network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in weights.items())
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module._orig_mod.", "net.backbone."])
+def test_other_classes_behind_a_prefix(tmp_path, prefix):
+    torch.manual_seed(0)
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    torch.save({"state_dict": prefixed(prefix, state)}, tmp_path / "w.ckpt")
+    classifier = relook.load("timm/test_resnet", checkpoint=tmp_path / "w.ckpt")
+    assert torch.equal(classifier.network.state_dict()["fc.weight"], state["fc.weight"])
+    assert len(classifier.labels) == 7
+
+
+def test_what_is_left_out_of_a_checkpoint_is_said(tmp_path, caplog):
+    """What training tools leave behind; a tensor that means something else is an error."""
+    state = HalvesNet().state_dict()
+    state["fc.bias"] = torch.tensor([0.0, 5.0])
+    kept = prefixed("model.", state) | {
+        "n_averaged": torch.tensor(3),
+        "model.conv.total_ops": torch.zeros(1),
+        "criterion.weight": torch.ones(2),
+        "val_acc.tp": torch.ones(2),
+        "model.bn.num_batches_tracked": torch.tensor(3),
+        "ema_model.fc.bias": torch.zeros(2),
+    }
+    torch.save(kept, tmp_path / "w.pth")
+    classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+    assert classifier.network.fc.bias.tolist() == [0, 5]
+    [said] = caplog.messages
+    assert "w.pth: ignored, as the network has no place for it: " in said
+    assert "model.conv.total_ops" in said
+    assert "and 4 more" in said
+    torch.save(kept | {"head2.weight": torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(
+        relook.ModelError,
+        match=r"names that begin with 'model\.'\): more than the weights of a HalvesNet: it has extra "
+        r"head2\.weight; save the weights of the network alone",
+    ):
+        relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+
+
+def test_an_averaged_model(tmp_path, caplog):
+    network = HalvesNet()
+    torch.save(torch.optim.swa_utils.AveragedModel(network).state_dict(), tmp_path / "w.pth")
+    classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+    assert torch.equal(classifier.network.fc.weight, network.fc.weight)
+    assert "no place for it: n_averaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("keep", "bias", "said"),
+    [
+        (lambda plain, mean: {"state_dict": plain, "state_dict_ema": mean}, 1, "_ema' are not us"),
+        (lambda plain, mean: {"model_ema": mean, "model": plain}, 1, "'model_ema' are not used"),
+        (lambda plain, mean: {"state_dict_ema": mean}, 2, "averaged ones .'state_dict_ema'., the"),
+        (
+            lambda plain, mean: prefixed("ema_model.", mean) | prefixed("model.", plain),
+            1,
+            "ignored, .* ema_model",
+        ),
+    ],
+)
+def test_plain_weights_come_before_averaged_ones(tmp_path, caplog, keep, bias, said):
+    """As in timm's validate.py, where nothing else is asked for; which they are is said."""
+    plain, mean = HalvesNet().state_dict(), HalvesNet().state_dict()
+    plain["fc.bias"], mean["fc.bias"] = torch.tensor([1.0, 0]), torch.tensor([2.0, 0])
+    torch.save(keep(plain, mean), tmp_path / "w.pth")
+    classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+    assert classifier.network.fc.bias[0] == bias
+    assert re.search(said, caplog.text)
+
+
+def test_weights_that_could_be_either(tmp_path):
+    states = [HalvesNet().state_dict(), HalvesNet().state_dict()]
+    states[1]["fc.bias"] = torch.tensor([1.0, 0])
+    torch.save({"student": states[0], "teacher": states[1]}, tmp_path / "w.pth")
+    with pytest.raises(relook.ModelError, match="several state dicts that fit: 'student'; 'teach"):
+        relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
 
 
 def test_safetensors(tmp_path, weights):
@@ -306,21 +409,62 @@ class Bomb:
 @pytest.mark.parametrize("save", [torch.save, lambda o, f: f.write_bytes(pickle.dumps(o))])
 def test_pickled_objects_are_never_run(tmp_path, save):
     save({"state_dict": Bomb(tmp_path / "boom")}, tmp_path / "evil.pth")
-    with pytest.raises(relook.ModelError, match=r"evil\.pth: not a file of plain tensors"):
+    with pytest.raises(relook.ModelError, match=r"evil\.pth: .* does not unpickle objects"):
         relook.load(SMALL, checkpoint=tmp_path / "evil.pth")
     assert not (tmp_path / "boom").exists()
 
 
 def test_a_whole_pickled_model_is_refused_with_the_remedy(tmp_path):
     torch.save(HalvesNet(), tmp_path / "model.pth")
-    with pytest.raises(relook.ModelError, match=r"save model\.state_dict\(\)"):
+    with pytest.raises(relook.ModelError, match=r"but a pickled HalvesNet; .*python -c") as caught:
         relook.load(SMALL, checkpoint=tmp_path / "model.pth")
+    # The command in the message does what it says, where the code is and the file is trusted.
+    [command] = re.findall(r'python -c "([^"]*)"', str(caught.value))
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = os.environ | {"PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", command], cwd=tmp_path, env=environment, check=True)
+    file = tmp_path / "model.safetensors"
+    assert relook.load("networks:make_halves", checkpoint=file).labels == ("red", "green")
+
+
+def test_other_files_given_as_checkpoints(tmp_path):
+    def refused(name, message):
+        with pytest.raises(relook.ModelError, match=rf"{re.escape(name)}: {message}"):
+            relook.load("networks:make_halves", checkpoint=tmp_path / name)
+
+    network = HalvesNet().eval()
+    torch.jit.script(network).save(tmp_path / "script.pt")
+    refused("script.pt", r"TorchScript, .*torch\.jit\.load\('script.pt'")
+    program = torch.export.export(network, (torch.rand(1, 3, 4, 4),))
+    torch.export.save(program, tmp_path / "program.pt2")
+    refused("program.pt2", r"a program of torch\.export .*torch\.export\.load\('program.pt2'")
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x07")
+    refused("net.onnx", "an ONNX file, .* pass it as --model")
+    torch.save(network.state_dict(), tmp_path / "w.pth.tar")
+    refused("", "a folder; name the file of weights in it, such as .*script.pt")
+    (tmp_path / "w.pth.gz").write_bytes(gzip.compress((tmp_path / "w.pth.tar").read_bytes()))
+    refused("w.pth.gz", r"compressed; unpack it first \(gunzip w.pth.gz\)")
+    (tmp_path / "empty.pth").touch()
+    refused("empty.pth", "empty; save or download it again")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
+    refused("page.pth", "a web page and not weights")
+    (tmp_path / "lfs.bin").write_text("version https://git-lfs.github.com/spec/v1\noid 1\n")
+    refused("lfs.bin", "a pointer of Git LFS .*git lfs pull")
+    np.savez(tmp_path / "w.npz", np.zeros(2))
+    refused("w.npz", "arrays of NumPy")
+    torch.save({"model": network, "epoch": 3}, tmp_path / "inside.pt")
+    refused("inside.pt", r"holds no state dict .* a pickled HalvesNet under 'model'; .*\['model'\]")
+    # What a file is called does not matter.
+    (tmp_path / "w.pth.tar").rename(tmp_path / "w.ckpt")
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "w.bin")
+    for name in ("w.ckpt", "w.bin"):
+        relook.load("networks:make_halves", checkpoint=tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "weights": torch.zeros(2)}, "'epoch' is no tensor"),
+        ({"epoch": 3, "weights": torch.zeros(2)}, "another architecture .* it has extra weights"),
         ([torch.zeros(2)], "holds no state dict"),
         ({}, "holds no state dict"),
     ],

@@ -47,7 +47,7 @@ Model = Annotated[
     ),
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="Your weights: safetensors, or a .pth of plain tensors.")
+    Path | None, typer.Option(help="Your weights: safetensors, or a state dict or checkpoint of torch.save.")
 ]
 Layer = Annotated[
     str | None, typer.Option(help="The target layer's name; found by itself otherwise.")

@@ -2,61 +2,135 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Mapping
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from relook.errors import ModelError, first_line
+from relook.models.weights_file import StandsFor, convert, load_plain
 
 State = dict[str, Tensor]
 
-_WRAPPERS = ("state_dict", "model")
+_log = logging.getLogger("relook")
+
+_DEPTH = 4
+"""How deep a state dict may lie in a checkpoint's dicts."""
+
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Names of modules that torch.compile and others put around a part of a network."""
+
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)")
+
+_BOOKKEEPING = re.compile(
+    # of averaging, of counting operations, of BatchNorm, of what follows from the input size alone
+    r"(^|\.)(n_averaged|total_ops|total_params|num_batches_tracked|attn_mask|position_ids"
+    r"|relative_position_index|relative_coords_table)$"
+    # of losses and metrics
+    r"|(^|\.)([a-z0-9]+_)*(criterions?|loss(es)?|metrics?|acc|accuracy|auroc|confmat)"
+    r"(_[a-z0-9]+)*(\.|$)"
+)
+"""Tensors that training tools leave beside a network's weights."""
 
 
-def read_state(checkpoint: Path) -> State:
-    """The state dict in a safetensors file, or in a `.pth` of plain tensors.
+@dataclass(frozen=True)
+class StateDict:
+    """One state dict of a checkpoint.
+
+    Attributes:
+        place: the keys that lead to it; empty where the file is one.
+        tensors: the weights by their names.
+        others: names of what is no tensor among them.
+    """
+
+    place: tuple[str, ...]
+    tensors: State
+    others: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> str:
+        """Where it is, for a message."""
+        return " in ".join(repr(key) for key in reversed(self.place)) or "the file itself"
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How a state dict, without a prefix, fits a network.
+
+    Attributes:
+        of: the state dict.
+        prefix: of its names, which the network does not have.
+        tensors: the network's, by the network's own names.
+        missing, extra, shapes: what does not fit, in words.
+        ignored: names that the network has no place for, of bookkeeping.
+        classes: how many classes it has, where that alone tells it from the network.
+    """
+
+    of: StateDict
+    prefix: str
+    tensors: State
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    classes: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.missing and not self.extra and (not self.shapes or self.classes is not None)
+
+    @property
+    def is_averaged(self) -> bool:
+        return bool(_AVERAGED.search(".".join((*self.of.place, self.prefix))))
+
+    @property
+    def described(self) -> str:
+        beside = f"names that begin with {self.prefix!r}" if self.prefix else ""
+        if beside and self.of.place:
+            return f"{self.of.described}, {beside}"
+        return beside or self.of.described
+
+
+def read_states(checkpoint: Path) -> list[StateDict]:
+    """The state dicts in a checkpoint: in a safetensors file, or in what `torch.save` wrote.
+
+    Objects beside the weights, such as a namespace of arguments, are passed over; nothing that
+    they bring along is run.
 
     Raises:
-        ModelError: the file is missing, damaged, or holds anything but tensors.
+        ModelError: the file is missing, damaged, of another kind, or holds no state dict.
     """
-    if not checkpoint.is_file():
-        raise ModelError(f"{checkpoint}: no such checkpoint; check the path")
-    try:
-        if checkpoint.suffix == ".safetensors":
-            loaded: object = load_file(checkpoint)
-        else:
-            loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch reports plain damage so too; its own text says which, over several lines.
+    loaded = load_plain(checkpoint)
+    found = list(_state_dicts(loaded, ()))
+    if found:
+        return found
+    keys: list[str] = []
+    if isinstance(loaded, Mapping):
+        keys = [str(key) for key, value in loaded.items() if isinstance(value, StandsFor)][:1]
+        loaded = loaded[keys[0]] if keys else loaded
+    if isinstance(loaded, StandsFor):
+        where = f" under {keys[0]!r}" if keys else ""
         raise ModelError(
-            f"{checkpoint}: not a file of plain tensors, or damaged; relook does not unpickle "
-            "objects, so save model.state_dict(), best as safetensors"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ModelError(
-            f"{checkpoint}: cannot be read as a checkpoint ({first_line(error)}); save "
-            "model.state_dict() again, best as safetensors"
-        ) from error
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise ModelError(f"{checkpoint}: holds no state dict; save model.state_dict()")
-    state = {str(key): value for key, value in loaded.items()}
-    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise ModelError(
-            f"{checkpoint}: {odd[0]!r} is no tensor; save the state dict alone, or under "
-            f"{' or '.join(map(repr, _WRAPPERS))}"
+            f"{checkpoint}: holds no state dict of plain tensors, but a pickled "
+            f"{type(loaded).__name__}{where}; relook does not unpickle objects, so save "
+            f"model.state_dict(): {convert(checkpoint, keys)}"
         )
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    raise ModelError(f"{checkpoint}: holds no state dict; save model.state_dict()")
+
+
+def _state_dicts(loaded: object, place: tuple[str, ...]) -> Iterator[StateDict]:
+    if not isinstance(loaded, Mapping) or len(place) > _DEPTH:
+        return
+    named = {key: value for key, value in loaded.items() if isinstance(key, str)}
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield StateDict(place, tensors, tuple(key for key in named if key not in tensors))
+    for key, value in named.items():
+        yield from _state_dicts(value, (*place, key))
 
 
 def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn.Module:
@@ -67,12 +141,13 @@ def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn
         checkpoint: fine-tuned weights may have another number of classes; where the class layer
             alone differs, the network is made anew with that number.
     """
-    state = read_state(checkpoint)
+    states = read_states(checkpoint)
     network = create(None)
-    classes = _other_classes(network, state)
-    if classes is not None:
-        network = create(classes)
-    _fill(network, state, checkpoint)
+    fit = _choose(network, states, checkpoint, any_classes=True)
+    if fit.classes is not None:
+        network = create(fit.classes)
+        fit = _choose(network, states, checkpoint, any_classes=False)
+    _fill(network, fit, states, checkpoint)
     return network
 
 
@@ -90,39 +165,152 @@ def weights_missing(name: str, error: Exception) -> WeightsMissingError:
 
 def load_state(network: nn.Module, checkpoint: Path) -> None:
     """Put the weights of `checkpoint` into a network that is there already."""
-    _fill(network, read_state(checkpoint), checkpoint)
+    states = read_states(checkpoint)
+    fit = _choose(network, states, checkpoint, any_classes=False)
+    _fill(network, fit, states, checkpoint)
 
 
-def _other_classes(network: nn.Module, state: State) -> int | None:
-    """How many classes the state has, if that alone tells it from the network's own."""
+def fitting_state(network: nn.Module, checkpoint: Path) -> State:
+    """The weights of `checkpoint` that fit a network, with any number of classes; where none do
+    by the names of its modules, as some libraries save others, the plain ones as they are.
+    """
+    states = read_states(checkpoint)
+    fits = _fits(network, states)
+    if any(fit.is_whole for fit in fits):
+        fit = _choose(network, states, checkpoint, any_classes=True)
+        _say(fit, states, checkpoint)
+        return fit.tensors
+    plain = [s for s in states if not _AVERAGED.search(".".join(s.place))] or states
+    largest = max(plain, key=lambda state: len(state.tensors))
+    tensors = {_unwrapped(key): value for key, value in largest.tensors.items()}
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def _choose(
+    network: nn.Module, states: list[StateDict], checkpoint: Path, any_classes: bool
+) -> _Fit:
+    """The weights in a checkpoint that fit the network: plain ones before averaged ones.
+
+    Raises:
+        ModelError: none do, or several that differ.
+    """
+    fits = _fits(network, states)
+    whole = [fit for fit in fits if fit.is_whole and (any_classes or fit.classes is None)]
+    if not whole:
+        raise _refusal(network, max(fits, key=lambda fit: len(fit.tensors)), checkpoint)
+    chosen = [fit for fit in whole if not fit.is_averaged] or whole
+    first, *others = chosen
+    if any(not _are_equal(first.tensors, other.tensors) for other in others):
+        places = "; ".join(fit.described for fit in chosen)
+        raise ModelError(
+            f"{checkpoint}: holds several state dicts that fit: {places}; save the one that you "
+            "mean alone"
+        )
+    return first
+
+
+def _fits(network: nn.Module, states: list[StateDict]) -> list[_Fit]:
     own = network.state_dict()
-    differ = {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}
+    names = {_unwrapped(key): key for key in own}
+    found = []
+    for state in states:
+        tensors = {_unwrapped(key): value for key, value in state.tensors.items()}
+        found += [_fit(own, names, state, tensors, p) for p in _prefixes(names, tensors)]
+    return found
+
+
+def _prefixes(names: Mapping[str, str], tensors: State) -> list[str]:
+    """What the names of a state dict may begin with before the network's own names."""
+    own = [name for name in names if not name.endswith("num_batches_tracked")]
+    found = {""}
+    for name in {own[0], own[-1]} if own else ():
+        found |= {key.removesuffix(name) for key in tensors if key.endswith(f".{name}")}
+    return sorted(found)
+
+
+def _fit(
+    own: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    state: StateDict,
+    tensors: State,
+    prefix: str,
+) -> _Fit:
+    inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    found = {names[key]: value for key, value in inside.items() if key in names}
+    missing = [k for k in own if k not in found and not k.endswith("num_batches_tracked")]
+    outside = [key for key in tensors if not key.startswith(prefix)]
+    left = [prefix + key for key in inside if key not in names] + outside
+    # Beside plain weights averaged ones are bookkeeping, but not the other way round.
+    averages = set() if _AVERAGED.search(prefix) else set(filter(_AVERAGED.search, outside))
+    known = [key for key in left if _BOOKKEEPING.search(key) or key in averages]
+    differ = {key for key, value in found.items() if own[key].shape != value.shape}
+    return _Fit(
+        state,
+        prefix,
+        found,
+        missing,
+        [key for key in left if key not in known],
+        [f"{k} is {_shape(found[k])} there, {_shape(own[k])} here" for k in own if k in differ],
+        [*known, *state.others],
+        _other_classes(own, found, differ),
+    )
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+
+
+def _other_classes(own: Mapping[str, Tensor], state: State, differ: set[str]) -> int | None:
+    """How many classes the state has, if that alone tells it from the network's own."""
     counts = {state[key].shape[0] for key in differ if state[key].ndim}
     rows_only = all(own[key].shape[1:] == state[key].shape[1:] for key in differ)
     return counts.pop() if rows_only and len(counts) == 1 else None
 
 
-def _fill(network: nn.Module, state: State, checkpoint: Path) -> None:
-    own = network.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own]
-    shapes = [
-        f"{key} is {_shape(state[key])} there, {_shape(own[key])} here"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
+def _are_equal(one: State, other: State) -> bool:
+    shared = one.keys() & other.keys()
+    return all(torch.equal(one[key], other[key]) for key in shared)
+
+
+def _refusal(network: nn.Module, fit: _Fit, checkpoint: Path) -> ModelError:
     problems = [
-        _some("it lacks", missing),
-        _some("it has extra", unknown),
-        _some("other shapes:", shapes),
+        _some("it lacks", fit.missing),
+        _some("it has extra", fit.extra),
+        _some("other shapes:", fit.shapes),
     ]
-    if any(problems):
-        raise ModelError(
-            f"{checkpoint}: of another architecture than {type(network).__name__}: "
-            + "; ".join(filter(None, problems))
-            + "; name the architecture that it was trained with"
-        )
-    network.load_state_dict(state, strict=False)
+    where = f" ({fit.described})" if fit.prefix or fit.of.place else ""
+    what = f"of another architecture than {type(network).__name__}"
+    remedy = "name the architecture that it was trained with"
+    if not fit.missing and not fit.extra:
+        remedy = "name the architecture, or the input size (--input-size), it was trained with"
+    elif not fit.missing and not fit.shapes:
+        what = f"more than the weights of a {type(network).__name__}"
+        remedy = "save the weights of the network alone, or name the architecture that has these"
+    found = "; ".join(filter(None, problems))
+    return ModelError(f"{checkpoint}{where}: {what}: {found}; {remedy}")
+
+
+def _fill(network: nn.Module, fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
+    network.load_state_dict(fit.tensors, strict=False)
+    _say(fit, states, checkpoint)
+
+
+def _say(fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
+    """What was chosen and what was left out, so that nobody takes the one for the other."""
+    averaged = [s.described for s in states if _AVERAGED.search(".".join(s.place))]
+    notes = []
+    if fit.is_averaged:
+        notes.append(f"the weights are averaged ones ({fit.described}), the only ones that fit")
+    elif averaged:
+        notes.append(f"of {fit.of.described}; the averaged ones in {averaged[0]} are not used")
+    if fit.ignored:
+        notes.append(_some("ignored, as the network has no place for it:", fit.ignored))
+    if notes:
+        _log.warning("relook: weights of %s: %s", checkpoint, "; ".join(notes))
+    elif fit.prefix:
+        _log.info("relook: weights of %s: %s", checkpoint, fit.described)
 
 
 def _some(what: str, things: list[str]) -> str:

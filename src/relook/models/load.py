@@ -56,9 +56,11 @@ def load(
             yours that returns a `relook.Classifier`, or a folder of `relook train-multicam` (its
             fused network; with /target or /object behind it, one of the two).
         pretrained: whether timm's and torchvision's own weights are used; False: random ones.
-        checkpoint: your weights instead: a safetensors file, or a `.pth` that
-            `torch.load(weights_only=True)` can read; a state dict, or one under "state_dict" or
-            "model", with or without a "module." prefix. The number of classes is taken from it.
+        checkpoint: your weights instead: a safetensors file, or what `torch.save` wrote, of a
+            state dict or of a dict that holds one, as training scripts and Lightning save it.
+            Prefixes of its names, such as "module.", are stripped where the rest fits; plain
+            weights come before averaged ones. Objects beside the weights are never unpickled.
+            The number of classes is taken from it.
         target_layer: a module's name; found by itself by default.
         token_grid: (rows, columns) of a transformer's tokens, where the network does not tell.
         device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one. Of an ONNX file:

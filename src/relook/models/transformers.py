@@ -16,7 +16,7 @@ from torch import nn
 from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
 from relook.geometry import Fit, Geometry
-from relook.models.checkpoint import read_state
+from relook.models.checkpoint import fitting_state
 from relook.models.size import resize
 from relook.models.timm import geometry_of
 
@@ -212,8 +212,9 @@ def _from_checkpoint(library: Any, folder: Path, config: Any, checkpoint: Path) 
 
     Filled by transformers, not by `load_into`: what it saves has other names than its modules.
     """
-    state = read_state(checkpoint)
-    kind: Any = type(_new(library, folder, config))
+    network = _new(library, folder, config)
+    state = fitting_state(network, checkpoint)
+    kind: Any = type(network)
 
     def filled() -> tuple[nn.Module, dict[str, Any]]:
         found: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
