@@ -296,7 +296,8 @@ def test_the_installed_command(photo):
     assert result.returncode == 0
     assert json.loads(result.stdout)["before"][0]["label"] in ("red", "green")
     assert result.stderr == (
-        "networks:make_halves: target layer act (3×2×2), k = 2, no gate, input 4×4, on cpu\n"
+        "networks:make_halves: target layer act (3×2×2), k = 2, no gate, input 4×4 with values "
+        "from 0 to 1, on cpu\n"
     )
 
 

@@ -232,6 +232,63 @@ def test_bytes_as_input(torn, tmp_path):
     torch.testing.assert_close(classifier(pixels), torn(pixels).softmax(1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "values"),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "from -2.12 to 2.64"),
+        ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4), "from -2.12 to -1.79"),
+        ((0, 0, 0), (1, 1, 1), "from 0 to 1"),
+        ((0.5, 0.5, 0.5), (0.5 / 255, 0.5 / 255, 0.5 / 255), "from -255 to 255"),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_bytes_that_would_hold_next_to_nothing(torn, tmp_path, mean, std, values, beside):
+    """With ImageNet's mean and std four values are left of 256."""
+    network = Wrapped(torn, lambda x: x.permute(0, 3, 1, 2).float() / 255)
+    example = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
+    file = str(write(network, tmp_path / "net.onnx", example))
+    said = {"mean": mean, "std": std}
+    if beside:
+        (tmp_path / "net.json").write_text(json.dumps(said))
+        said = {}
+    with pytest.raises(relook.ModelError, match=f"takes bytes .*{values}; leave mean and std out"):
+        relook.load(file, **said)
+
+
+def test_bytes_of_another_scale(torn, tmp_path):
+    """A graph may be made for half the range: what it is told is what it gets."""
+    network = Wrapped(torn, lambda x: x.permute(0, 3, 1, 2).float() / 127)
+    example = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
+    file = str(write(network, tmp_path / "net.onnx", example))
+    classifier = relook.load(file, mean=(0, 0, 0), std=np.full(3, 1 / 127))
+    assert classifier.input_range == (0, 127)
+    pixels = torch.randint(0, 128, (2, 3, 16, 16)) / 127
+    torch.testing.assert_close(classifier(pixels), torn(pixels).softmax(1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("before", "factor"),
+    [
+        (lambda x: x / 255, 1 / 255),
+        (lambda x: x.permute(0, 3, 1, 2) * (1 / 127.5) - 1, 1 / 127.5),
+        (lambda x: (x - torch.full((3, 1, 1), 120.0)) / torch.full((3, 1, 1), 58.0), 1 / 58),
+    ],
+)
+def test_pixels_that_would_be_scaled_twice(torn, tmp_path, caplog, before, factor):
+    """A graph that scales pixels up to 255 itself, as Keras's do, with ImageNet's mean and std."""
+    last = abs(factor - 1 / 127.5) < 1e-6
+    example = torch.rand(1, 16, 16, 3) if last else torch.rand(1, 3, 16, 16)
+    file = str(write(Wrapped(torn, before), tmp_path / "net.onnx", example))
+    classifier = relook.load(file, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    assert classifier.network.input_factor == pytest.approx(factor)
+    [said] = caplog.messages
+    assert "takes pixels up to 255, but with this mean and std it gets values from -2.12" in said
+    caplog.clear()
+    relook.load(file, mean=(0, 0, 0), std=(1 / 255,) * 3)
+    relook.load(str(write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))), **PLAIN)
+    assert not caplog.messages
+
+
 def test_a_vision_transformer(tmp_path):
     """The last block's tokens are read by nobody: in the graph as in the network."""
     torch.manual_seed(0)

@@ -232,6 +232,13 @@ class Classifier(nn.Module):
         return self.geometry.crop
 
     @property
+    def input_range(self) -> tuple[float, float]:
+        """The values that black and white have in the network's input, after mean and std."""
+        colours = zip(self.mean, self.std, strict=True)
+        ends = [(pixel - mean) / std for mean, std in colours for pixel in (0, 1)]
+        return min(ends), max(ends)
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         tensor = self._a_tensor()

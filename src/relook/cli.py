@@ -47,7 +47,8 @@ Model = Annotated[
     ),
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="Your weights: safetensors, or a state dict or checkpoint of torch.save.")
+    Path | None,
+    typer.Option(help="Your weights: safetensors, or what torch.save wrote."),
 ]
 Layer = Annotated[
     str | None, typer.Option(help="The target layer's name; found by itself otherwise.")
@@ -566,9 +567,10 @@ def _say_model(corrector: Corrector) -> None:
     if corrector.gate == 0:
         gate += " (no second look)"
     height, width = classifier.input_size
+    low, high = classifier.input_range
     typer.echo(
-        f"{classifier.name}: {used}k = {corrector.k}, {gate}, input {height}×{width}, on "
-        f"{classifier.device}",
+        f"{classifier.name}: {used}k = {corrector.k}, {gate}, input {height}×{width} with values "
+        f"from {low:.3g} to {high:.3g}, on {classifier.device}",
         err=True,
     )
 

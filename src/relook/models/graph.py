@@ -99,7 +99,10 @@ class OnnxNetwork(nn.Module):
         kind = inputs[0].type.tensor_type.elem_type
         if kind not in _INPUT_TYPES:
             name = TensorProto.DataType.Name(kind).lower()
-            raise ModelError(f"{file}: its input is {name}; relook gives it floats or bytes")
+            raise ModelError(
+                f"{file}: its input is {name}; relook gives it floats, or bytes from 0 to 255 "
+                "(uint8): export it with such an input"
+            )
         self._input_type: Any = _INPUT_TYPES[kind]
         dims = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim]
         self.order = order or _order(file, dims)
@@ -166,6 +169,25 @@ class OnnxNetwork(nn.Module):
     def takes_bytes(self) -> bool:
         """Whether pixels go in as whole numbers from 0 to 255."""
         return bool(self._input_type == np.uint8)
+
+    @cached_property
+    def input_factor(self) -> float:
+        """What the graph multiplies its input by before anything else is done with it; 1 where
+        that is not to be seen.
+        """
+        tensor, factor = self._input, 1.0
+        while len(readers := [n for n in self._nodes.values() if tensor in n.input]) == 1:
+            [node] = readers
+            constants = [self._constant(name) for name in node.input if name != tensor]
+            if node.op_type in ("Mul", "Div") and len(constants) == 1:
+                if constants[0] is None or (node.op_type == "Div" and node.input[0] != tensor):
+                    break
+                by = float(np.abs(constants[0].astype(np.float64)).mean())
+                factor *= by if node.op_type == "Mul" else 1 / max(by, 1e-12)
+            elif node.op_type not in (*_PASSES_ON, "Transpose", "Add", "Sub"):
+                break
+            tensor = node.output[0]
+        return factor
 
     @contextmanager
     def recording(self, target: Target) -> Iterator[list[Tensor]]:

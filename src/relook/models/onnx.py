@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,12 @@ from relook.models.graph import OnnxNetwork, Order
 from relook.models.sidecar import Sidecar
 
 _TOLERANCE = 1e-2
+_LEAST_OF_A_BYTE = 64
+"""So many values at least are between black and white, whatever scale a graph of bytes has."""
+_SCALES_DOWN = 1 / 16
+"""A graph that multiplies its input by less is made for pixels up to 255: 1/255, 1/127.5, 1/58."""
+
+_log = logging.getLogger("relook")
 
 
 def load(
@@ -58,6 +65,7 @@ def load(
             f"{file}: does not say {', '.join(missing)}; pass what it was trained with, for pixels "
             f"in [0, 1], or write it into {file.with_suffix('.json')}"
         )
+    _check_range(network, sidecar.mean, sidecar.std)
     if sidecar.input_size not in (None, size):
         raise ModelError(
             f"{file}: takes inputs of {size[0]}×{size[1]} only, not of "
@@ -76,6 +84,28 @@ def load(
         token_grid=sidecar.token_grid,
         name=str(file),
     )
+
+
+def _check_range(network: OnnxNetwork, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse bytes that would hold next to nothing, and warn of pixels that are scaled twice."""
+    ends = [(pixel - m) / s for m, s in zip(mean, std, strict=True) for pixel in (0, 1) if s]
+    low, high = min(ends), max(ends)
+    if network.takes_bytes and (low < -1 or high > 256 or high - low < _LEAST_OF_A_BYTE):
+        raise ModelError(
+            f"{network.name}: takes bytes from 0 to 255, but with mean {tuple(mean)} and std "
+            f"{tuple(std)} it would get values from {low:.3g} to {high:.3g}; leave mean and std "
+            "out, as such graphs normalise inside (they are then 0 and 1/255)"
+        )
+    if network.input_factor < _SCALES_DOWN and max(abs(low), abs(high)) < 1 / _SCALES_DOWN:
+        _log.warning(
+            "relook: %s: multiplies its input by %.3g itself, and so takes pixels up to 255, but "
+            "with this mean and std it gets values from %.3g to %.3g; mean 0,0,0 and std "
+            "0.00392157,0.00392157,0.00392157 (1/255) leave normalising to it",
+            network.name,
+            network.input_factor,
+            low,
+            high,
+        )
 
 
 def _outputs(network: OnnxNetwork, size: tuple[int, int]) -> Outputs:
