@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import weakref
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import relook
 from networks import HalvesNet, SmallCNN, random_cnn
+from relook.classifier import check_module
 from relook.layers import matters, probe
 from relook.target import find_target
 
@@ -255,7 +258,7 @@ def test_an_input_size_that_the_network_fails_on():
 def test_other_numbers_of_channels_are_refused():
     with pytest.raises(relook.ModelError, match="classifiers of RGB images"):
         relook.Classifier(HalvesNet(), mean=(0,), std=(1,), input_size=4)
-    with pytest.raises(relook.ModelError, match="std above 0"):
+    with pytest.raises(relook.ModelError, match="must be above 0"):
         relook.Classifier(HalvesNet(), mean=(0, 0, 0), std=(1, 0, 1), input_size=4)
 
 
@@ -508,8 +511,10 @@ def test_a_block_is_not_a_pooling_for_its_name():
 def test_means_of_pixels_up_to_255_are_refused():
     with pytest.raises(relook.ModelError, match="divide both by 255"):
         relook.Classifier(HalvesNet(), mean=(0, 0, 0), std=(58, 57, 57), input_size=4)
-    with pytest.raises(relook.ModelError, match="must be finite"):
+    with pytest.raises(relook.ModelError, match="mean must be a number, not nan"):
         relook.Classifier(HalvesNet(), mean=(float("nan"),) * 3, std=(1, 1, 1), input_size=4)
+    with pytest.raises(relook.ModelError, match="must be finite"):
+        relook.Classifier(HalvesNet(), mean=(0, 0, 0), std=(1, 1, float("inf")), input_size=4)
     with pytest.raises(relook.ModelError, match="divide both by 255"):
         relook.Classifier(HalvesNet(), mean=(123, 116, 103), std=(58, 57, 57), input_size=4)
 
@@ -695,3 +700,33 @@ def test_a_densenets_in_place_relu_does_not_corrupt_the_maps():
     assert classifier.target_layer == "features"
     [first] = classifier.first_looks(torch.rand(1, 3, 64, 64))
     assert float(first.activations.min()) < 0
+
+
+def test_programs_of_torch_export_are_refused_with_the_remedy(tmp_path):
+    program = torch.export.export(HalvesNet().eval(), (torch.rand(1, 3, 4, 4),))
+    for given in (program, program.module()):
+        with pytest.raises(relook.ModelError, match=r"a program of torch\.export, .*as ONNX"):
+            check_module(given)
+    with pytest.raises(relook.ModelError, match=r"needs an nn\.Module, not a str; .*relook\.load"):
+        check_module("net.pt2")
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(relook.ModelError, match=r"net\.pt2: a file, but .* ONNX .*torch\.export"):
+        relook.load(tmp_path / "net.pt2")
+    # What torch.fx traced is a module like others.
+    check_module(torch.fx.symbolic_trace(HalvesNet()))
+
+
+def test_mean_std_and_sizes_of_other_libraries():
+    said = {"mean": np.array([0.5, 0.25, 0.125]), "std": torch.tensor([0.5, 0.25, 0.125])}
+    classifier = relook.Classifier(HalvesNet(), **said, input_size=np.array([4, 6]))
+    assert classifier.mean == classifier.std == (0.5, 0.25, 0.125)
+    assert classifier.input_size == (4, 6)
+    assert classifier.input_range == (-1, 7)
+    pickle.dumps(classifier.geometry)
+    assert all(type(side) is int for side in classifier.input_size)
+    with pytest.raises(relook.ModelError, match=r"mean must be three numbers, .*not \[0, 0\]"):
+        relook.Classifier(HalvesNet(), mean=[0, 0], std=[1, 1], input_size=4)
+    with pytest.raises(relook.ModelError, match="std must be a number, not nan"):
+        relook.Classifier(HalvesNet(), mean=[0] * 3, std=[1, 1, float("nan")], input_size=4)
+    with pytest.raises(relook.ModelError, match=r"input_size must be a side or .*; not True"):
+        relook.Classifier(HalvesNet(), mean=[0] * 3, std=[1] * 3, input_size=True)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import multiprocessing
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +18,8 @@ import relook
 from networks import HalvesNet, NaNNet, SmallCNN, counting_forwards, random_cnn
 from relook.classifier import check_pixels
 from relook.correction import corrected_probabilities, correction_term, gap
-from relook.looks import Flip, Mask, SecondLook, Views
+from relook.evaluation import rivals_of
+from relook.looks import LOOKS, Flip, Mask, Preset, SecondLook, Views
 
 
 def as_image(pixels):
@@ -355,3 +362,114 @@ def test_json_of_a_correction(halves, halves_pixels):
         {"class": 0, "label": "red", "probability": pytest.approx(0.75)},
         {"class": 1, "label": "green", "probability": pytest.approx(0.25)},
     ]
+
+
+def through_torch(corrector):
+    file = io.BytesIO()
+    torch.save(corrector, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def pickled(corrector, protocol):
+    return pickle.loads(pickle.dumps(corrector, protocol))  # noqa: S301
+
+
+@pytest.mark.parametrize("look", [*LOOKS, "zoom+flip"])
+def test_a_copy_answers_as_the_original(look):
+    """A deep copy, one that went through torch.save, and one of every pickle protocol."""
+    classifier = relook.load("networks:make_torn")
+    corrector = relook.Corrector(classifier, k=3, look=look)
+    pixels = torch.rand(2, 3, 16, 16)
+    answers = corrector(pixels)
+    copies = [copy.deepcopy(corrector), through_torch(corrector)]
+    copies += [pickled(corrector, protocol) for protocol in range(6)]
+    for other in copies:
+        assert torch.equal(other(pixels), answers)
+        assert (other.k, other.gate) == (corrector.k, corrector.gate)
+        assert other.classifier.memory_format == classifier.memory_format
+
+
+@pytest.mark.parametrize("source", ["ONNX", "channels first"])
+def test_copies_of_other_networks(tmp_path, source):
+    if source == "ONNX":
+        relook.export(relook.load("networks:make_torn"), tmp_path / "NET.ONNX")
+        classifier = relook.load(tmp_path / "NET.ONNX")
+    else:
+        maps, tail = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(64, 3)
+        network = nn.Sequential(maps, Rows(), tail)
+        classifier = relook.Classifier(network, mean=(0,) * 3, std=(1,) * 3, input_size=16)
+    assert classifier.memory_format == torch.contiguous_format
+    corrector = relook.Corrector(classifier)
+    pixels = torch.rand(2, 3, 16, 16)
+    answers = corrector(pixels)
+    for protocol in (0, 2, 4):
+        assert torch.equal(pickled(corrector, protocol)(pixels), answers)
+
+
+class Rows(nn.Module):
+    """Takes its input for rows of numbers as they lie in memory."""
+
+    def forward(self, x):
+        return x.view(len(x), -1)
+
+
+def test_another_process_answers_the_same(halves, halves_pixels):
+    corrector = relook.Corrector(halves)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(corrector, (halves_pixels[None],))
+    assert torch.equal(found, corrector(halves_pixels[None]))
+
+
+def test_numbers_of_other_libraries(halves, halves_pixels, tmp_path):
+    expected = relook.Corrector(halves, k=1, gate=0.75, budget=3)(halves_pixels[None])
+    for k, gate, budget in (
+        (1.0, np.float32(0.75), np.int64(3)),
+        (np.int8(1), torch.tensor(0.75), 3.0),
+        (torch.tensor(1), np.array(0.75), torch.tensor(3)),
+    ):
+        corrector = relook.Corrector(halves, k=k, gate=gate, budget=budget)
+        assert (corrector.k, corrector.gate) == (1, 0.75)
+        assert type(corrector.k) is int
+        assert type(corrector.gate) is float
+        assert corrector.look == relook.Corrector(halves, k=1, budget=3).look
+        assert torch.equal(corrector(halves_pixels[None]), expected)
+    assert relook.Corrector(halves, gate="none", look=Flip()).gate is None
+    # What is chosen by such numbers can be saved.
+    Preset.of("flip", k=np.int64(2), gate=np.float64(0.5)).save(tmp_path / "look.json")
+    assert Preset.read(tmp_path / "look.json") == Preset("flip", k=2, gate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": True}, "k must be a whole number, not True"),
+        ({"k": 1.5}, "k must be a whole number, not 1.5"),
+        ({"k": float("nan")}, "k must be a whole number, not nan"),
+        ({"k": np.array([1, 2])}, "k must be a whole number"),
+        ({"k": np.bool_(True)}, "k must be a whole number"),
+        ({"gate": np.float32("nan")}, "gate must be a gap from 0 to 1, or none"),
+        ({"gate": True}, "gate must be a gap from 0 to 1, or none; not True"),
+        ({"gate": np.float64(1.5)}, "gate must be a gap from 0 to 1, or none; not 1.5"),
+        ({"budget": 2.5}, "budget must be a whole number, not 2.5"),
+        ({"budget": True}, "budget must be a whole number, not True"),
+        ({"budget": 0}, "budget must be a number of forwards from 1 on"),
+    ],
+)
+def test_numbers_that_are_none(halves, options, message):
+    with pytest.raises(relook.RelookError, match=message):
+        relook.Corrector(halves, **options)
+
+
+def test_a_tuned_look_by_its_path(halves, halves_pixels, tmp_path, monkeypatch):
+    file = tmp_path / "tuned.json"
+    Preset("flip", k=1, gate=0.9).save(file)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for look in (file, str(file), Path("~/tuned.json"), "~/tuned.json", np.str_(file)):
+        corrector = relook.Corrector(halves, look=look)
+        assert (corrector.k, corrector.gate, corrector.look) == (1, 0.9, Flip())
+    with pytest.raises(relook.RelookError, match=r"none\.json: cannot be read as a saved look"):
+        relook.Corrector(halves, look=tmp_path / "none.json")
+    rivals = rivals_of(relook.Corrector(halves), [file, "fivecrop"])
+    assert list(rivals) == [str(file), "fivecrop"]
+    assert rivals[str(file)].gate == 0.9

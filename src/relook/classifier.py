@@ -14,6 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from relook.answers import Answers, class_outputs
+from relook.arguments import (
+    Number,
+    Numbers,
+    height_and_width,
+    rows_and_columns,
+    three_numbers,
+)
 from relook.engines import BATCH, Engines, Run
 from relook.errors import ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box, Geometry, cut_pixels
@@ -127,13 +134,13 @@ class Classifier(nn.Module):
         self,
         module: nn.Module,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        input_size: int | tuple[int, int],
+        mean: Numbers,
+        std: Numbers,
+        input_size: Number | Numbers,
         labels: Labels | None = None,
         outputs: Outputs = "logits",
         target_layer: str | None = None,
-        token_grid: tuple[int, int] | None = None,
+        token_grid: Numbers | None = None,
         crop_pct: float | None = None,
         interpolation: str = "bilinear",
         geometry: Geometry | None = None,
@@ -169,34 +176,29 @@ class Classifier(nn.Module):
                 or has no maps; the labels do not match the classes.
         """
         super().__init__()
-        size = (input_size, input_size) if isinstance(input_size, int) else input_size
+        check_module(module)
+        try:
+            size = height_and_width(input_size, "input_size")
+            grid = None if token_grid is None else rows_and_columns(token_grid, "token_grid")
+            mean, std = three_numbers(mean, "mean"), three_numbers(std, "std")
+        except RelookError as error:
+            raise ModelError(str(error)) from error
         if outputs not in ("logits", "probabilities"):
             raise ModelError(f'outputs must be "logits" or "probabilities", not {outputs!r}')
-        if token_grid is not None and (len(token_grid) != 2 or min(token_grid) < 1):
-            raise ModelError(f"token_grid must be (rows, columns), not {token_grid}")
-        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-            raise ModelError(
-                f"mean {tuple(mean)} and std {tuple(std)} need three values each, std above 0: "
-                "relook corrects classifiers of RGB images"
-            )
+        if not all(value > 0 for value in std):
+            raise ModelError(f"std {std} must be above 0 for each colour channel")
         if not all(map(math.isfinite, (*mean, *std))):
-            raise ModelError(f"mean {tuple(mean)} and std {tuple(std)} must be finite")
+            raise ModelError(f"mean {mean} and std {std} must be finite")
         if max(map(abs, mean)) > 1 or max(std) > _LARGEST_STD:
             raise ModelError(
-                f"mean {tuple(mean)} and std {tuple(std)} are not for pixels in [0, 1]; divide "
-                "both by 255"
-            )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ModelError(
-                f"{type(module).__name__} is TorchScript, which does not show its layers' maps; "
-                "pass the nn.Module that it was made of"
+                f"mean {mean} and std {std} are not for pixels in [0, 1]; divide both by 255"
             )
         self.network = unwrapped(module)
         # Not a submodule: its weights are the network's.
         self._wrapper = [module] if module is not self.network else []
         self.name = name or type(self.network).__name__
-        self.mean = tuple(float(value) for value in mean)
-        self.std = tuple(float(value) for value in std)
+        self.mean = mean
+        self.std = std
         self.geometry = geometry or (
             Geometry.whole(size, interpolation)
             if crop_pct is None
@@ -204,10 +206,10 @@ class Classifier(nn.Module):
         )
         self._outputs: Outputs = outputs
         self._returns_tensor = True
-        self._format = torch.contiguous_format
+        self._channels_last = False
         self._one_at_a_time = False
         self.remarks: tuple[str, ...] = ()
-        self._token_grid = token_grid
+        self._token_grid = grid
         self._target: Target | None = None
         self._choices = ""
         self._engines = Engines()
@@ -519,7 +521,7 @@ class Classifier(nn.Module):
     def _forward(
         self, network: nn.Module, inputs: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, "n c"]:
-        inputs = inputs.to(self.dtype, memory_format=self._format)
+        inputs = inputs.to(self.dtype, memory_format=self.memory_format)
         with evaluating(network):
             if self._one_at_a_time and len(inputs) > 1:
                 answers = torch.cat([class_outputs(network(image)) for image in inputs.split(1)])
@@ -551,7 +553,7 @@ class Classifier(nn.Module):
         # No other thread may hook the network or switch its mode while a form of it is made.
         with exclusive(self.network):
             engine = self._engines.get(
-                network, forwards, size, chunk, self._format, self.normalised
+                network, forwards, size, chunk, self.memory_format, self.normalised
             )
         return engine or self.run
 
@@ -699,7 +701,7 @@ class Classifier(nn.Module):
     def _try_formats(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
         """The answers in the first memory format that the network takes, which is kept."""
         shows = isinstance(self.network, ShowsLayers)
-        for self._format in (torch.channels_last, torch.contiguous_format)[shows:]:
+        for self._channels_last in (True, False)[shows:]:
             found = self._try(inputs)
             if found is not None:
                 return found
@@ -711,7 +713,7 @@ class Classifier(nn.Module):
         """The network's own answers to normalised inputs as one batch; None where it refuses."""
         try:
             with evaluating(self.network), uncompiled(self.network):
-                answers = class_outputs(self.network(inputs.to(memory_format=self._format)))
+                answers = class_outputs(self.network(inputs.to(memory_format=self.memory_format)))
         except REFUSALS as error:
             if is_out_of_memory(error):
                 raise
@@ -738,7 +740,8 @@ class Classifier(nn.Module):
     @property
     def memory_format(self) -> torch.memory_format:
         """How images and weights lie in memory; the network takes no other."""
-        return self._format
+        # Not an attribute of its own: pickle protocols below 4 do not know torch's formats.
+        return torch.channels_last if self._channels_last else torch.contiguous_format
 
     @property
     def is_exact(self) -> bool:
@@ -876,6 +879,29 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     texts = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
     return any(text in str(error) for text in texts)
+
+
+def check_module(module: object) -> None:
+    """Raise ModelError for what is no network whose layers can be watched, with what to pass."""
+    name = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            f"{name} is TorchScript, which does not show its layers' maps; pass the nn.Module that "
+            "it was made of"
+        )
+    # What `ExportedProgram.module()` gives is a module by its class, but cannot be put into eval.
+    stateful = any(kind.__module__ == "torch.export._unlift" for kind in type(module).__mro__)
+    if stateful or isinstance(module, torch.export.ExportedProgram):
+        raise ModelError(
+            f"{name} is a program of torch.export, which does not show its layers' maps; pass the "
+            "nn.Module that it was made of, or write it as ONNX (torch.onnx.export) and pass that "
+            "file to relook.load"
+        )
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"a Classifier needs an nn.Module, not a {name}; files and names of models are for "
+            "relook.load"
+        )
 
 
 def check_pixels(pixels: object) -> None:

@@ -586,7 +586,7 @@ def export(
     labels: Labels = None,
 ) -> None:
     """Write a network as ONNX, with its preprocessing and labels in a .json beside it."""
-    if file.suffix != ".onnx":
+    if file.suffix.lower() != ".onnx":
         _refuse(f"{file}: name a file that ends in .onnx")
     with _usage_errors():
         own = _own(token_grid, labels, None, None, None, None)

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
+from relook.arguments import Number, real_number, whole_number
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook, check_finite, check_pixels, is_out_of_memory
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
@@ -31,6 +32,8 @@ from relook.looks import Look, Preset, SecondLook, Views
 
 AMBIGUOUS = 0.5
 """An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
+
+_GATE = "gate must be a gap from 0 to 1, or none"
 
 _BACKWARD = 2
 """What a backward costs, in forwards."""
@@ -227,10 +230,10 @@ class Corrector(nn.Module):
     def __init__(
         self,
         classifier: Classifier,
-        k: int | None = None,
-        gate: float | None = None,
-        look: str | Preset | Look = "poster",
-        budget: int | Literal["fast"] | None = None,
+        k: Number | None = None,
+        gate: Number | Literal["none"] | None = None,
+        look: str | os.PathLike[str] | Preset | Look = "poster",
+        budget: Number | Literal["fast"] | None = None,
     ) -> None:
         """Wrap a classifier.
 
@@ -238,7 +241,8 @@ class Corrector(nn.Module):
             classifier: what `relook.load` or `relook.Classifier` gave.
             k: 1 to the number of classes; None is 5, or all of fewer classes (2 for "best").
             gate: a gap in [0, 1]; an image that the classifier is surer of stays as it is, at
-                the cost of one forward. None looks again at every image.
+                the cost of one forward. "none" looks again at every image, and so does None for
+                a look that has no gate of its own.
             look: a name ("poster", "quick", "best", "zoom", "flip", "whole", "larger", "fivecrop",
                 "tencrop", several joined by +), a file that tuning saved or a
                 `relook.looks.Preset`, whose k and gate hold where none are given here, or an
@@ -257,26 +261,38 @@ class Corrector(nn.Module):
                 f"a Corrector needs a relook.Classifier, not a {type(classifier).__name__}: "
                 "wrap your network in relook.Classifier(module, mean=..., std=..., input_size=...)"
             )
-        if budget is not None and not isinstance(look, str):
+        k = None if k is None else whole_number(k, "k")
+        if gate is not None and gate != "none":
+            try:
+                gate = real_number(gate, "gate")
+            except RelookError:
+                raise RelookError(f"{_GATE}; not {gate!r}") from None
+        if budget is not None and not isinstance(look, str | os.PathLike):
             raise RelookError(
                 "budget goes with a look's name; an object has its own, as in "
                 "relook.looks.Mask(relook.ScoreCAM(budget=64))"
             )
         called = None
-        if isinstance(look, str):
+        if isinstance(look, str | os.PathLike):
             look = Preset.of(look, k=k, gate=gate, budget=budget)
         if isinstance(look, Preset):
             k = look.k if k is None else k
-            gate = look.gate_or(None) if gate is None else gate
+            gate = look.gate if gate is None else gate
             called = replace(look, k=None, gate=None).describe()
             look = look.make()
+        elif not isinstance(look, Look):
+            raise RelookError(
+                f"look must be a name, a file that tuning saved, or a look of relook.looks; not "
+                f"{look!r}"
+            )
+        gate = None if gate == "none" else gate
         count = len(classifier.labels)
         if k is not None and not 1 <= k <= count:
             raise RelookError(
                 f"k must be 1 to {count}, the number of classes of {classifier.name}, not {k}"
             )
         if gate is not None and not 0 <= gate <= 1:
-            raise RelookError(f"gate must be a gap from 0 to 1, or none; not {gate}")
+            raise RelookError(f"{_GATE}; not {gate}")
         self.classifier = classifier
         self.k = min(5, count) if k is None else k
         self.gate = gate

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from relook.arguments import whole_number
 from relook.attribution.budget import Sample, choose
 from relook.attribution.masks import Upsampling
 from relook.attribution.protocol import (
@@ -141,17 +142,18 @@ class ScoreCAM:
                 )
         if self.chunk is not None and self.chunk < 1:
             raise RelookError(f"chunk must be at least 1, not {self.chunk}")
-        if (
-            self.budget is not None
-            and self.budget != "fast"
-            and (
-                isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 1
-            )
-        ):
+        if self.budget is None or self.budget == "fast":
+            return
+        try:
+            budget = whole_number(self.budget, "budget")
+        except RelookError:
+            budget = 0
+        if budget < 1:
             raise RelookError(
                 f'budget must be a number of forwards from 1 on, "fast" or None, '
                 f"not {self.budget!r}"
             )
+        object.__setattr__(self, "budget", budget)  # of Python, which settings are written with
 
     @property
     def hidden_as(self) -> str:

@@ -89,7 +89,7 @@ def evaluate(
     data: LabelledImages | str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    versus: Sequence[str] | Mapping[str, Look | Corrector] = (),
+    versus: Sequence[str | os.PathLike[str]] | Mapping[str, Look | Corrector] = (),
     on_rows: Rows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Evaluation:
@@ -234,7 +234,7 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
 
 
 def rivals_of(
-    corrector: Corrector, versus: Sequence[str] | Mapping[str, Look | Corrector]
+    corrector: Corrector, versus: Sequence[str | os.PathLike[str]] | Mapping[str, Look | Corrector]
 ) -> dict[str, Corrector]:
     """Rivals of a corrector, with its k and gate where they bring none of their own.
 
@@ -253,10 +253,10 @@ def rivals_of(
             for name, rival in versus.items()
         }
     rivals = {}
-    for name in versus:
+    for name in [versus] if isinstance(versus, str | os.PathLike) else versus:
         preset = Preset.of(name)
         k = corrector.k if preset.k is None else preset.k
-        rivals[name] = Corrector(corrector.classifier, k, preset.gate_or(gate), preset)
+        rivals[str(name)] = Corrector(corrector.classifier, k, preset.gate_or(gate), preset)
     return rivals
 
 

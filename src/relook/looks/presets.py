@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from relook.arguments import real_number, whole_number
 from relook.attribution import CAM, Activity, Attribution, GradCAM, ScoreCAM
 from relook.errors import RelookError
 from relook.looks.crops import Crops
@@ -163,14 +164,21 @@ class Preset:
     gate: float | Literal["none"] | None = None
 
     @classmethod
-    def of(cls, look: str, **options: Any) -> Preset:
+    def of(cls, look: str | os.PathLike[str], **options: Any) -> Preset:
         """Of a look's name, or of a file; options that are not None have the last word.
 
         Raises:
-            RelookError: there is no such look, or the file cannot be used.
+            RelookError: there is no such look, the file cannot be used, or k, gate or budget is
+                no number.
         """
-        preset = cls(look) if look in LOOKS or not Path(look).is_file() else cls.read(look)
+        file = Path(look).expanduser()
+        # A path is a file, and a name may be one.
+        is_file = not isinstance(look, str) or (look not in LOOKS and file.is_file())
+        preset = cls.read(file) if is_file else cls(str(look))
         given = {name: value for name, value in options.items() if value is not None}
+        for name, as_number in _NUMBERS.items():
+            if not isinstance(given.get(name, ""), str):  # "none" and "fast" are no numbers
+                given[name] = as_number(given[name], name)
         parts = preset.look.split("+")
         own = preset.k or next((_KS[part] for part in parts if part in _KS), None)
         return cls(**{**asdict(preset), "k": own, **given})
@@ -249,6 +257,13 @@ def _is_number(value: object) -> bool:
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
+
+_NUMBERS: dict[str, Callable[[Any, str], int | float]] = {
+    "k": whole_number,
+    "gate": real_number,
+    "budget": whole_number,
+}
+"""What makes a number of Python of one of NumPy or PyTorch."""
 
 _KINDS: dict[str, Callable[[object], bool]] = {
     "look": _is_text,

@@ -67,8 +67,8 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: the network cannot be exported, or the file answers differently.
     """
-    path = Path(file)
-    if path.suffix != ".onnx":
+    path = Path(file).expanduser()
+    if path.suffix.lower() != ".onnx":
         raise ModelError(f"{path}: name a file that ends in .onnx")
     if isinstance(classifier.network, ShowsLayers):
         raise ModelError(f"{classifier.name}: is an ONNX file already")

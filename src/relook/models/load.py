@@ -139,8 +139,17 @@ def _named(name: str, pretrained: bool, checkpoint: Path | None, size: _Size) ->
     if ":" in name:
         return function.load(name, checkpoint, size)
     known = ", ".join(f"{source}/<name>" for source in _SOURCES)
+    if os.path.isfile(name):
+        raise ModelError(
+            f"{name}: a file, but of the files only ONNX ones are models; name the architecture, "
+            "as in timm/resnet18, and pass weights with checkpoint= or --checkpoint (a program of "
+            "TorchScript or torch.export: write the nn.Module that it was made of as ONNX)"
+        )
     if os.path.isdir(name):
-        raise ModelError(f"{name}: a folder without run.json; name one of relook train-multicam")
+        raise ModelError(
+            f"{name}: a folder without run.json; name one of relook train-multicam, or hf/{name} "
+            "where transformers wrote it"
+        )
     raise ModelError(
         f"model {name!r} is unknown; pass {known}, net.onnx, module:function or the folder of "
         "relook train-multicam"
