@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import http.server
 import os
 import pickle
 import re
 import subprocess
 import sys
+import threading
+import urllib.error
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.torch
@@ -20,6 +24,7 @@ import torch
 import relook
 from networks import HalvesNet
 from relook.models import bundled
+from relook.models.download import unreachable
 
 SMALL = "timm/resnet10t"
 
@@ -491,3 +496,68 @@ def test_larger_bundles_know_a_cat_where_their_package_is_installed(chelsea, siz
     assert {correction.labels[c] for c in correction.before.topk(3).indices} <= {
         "Egyptian cat", "tiger cat", "tabby", "lynx"
     }  # fmt: skip
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """A hub that nobody answers for, and an empty cache of one's own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(no_hub, caplog):
+    with pytest.raises(
+        relook.ModelError,
+        match=r"'timm/test_vit' cannot be had \(http://127\.0\.0\.1:9 cannot be reached, .* not in "
+        r"the local cache\); .*--checkpoint",
+    ):
+        relook.load("timm/test_vit")
+    assert not caplog.messages  # of huggingface_hub, which says when it tries again
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+
+
+def test_weights_in_the_cache_need_no_hub(no_hub):
+    torch.manual_seed(1)
+    state = timm.create_model("test_vit").state_dict()
+    kept = no_hub / "models--timm--test_vit.r160_in1k"
+    (kept / "snapshots" / "0123").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0123")
+    safetensors.torch.save_file(state, kept / "snapshots" / "0123" / "model.safetensors")
+    classifier = relook.load("timm/test_vit")
+    assert torch.equal(classifier.network.head.weight, state["head.weight"])
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_a_server_that_answers_anything_is_reached(no_hub, status):
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert unreachable(f"http://127.0.0.1:{server.server_port}") is None
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_what_torchvision_says_of_a_download_is_no_answer(tmp_path, monkeypatch, capsys):
+    """stdout is for answers: `predict --json` writes them there."""
+
+    def fail(*_arguments, **_options):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(relook.ModelError, match=r"squeezenet1_1' cannot be had .*no route"):
+        relook.load("torchvision/squeezenet1_1")
+    assert capsys.readouterr().out == ""

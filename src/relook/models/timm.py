@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from relook.errors import ModelError, RelookError
 from relook.geometry import Geometry
 from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into, weights_missing
+from relook.models.download import from_hub
 from relook.models.size import refusal
 
 Size = tuple[int, int]
@@ -49,7 +51,9 @@ def load(
     if checkpoint is not None:
         return classifier_of(with_checkpoint(name, checkpoint, size), size)
     try:
-        return classifier_of(create(name, pretrained=pretrained, size=size), size)
+        with from_hub() if pretrained else nullcontext():
+            network = create(name, pretrained=pretrained, size=size)
+        return classifier_of(network, size)
     except (OSError, RuntimeError, ValueError) as error:
         # What huggingface_hub, requests and timm raise without weights or without a network.
         if not pretrained or isinstance(error, RelookError):

@@ -19,6 +19,7 @@ from relook.errors import ModelError
 from relook.geometry import Geometry
 from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into, weights_missing
+from relook.models.download import patience
 from relook.models.size import refusal
 
 Size = tuple[int, int]
@@ -60,7 +61,7 @@ def load(
 def _pretrained(base: str, weights: WeightsEnum, size: Size | None) -> nn.Module:
     """The network with torchvision's weights."""
     # What torchvision says of a download is no part of the answer.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), patience():
         network: nn.Module = get_model(base, weights=weights)
     if size is None or base not in (*_VITS, *_MAXVITS):
         return network
