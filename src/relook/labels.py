@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from relook.errors import ModelError
@@ -62,6 +64,34 @@ def class_labels(labels: Labels) -> tuple[str, ...]:
         if isinstance(labels.get(key), Mapping | list | tuple):
             return class_labels(labels[key])
     return _of_dict(labels)
+
+
+def plain(name: str) -> str:
+    """What two spellings of one class name have in common: case, spaces, - and _ aside."""
+    return " ".join(composed(name).replace("_", " ").replace("-", " ").casefold().split())
+
+
+def composed(name: str) -> str:
+    """In composed Unicode: macOS writes é as e and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def by_label(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
+    """Class index of those names that one label fits and that are alone in fitting it, in the
+    first form that does.
+    """
+    found: dict[str, int] = {}
+    if isinstance(labels, ClassIndices):
+        return found
+    forms: tuple[Callable[[str], str], ...] = (str, composed, plain)
+    for form in forms:
+        theirs, ours = Counter(map(form, labels)), Counter(map(form, names))
+        index = {form(label): i for i, label in enumerate(labels)}
+        for name in names:
+            own = form(name)
+            if name not in found and theirs[own] == 1 and ours[own] == 1:
+                found[name] = index[own]
+    return found
 
 
 def _of_dict(labels: Mapping[Any, Any]) -> tuple[str, ...]:

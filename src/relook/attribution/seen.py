@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from relook.classifier import Classifier
 from relook.errors import ImageError, NotFiniteError, RelookError
 from relook.geometry import Box
 from relook.images import ImageSource, image_name, open_image
+from relook.labels import composed, plain
 
 METHODS: dict[str, type[Attribution]] = {"scorecam": ScoreCAM, "cam": CAM, "gradcam": GradCAM}
 """The methods that have a name."""
@@ -113,8 +112,9 @@ def attribute(
     Args:
         classifier: with a target layer.
         image: a path, PIL image or array (see `relook.images.open_image`).
-        classes: indices or names, one or several: a name is a label, or what is left of just one
-            label without its capitals and punctuation. None is the five most probable classes.
+        classes: indices or names, one or several: a name is a label, or the same as just one
+            label once case, spaces, dashes and underscores are set aside. None is the five most
+            probable classes.
         method: "scorecam" (exact, the default), "cam", "gradcam", or an object such as
             `relook.ScoreCAM(budget="fast")`.
         progress: told (forwards done, forwards in all).
@@ -198,8 +198,8 @@ def named_classes(
 
 def _named(labels: Sequence[str], name: str) -> int:
     """The class of that label; else the only one whose simplified label is the same."""
-    for alike in (str, _simplified):
-        found = [c for c, label in enumerate(labels) if alike(label) == alike(name)]
+    for form in (str, composed, plain):
+        found = [c for c, label in enumerate(labels) if form(label) == form(name)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -207,11 +207,7 @@ def _named(labels: Sequence[str], name: str) -> int:
                 f"{len(found)} classes are called {name!r}: {', '.join(map(str, found))}; pass the "
                 "index"
             )
-    simple = {_simplified(label): label for label in labels}
-    close = difflib.get_close_matches(_simplified(name), simple, n=3, cutoff=0.6)
+    simple = {plain(label): label for label in labels}
+    close = difflib.get_close_matches(plain(name), simple, n=3, cutoff=0.6)
     closest = f"; closest: {', '.join(repr(simple[c]) for c in close)}" if close else ""
     raise RelookError(f"no class is called {name!r}{closest}")
-
-
-def _simplified(name: str) -> str:
-    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()

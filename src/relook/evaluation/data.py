@@ -17,14 +17,12 @@ from relook.evaluation.matching import (
     ORDERS,
     Matching,
     Order,
-    by_label,
-    composed,
     is_imagenet,
     match,
 )
 from relook.evaluation.tables import TABLES, Table, columns_of, read_table
 from relook.images import open_image
-from relook.labels import ClassIndices
+from relook.labels import ClassIndices, by_label, composed
 from relook.text import readable
 
 _PAIRS_SHOWN = 5

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from relook.errors import DataError
-from relook.labels import ClassIndices
+from relook.labels import ClassIndices, by_label, composed, plain
 
 Order = Literal["string", "natural"]
 """How names are sorted: "string" as Python and torchvision's ImageFolder do it (0, 1, 10, 11, 2),
@@ -89,34 +89,6 @@ def match(
     if everything and (order or may_guess):
         return _in_order(names, everything, where, order)
     raise _mismatch(names, labels, where, own, indices, doubt or hint)
-
-
-def plain(name: str) -> str:
-    """What two spellings of one class name have in common: case, spaces, - and _ aside."""
-    return " ".join(composed(name).replace("_", " ").replace("-", " ").casefold().split())
-
-
-def composed(name: str) -> str:
-    """In composed Unicode: macOS writes é as e and an accent."""
-    return unicodedata.normalize("NFC", name)
-
-
-def by_label(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
-    """Class index of those names that one label fits and that are alone in fitting it, in the
-    first form that does.
-    """
-    found: dict[str, int] = {}
-    if isinstance(labels, ClassIndices):
-        return found
-    forms: tuple[Callable[[str], str], ...] = (str, composed, plain)
-    for form in forms:
-        theirs, ours = Counter(map(form, labels)), Counter(map(form, names))
-        index = {form(label): i for i, label in enumerate(labels)}
-        for name in names:
-            own = form(name)
-            if name not in found and theirs[own] == 1 and ours[own] == 1:
-                found[name] = index[own]
-    return found
 
 
 def _everything(names: Sequence[str], labels: Sequence[str], unused: Sequence[str]) -> list[str]:

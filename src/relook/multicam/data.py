@@ -18,9 +18,9 @@ from PIL import Image
 
 from relook.errors import DataError, ImageError
 from relook.evaluation import LabelledImage, LabelledImages, class_names, read_data
-from relook.evaluation.matching import plain
 from relook.folder import RunError
 from relook.images import quiet
+from relook.labels import plain
 
 Part = Literal["train", "validation", "test"]
 
