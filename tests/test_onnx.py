@@ -78,6 +78,7 @@ def test_the_bundled_network_answers_the_same(lite0, chelsea, tmp_path, look):
     assert exported.labels == lite0.labels
     assert exported.geometry == lite0.geometry
     assert exported.target_layer == "/bn2/act/Clip"
+    assert exported.remarks == ()
 
 
 def test_a_resnet_answers_the_same(tmp_path):

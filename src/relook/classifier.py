@@ -654,6 +654,7 @@ class Classifier(nn.Module):
             answer: the network's to it.
         """
         other = self.normalised(probing_pixels(*self.input_size)[_NEARLY_WHITE]).to(inputs)
+        shows = isinstance(self.network, ShowsLayers)  # and hands its inputs on as arrays
         with ValuesRead() as read:
             together = self._try_formats(torch.cat([inputs, other[None]]))
         fits = together is not None and together.shape == (2, answer.shape[1])
@@ -682,7 +683,7 @@ class Classifier(nn.Module):
                 "its answer to an image depends on the rest of the batch; images go through it "
                 "one at a time"
             )
-        elif read.values and self._decides_by_values():
+        elif read.values and not shows and self._decides_by_values():
             remarks.append(
                 "it computes with values that its code reads out of its input (as in `if x.min() "
                 "< 0`); images go through it one at a time, on PyTorch"
