@@ -185,3 +185,16 @@ def test_probabilities_that_are_less_true_are_said_to_be():
         "error (ECE) is 3.0\u00a0% before and 5.0\u00a0% after."
     ]
     assert told(955.0, 930.0) == []
+
+
+def test_a_better_brier_score_and_few_images_are_said_beside_a_worse_calibration_error():
+    own = statistics(Pairing(50, 3, 0, 7))
+    worse = {"confident": (0,) * 14 + (60,), "correct": (0,) * 14 + (50,)}
+    first = replace(own.before, images=60, brier=12.0, confidence=(0,) * 14 + (52.0,), **worse)
+    after = replace(own.after.tally, images=60, brier=11.4, confidence=(0,) * 14 + (56.0,), **worse)
+    found = find(replace(own, before=first, after=replace(own.after, tally=after)), 0.5)
+    [told] = [remark for remark in found.remarks if "ECE" in remark]
+    assert told.endswith(
+        "10.0\u00a0% after. By the Brier score they are better: 0.200 before, 0.190 after. 60 "
+        "images say little of either."
+    )

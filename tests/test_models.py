@@ -150,6 +150,7 @@ def test_torchvision_weights_settle_the_preprocessing():
     ("name", "message"),
     [
         ("resnet18", "model 'resnet18' is unknown; pass bundled/<name>, timm/<name>"),
+        ("resnet18", "is timm/resnet18 meant?"),
         ("keras/vgg16", "model 'keras/vgg16' is unknown"),
         ("bundled/vgg16", "bundled are: bundled/efficientnet_lite0"),
         ("timm/resnet1018", "is not one of timm .*closest: .*timm/resnet101"),

@@ -75,6 +75,7 @@ def test_classes_by_name():
         ("crane", "2 classes are called 'crane': 2, 4; pass the index"),
         ("TABBY-CAT", "2 classes are called 'TABBY-CAT': 0, 1"),
         ("cranes", "no class is called 'cranes'; closest: 'crane'"),
+        ("cat", "no class is called 'cat'; closest: 'Tabby Cat'"),
         ("zzz", "no class is called 'zzz'"),
     ):
         with pytest.raises(RelookError, match="class") as raised:

@@ -92,7 +92,8 @@ Std = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; CUDA if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bfloat16.")]
 K = Annotated[
-    int | None, typer.Option("-k", help="How many of the most probable classes; 5 by default.")
+    int | None,
+    typer.Option("-k", help="How many of the most probable classes; 5 by default, 2 for best."),
 ]
 _BEST = (
     "There is --look best too, at a cost of at most 8 forwards per image: it was chosen on photos "

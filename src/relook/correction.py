@@ -301,6 +301,11 @@ class Corrector(nn.Module):
         if self.look.needs_activations:
             _ = classifier.target_layer  # raises if there is none: now, not at the first image
 
+    def extra_repr(self) -> str:
+        """The settings, for `print(corrector)`."""
+        gate = "every image" if self.gate is None else f"gate {self.gate}"
+        return f"look {self.called or self.look}, k = {self.k}, {gate}"
+
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """Corrected probabilities, one row an image that sums to 1, on the classifier's device.

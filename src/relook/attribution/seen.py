@@ -208,6 +208,7 @@ def _named(labels: Sequence[str], name: str) -> int:
                 "index"
             )
     simple = {plain(label): label for label in labels}
-    close = difflib.get_close_matches(plain(name), simple, n=3, cutoff=0.6)
+    holding = [label for label in simple if plain(name) in label.split()]
+    close = holding[:5] or difflib.get_close_matches(plain(name), simple, n=3, cutoff=0.6)
     closest = f"; closest: {', '.join(repr(simple[c]) for c in close)}" if close else ""
     raise RelookError(f"no class is called {name!r}{closest}")

@@ -175,7 +175,7 @@ def _mismatch(
     fit = f"{rest} of them fit the model's {way}; these do not" if rest else "None fits"
     known_ways = [w for w in ways if w != "class indices" or indices]
     named_by = f"Name all classes by the model's {', or all by its '.join(known_ways)}; or give "
-    remedy = f"{named_by if known_ways else 'Give '}as many as it has, in its order once sorted"
+    remedy = f"{named_by if known_ways else 'Give '}as many as it has, which sort in its order"
     if not named:
         remedy += "; or name the model's classes with --labels FILE"
     if indices and len(labels) in map(int, filter(_INDEX.fullmatch, names)):
@@ -185,9 +185,11 @@ def _mismatch(
         told = [name for name in names if plain(name) == alike[0]]
         remedy += f". ({' and '.join(map(repr, told))} are two classes to relook)"
     has = some(labels) if named else f"{len(labels):,} classes without names"
+    # What is meant instead comes before what does not fit.
     return DataError(
-        f"{where}: its {len(names)} classes do not match the model's {len(labels)}. {fit}: "
-        f"{some(strange)}. The model has: {has}. {remedy}{'. ' if hint else ''}{hint}"
+        f"{where}: its {len(names)} class{'' if len(names) == 1 else 'es'} do not match the "
+        f"model's {len(labels)}. {hint}{'. ' if hint else ''}{fit}: {some(strange)}. The model "
+        f"has: {has}. {remedy}"
     )
 
 

@@ -150,9 +150,10 @@ def _named(name: str, pretrained: bool, checkpoint: Path | None, size: _Size) ->
             f"{name}: a folder without run.json; name one of relook train-multicam, or hf/{name} "
             "where transformers wrote it"
         )
+    meant = f"; is timm/{name} meant?" if timm.knows(name) else ""
     raise ModelError(
         f"model {name!r} is unknown; pass {known}, net.onnx, module:function or the folder of "
-        "relook train-multicam"
+        f"relook train-multicam{meant}"
     )
 
 

@@ -36,7 +36,7 @@ def load(
         checkpoint: a file of other weights.
         size: of the input; the one that timm tests the network at by default.
     """
-    if not timm.is_model(name):
+    if not knows(name):
         close = difflib.get_close_matches(
             name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6
         )
@@ -59,6 +59,11 @@ def load(
         if not pretrained or isinstance(error, RelookError):
             raise
         raise weights_missing(f"timm/{name}", error) from error
+
+
+def knows(name: str) -> bool:
+    """Whether timm has a network of that name."""
+    return bool(timm.is_model(name))
 
 
 def create(

@@ -16,6 +16,8 @@ _WORTH = 0.02
 """A gain of so many points more or less than was measured would be worth having."""
 _WITHIN = 20
 """So many times as many images are no way to decide."""
+_FEW = 500
+"""So few images say little of the steps that the calibration error is made of."""
 _NOUNS = {"helps": "helps", "hurts": "hurts", "no evidence": "no evidence that it helps"}
 
 
@@ -272,13 +274,19 @@ def _cost(statistics: Statistics) -> list[str]:
 
 
 def _calibration(statistics: Statistics) -> str:
-    before, after = statistics.before.ece, statistics.after.tally.ece
-    if before is None or after is None or round(after, 3) <= round(before, 3):
+    before, after = statistics.before, statistics.after.tally
+    if before.ece is None or after.ece is None or round(after.ece, 3) <= round(before.ece, 3):
         return ""
-    return (
+    told = (
         "The corrected probabilities are less true than the first ones: the expected calibration "
-        f"error (ECE) is {percent(before)} before and {percent(after)} after."
+        f"error (ECE) is {percent(before.ece)} before and {percent(after.ece)} after."
     )
+    was, now = before.mean_brier or 0.0, after.mean_brier or 0.0
+    if now < was:
+        told += f" By the Brier score they are better: {was:.3f} before, {now:.3f} after."
+    if before.images < _FEW:
+        told += f" {count(before.images, 'image')} say little of either."
+    return told
 
 
 def _notes(methods: Mapping[str, Method]) -> list[str]:

@@ -127,7 +127,9 @@ def _top(part: SubFigure, story: Story) -> None:
     chart.xaxis.set_visible(False)
     chart.spines[["top", "right", "bottom"]].set_visible(False)
     if story.boxes:
-        said = "outlined by number: the parts that were asked about again"
+        said = (
+            "bright: what the network saw first; by number: the parts that were asked about again"
+        )
         photo.set_xlabel(said, fontsize=8, color="#555")
 
 
