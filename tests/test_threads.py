@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 import relook
 from networks import SmallCNN, random_cnn
+from relook.layers import exclusive
 
 THREADS = 8
 OWN = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "input_size": 16}
@@ -127,6 +129,30 @@ def test_classifiers_that_share_layers_in_threads(images, tmp_path, often):
         torch.testing.assert_close(answer[0], expected[call % len(images)], rtol=0, atol=1e-5)
     assert behind.training
     assert not logits.network.norm.training
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_that_is_forked_while_a_thread_is_at_work(tmp_path):
+    """The lock that the thread holds is nobody's in the child."""
+    network = in_train_mode(tmp_path).network
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with exclusive(network):
+            held.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        free = exclusive(network).acquire(timeout=5)
+        os._exit(0 if free else 1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    done.set()
+    thread.join()
+    assert status == 0
 
 
 EXPORTS = """

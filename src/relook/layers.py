@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -78,6 +79,17 @@ _POOLING = re.compile("Pool(?!Former)")
 # Not an attribute of the network, which can then still be copied and pickled.
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
+
+
+def _after_fork() -> None:
+    """A forked process has no other threads: what they held is free."""
+    global _LOCKS_LOCK
+    _LOCKS_LOCK = threading.Lock()
+    _LOCKS.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def exclusive(network: nn.Module) -> AbstractContextManager[bool]:
