@@ -101,6 +101,13 @@ def ends_in(last, *, bias=0.0):
         (lambda y: torch.cat([y.sigmoid(), y.sigmoid()], 1), "logits", "as sigmoids do"),
         (lambda y: y.sigmoid() * 0.9, "logits", "as sigmoids do"),
         (lambda y: y.softmax(1) * 0.9, "logits", "as sigmoids do"),
+        (lambda y: y.sigmoid() * 100, "logits", "all are from 0 to .* as sigmoids do"),
+        (lambda y: (y.sigmoid() + y.flip(1).sigmoid()) / 2, "logits", "as sigmoids do"),
+        (lambda y: torch.stack([y.sigmoid(), y.sigmoid()]).mean(0), "logits", "as sigmoids do"),
+        (lambda y: torch.maximum(y.sigmoid(), y.flip(1).sigmoid()), "logits", "as sigmoids do"),
+        (lambda y: 1 - y.sigmoid(), "logits", "as sigmoids do"),
+        (lambda y: y.sigmoid() + 1e-7, "logits", "as sigmoids do"),
+        (lambda y: y.tanh() * 0.5 + 0.5, "logits", "as sigmoids do"),
         (torch.sigmoid, "probabilities", "the outputs are no probabilities"),
         (lambda y: 100 * y.softmax(1), "logits", "they sum to 100 for every image"),
         (lambda y: torch.cat([y.softmax(1), y.softmax(1)], 1), "logits", "from 0 to 1"),
@@ -135,7 +142,9 @@ def test_sigmoids_that_sum_to_1_for_one_image_alone():
         lambda y: y * 0.01,
         lambda y: y.log_softmax(1),
         lambda y: y.sigmoid() - 0.5,
-        lambda y: (y + 3).sigmoid() * 8,
+        lambda y: nn.functional.relu6(y),
+        lambda y: (y * 0.01).clamp(min=0),
+        lambda y: (y + y.flip(1)) * 0.01,
     ],
     ids=lambda value: "",
 )
@@ -164,6 +173,35 @@ def test_answers_that_depend_on_the_batch_are_asked_one_at_a_time(noise, caplog)
     assert classifier.engine == "PyTorch"
 
 
+class PerPixel(SmallCNN):
+    def forward(self, x):
+        y = self.act(self.conv2(self.conv1(x).relu())).permute(0, 2, 3, 1)
+        return self.fc(y).sigmoid().mean(dim=(1, 2))
+
+
+def test_sigmoids_of_places_that_are_averaged_are_no_logits():
+    with pytest.raises(relook.ModelError, match="as sigmoids do"):
+        relook.Classifier(PerPixel(), **SIXTEEN)
+
+
+class OfTheMaximum(SmallCNN):
+    """Divides by the largest activation of the batch."""
+
+    def forward(self, x):
+        y = self.act(self.conv2(self.conv1(x).relu()))
+        return self.fc((y / y.max()).mean(dim=(2, 3)) * 9)
+
+
+class OfTheRange(SmallCNN):
+    def forward(self, x):
+        return super().forward((x - x.min()) / (x.max() - x.min()))
+
+
+class Picky(SmallCNN):
+    def forward(self, x):
+        return super().forward(x * {1: 1.0}[len(x)])
+
+
 class OfTheBatch(SmallCNN):
     def forward(self, x):
         return super().forward(x - x.mean(dim=(0, 2, 3), keepdim=True))
@@ -185,6 +223,9 @@ class ReadsValues(SmallCNN):
     ("make", "message"),
     [
         (OfTheBatch, "depends on the rest of the batch"),
+        (OfTheMaximum, "depends on the rest of the batch"),
+        (OfTheRange, "depends on the rest of the batch"),
+        (Picky, "takes one image at a time"),
         (OneImage, "takes one image at a time"),
         (ReadsValues, "values that its code reads out of its input"),
     ],
@@ -730,3 +771,24 @@ def test_mean_std_and_sizes_of_other_libraries():
         relook.Classifier(HalvesNet(), mean=[0] * 3, std=[1, 1, float("nan")], input_size=4)
     with pytest.raises(relook.ModelError, match=r"input_size must be a side or .*; not True"):
         relook.Classifier(HalvesNet(), mean=[0] * 3, std=[1] * 3, input_size=True)
+
+
+def test_maps_in_eight_bits_are_read_as_numbers(noise):
+    class Quantise(nn.Module):
+        def forward(self, x):
+            return torch.quantize_per_tensor(x, 0.05, 0, torch.quint8)
+
+    class Quantised(SmallCNN):
+        def __init__(self):
+            super().__init__()
+            self.quantise = Quantise()
+
+        def forward(self, x):
+            maps = self.quantise(self.act(self.conv2(self.conv1(x).relu())))
+            return self.fc(maps.dequantize().mean(dim=(2, 3)))
+
+    classifier = relook.Classifier(Quantised(), **SIXTEEN, target_layer="quantise")
+    [first] = classifier.first_looks(noise[:1].float())
+    steps = first.activations / 0.05
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
+    assert relook.ScoreCAM()(classifier, first, torch.tensor([0, 1])).maps.isfinite().all()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import copy
+import dataclasses
+import functools
 from typing import ClassVar
 
 import pytest
@@ -97,6 +101,27 @@ def test_changed_weights_are_exported_again(network, change):
         torch.testing.assert_close(after(inputs), network(inputs), rtol=0, atol=1e-5)
 
 
+@dataclasses.dataclass(slots=True)
+class Slots:
+    temperature: float = 1.0
+
+
+class Names(list):
+    """A list with an attribute."""
+
+    temperature = 1.0
+
+
+def scaled_by(value):
+    """A function that holds a value."""
+    box = [value]
+
+    def scale(y):
+        return y * box[0]
+
+    return scale, box
+
+
 class Settings:
     def __init__(self):
         self.temperature = 1.0
@@ -114,9 +139,36 @@ class Tempered(SmallCNN):
         self.squash = torch.tanh
         self.unregistered = [torch.ones(4), nn.Linear(4, 4).requires_grad_(False)]
         self.calls = 0
+        self.part = functools.partial(torch.mul, other=1.0)
+        self.slots = Slots()
+        self.deep = {"a": {"b": {"c": {"d": {"e": 1.0}}}}}
+        self.many = [str(number) for number in range(50_000)]
+        self.queue = collections.deque([1.0])
+        self.array = array.array("d", [1.0])
+        self.names = Names()
+        self.scale, self.box = scaled_by(1.0)
+        self.both = {"temperature": 1.0, "seen": 0}
+
+    SCALE = 1.0
+
+    def settle(self, y):
+        return y
 
     def forward(self, x):
         self.calls += 1
+        self.both["seen"] += 1
+        return self.rest(self.settle(self.part(self.scale(self.first(x)))))
+
+    def rest(self, y):
+        for value in (
+            *(self.slots.temperature, self.deep["a"]["b"]["c"]["d"]["e"], len(self.many[-1]) / 5),
+            *(self.queue[0], self.array[0], self.names.temperature, self.SCALE),
+            self.both["temperature"],
+        ):
+            y = y / value
+        return y
+
+    def first(self, x):
         y = self.squash(super().forward(x)) / self.temperature / self.settings.temperature
         y = y * self.settings.more["scales"][0] + self.unregistered[0]
         y = y + self.unregistered[1](y)
@@ -137,6 +189,15 @@ class Tempered(SmallCNN):
         lambda n: n.unregistered[1].weight.add_(1),
         lambda n: n.fc.register_buffer("extra", torch.ones(1)),
         lambda n: setattr(n.conv2, "stride", (2, 2)),
+        lambda n: setattr(n, "part", functools.partial(torch.mul, other=5.0)),
+        lambda n: setattr(n.slots, "temperature", 3.0),
+        lambda n: n.deep["a"]["b"]["c"]["d"].update(e=3.0),
+        lambda n: n.many.__setitem__(-1, "1234567"),
+        lambda n: n.queue.__setitem__(0, 3.0),
+        lambda n: n.array.__setitem__(0, 3.0),
+        lambda n: setattr(n.names, "temperature", 3.0),
+        lambda n: n.box.__setitem__(0, 3.0),
+        lambda n: n.both.update(temperature=3.0),
     ],
     ids=lambda change: "",
 )
@@ -153,6 +214,51 @@ def test_changes_that_are_not_in_the_tensors_are_noticed(change):
     inputs = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         torch.testing.assert_close(after(inputs), network(inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SCALE", 3.0), ("settle", lambda self, y: y * 3)], ids=["value", "method"]
+)
+def test_changes_of_the_networks_class_are_noticed(name, value, monkeypatch):
+    network = Tempered().eval()
+    engines = Engines()
+    before = engines.get(network, 500, SIZE)
+    monkeypatch.setattr(Tempered, name, value)
+    after = engines.get(network, 500, SIZE)
+    assert after is not before
+    inputs = torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(after(inputs), network(inputs), rtol=0, atol=1e-5)
+
+
+def test_hooks_that_are_not_on_a_submodule_count_too():
+    network = Tempered().eval()
+    engines = Engines()
+    assert engines.get(network, 500, SIZE) is not None
+    with counting_forwards(network.unregistered[1]):
+        assert engines.get(network, 500, SIZE) is None
+    handle = nn.modules.module.register_module_forward_hook(lambda m, i, o: None)
+    assert engines.get(network, 500, SIZE) is None
+    handle.remove()
+    assert engines.get(network, 500, SIZE) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: setattr(n, "reader", iter([1])),
+        lambda n: n.register_buffer("sparse", torch.eye(3).to_sparse()),
+        lambda n: n.register_buffer("eight", torch.ones(2).to(torch.float8_e4m3fn)),
+    ],
+    ids=["iterator", "sparse", "float8"],
+)
+def test_no_engine_is_better_than_one_whose_network_cannot_be_watched(network, change, caplog):
+    change(network)
+    engines = Engines()
+    assert engines.get(network, 500, SIZE) is None
+    assert engines.get(network, 500, SIZE) is None
+    [record] = caplog.records
+    assert "its changes could not be noticed" in record.message
 
 
 def test_an_attribute_that_holds_its_network_ends():

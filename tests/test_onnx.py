@@ -468,6 +468,14 @@ def test_files_that_are_no_classifier(torn, tmp_path):
         Wrapped(torn, after=lambda y: y.sigmoid()), tmp_path / "net.onnx", torch.rand(1, 3, 16, 16)
     )
     refused("ends in a sigmoid")
+    for shares in (
+        lambda y: torch.stack([y.sigmoid(), y.flip(1).sigmoid()]).mean(0),
+        lambda y: torch.maximum(y.sigmoid(), y.flip(1).sigmoid()),
+        lambda y: 1 - y.sigmoid(),
+        lambda y: y.sigmoid().clamp(0.01, 0.99),
+    ):
+        write(Wrapped(torn, after=shares), tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
+        refused("as sigmoids do")
     write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
     refused(r"checkpoint", checkpoint="w.safetensors")
     refused(r"device 'tpu' cannot be used; ONNX Runtime has .*cpu", device="tpu")

@@ -113,32 +113,48 @@ def test_engines_made_in_threads(images, often):
         torch.testing.assert_close(answer.double(), expected, rtol=0, atol=1e-4)
 
 
-def test_classifiers_that_share_layers_in_threads(images, tmp_path, often):
-    """A network, and the same with a softmax behind it."""
-    logits = in_train_mode(tmp_path)
-    behind = nn.Sequential(logits.network, nn.Softmax(dim=1)).train()
-    logits.network.norm.eval()
-    shares = relook.Classifier(behind, **OWN, outputs="probabilities")
-    expected = torch.cat([logits(image[None]) for image in images])
-    turn = iter(range(400))
+class Temperature(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(1.5))
+        self.inner = inner
 
-    def ask(image):
-        return (logits if next(turn) % 2 else shares)(image[None])
+    def forward(self, x):
+        return self.inner(x) / self.temperature
 
-    for call, answer in enumerate(in_threads(ask, images, 400)):
-        torch.testing.assert_close(answer[0], expected[call % len(images)], rtol=0, atol=1e-5)
-    assert behind.training
-    assert not logits.network.norm.training
+
+class Ensemble(nn.Module):
+    def __init__(self, *members):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x):
+        return sum(member(x) for member in self.members)
+
+
+def test_classifiers_that_share_modules_in_threads(images, tmp_path, often):
+    """A network, a temperature around it, the same with a softmax behind it, an ensemble of two."""
+    own, other = (in_train_mode(tmp_path).network for _ in range(2))
+    behind = nn.Sequential(own, nn.Softmax(dim=1))
+    networks = [own, Temperature(own), Ensemble(own, other), other]
+    classifiers = [relook.Classifier(network.train(), **OWN) for network in networks]
+    classifiers.append(relook.Classifier(behind.train(), **OWN, outputs="probabilities"))
+    correctors = [relook.Corrector(c, k=2, look="best") for c in classifiers]
+    expected = [torch.cat([c(image[None]) for image in images[:4]]) for c in correctors]
+    with ThreadPoolExecutor(THREADS) as pool:
+        answers = pool.map(lambda i: correctors[i % 5](images[i % 4][None])[0], range(400))
+        for i, answer in enumerate(answers):
+            torch.testing.assert_close(answer, expected[i % 5][i % 4], rtol=0, atol=1e-5)
+    assert all(module.training for network in networks for module in network.modules())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_process_that_is_forked_while_a_thread_is_at_work(tmp_path):
+def test_a_process_that_is_forked_while_a_thread_is_at_work():
     """The lock that the thread holds is nobody's in the child."""
-    network = in_train_mode(tmp_path).network
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with exclusive(network):
+        with exclusive():
             held.set()
             done.wait(20)
 
@@ -147,7 +163,7 @@ def test_a_process_that_is_forked_while_a_thread_is_at_work(tmp_path):
     held.wait()
     child = os.fork()
     if child == 0:
-        free = exclusive(network).acquire(timeout=5)
+        free = exclusive().acquire(timeout=5)
         os._exit(0 if free else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     done.set()

@@ -57,24 +57,26 @@ _OTHER_ROUNDING = 0.05
 _UNBOUNDED = frozenset(
     (
         # Of autograd,
-        *("Addmm", "Mm", "Bmm", "Baddbmm", "Mv", "Addmv", "Linear", "Add", "Sub", "Neg", "Sum"),
-        *("Convolution", "MkldnnConvolution", "CudnnConvolution", "Mean", "AdaptiveAvgPool2D"),
-        *("AvgPool2D", "MaxPool2DWithIndices", "AdaptiveMaxPool2D", "Max", "Amax", "Maximum"),
-        *("Relu", "LeakyRelu", "Elu", "Gelu", "Silu", "Softplus", "LogSoftmax", "NativeBatchNorm"),
+        *("Addmm", "Mm", "Bmm", "Baddbmm", "Mv", "Addmv", "Linear", "Convolution", "Addbmm"),
+        *("MkldnnConvolution", "CudnnConvolution", "Gelu", "Silu", "Softplus", "Elu", "LogSoftmax"),
+        *("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "Cdist", "EuclideanDist"),
+        *("LinalgVectorNorm", "Norm", "Pow", "Sqrt", "Log", "Prelu"),
         # and of ONNX.
-        *("Gemm", "MatMul", "Conv", "GlobalAveragePool", "AveragePool", "MaxPool", "ReduceMean"),
-        *("ReduceSum", "ReduceMax", "FusedGemm", "FusedMatMul", "FusedConv", "QGemm"),
-        *("BatchNormalization",),
+        *("Gemm", "MatMul", "Conv", "FusedGemm", "FusedMatMul", "FusedConv", "QGemm"),
+        *("BatchNormalization", "LayerNormalization", "LogSoftmax", "PRelu", "Gelu"),
     )
 )
-"""Operations that logits come from: nothing keeps what they give in [0, 1]."""
+"""Operations that logits come from: nothing keeps what they give within bounds."""
+_BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Hardsigmoid", "Softmax"})
+"""Operations that give shares, from 0 to 1."""
 _SIGMOIDS = (
     "as sigmoids do, which say of each class alone whether it is there. relook corrects class "
     "probabilities that sum to 1: if the classes exclude each other, pass the network without its "
     'sigmoid (logits), or divide its outputs by their sum and pass outputs="probabilities"'
 )
-_NEARLY_WHITE = 5
-"""Of the probing images."""
+_OTHERS = [5, 6]
+"""Of the probing images those that stand beside noise in a batch: nearly white, with another mean,
+and nearly grey, with less contrast."""
 _LARGEST_STD = 10
 """Of pixels in [0, 1] it is about 0.25."""
 _CHUNK_PIXELS_CPU = 16 * 224 * 224
@@ -551,7 +553,7 @@ class Classifier(nn.Module):
         chunk = self.chunk_size(*size)
         network = self.network if self._returns_tensor else Answers(self.network)
         # No other thread may hook the network or switch its mode while a form of it is made.
-        with exclusive(self.network):
+        with exclusive():
             engine = self._engines.get(
                 network, forwards, size, chunk, self.memory_format, self.normalised
             )
@@ -559,7 +561,7 @@ class Classifier(nn.Module):
 
     def forget_engines(self) -> None:
         """Make the faster forms of the network anew when they are needed next."""
-        with exclusive(self.network):
+        with exclusive():
             self._engines = Engines()
 
     @property
@@ -653,23 +655,27 @@ class Classifier(nn.Module):
             inputs: one normalised image.
             answer: the network's to it.
         """
-        other = self.normalised(probing_pixels(*self.input_size)[_NEARLY_WHITE]).to(inputs)
         shows = isinstance(self.network, ShowsLayers)  # and hands its inputs on as arrays
+        others = self.normalised(probing_pixels(*self.input_size)[_OTHERS]).to(inputs)
+        images = torch.cat([inputs, others])
         with ValuesRead() as read:
-            together = self._try_formats(torch.cat([inputs, other[None]]))
-        fits = together is not None and together.shape == (2, answer.shape[1])
+            together = self._try_formats(images)
+        fits = together is not None and together.shape == (len(images), answer.shape[1])
         if together is None:
             self._try_formats(inputs)
         varies, depends = False, False
-        if not (fits and together is not None and self._same(together[:1], answer)):
-            alone, again = self._try(inputs), self._try(inputs)
-            twins = self._try(inputs.expand(2, -1, -1, -1)) if fits else None
-            varies = not (alone is None or again is None or self._same(again, alone))
-            if not varies and alone is not None and twins is not None and together is not None:
-                # Beside itself an image gets the statistics that it has alone; and rounding, which
-                # some networks blow up, is the same in batches of the same size.
-                depends = not self._same(together[:1], twins[:1])
-                depends |= not self._same(twins[:1], alone, _OTHER_ROUNDING)
+        if fits and together is not None:
+            alone = [answer, *(self._try(other) for other in others.split(1))]
+            for image, own, beside in zip(images, alone, together.split(1), strict=True):
+                if own is not None and not self._same(beside, own):
+                    varies = varies or not self._same(answer, self._again(inputs, answer))
+                    # Beside itself an image has the statistics that it has alone; and rounding,
+                    # which some networks blow up, is the same in batches of the same size.
+                    twins = self._again(image.expand_as(images), beside)
+                    depends |= not self._same(beside, twins[:1])
+                    depends |= not self._same(twins[:1], own, _OTHER_ROUNDING)
+        else:
+            varies = not self._same(self._again(inputs, answer), self._again(inputs, answer))
         remarks = []
         if not fits:
             remarks.append("it takes one image at a time, which is slow")
@@ -678,15 +684,15 @@ class Classifier(nn.Module):
                 f"{statistics} has no running statistics and takes those of the batch; images go "
                 "through the network one at a time, since an answer would depend on the others"
             )
-        elif depends:
-            remarks.append(
-                "its answer to an image depends on the rest of the batch; images go through it "
-                "one at a time"
-            )
         elif read.values and not shows and self._decides_by_values():
             remarks.append(
                 "it computes with values that its code reads out of its input (as in `if x.min() "
                 "< 0`); images go through it one at a time, on PyTorch"
+            )
+        elif depends and not varies:
+            remarks.append(
+                "its answer to an image depends on the rest of the batch; images go through it "
+                "one at a time"
             )
         self._one_at_a_time = bool(remarks)
         if varies:
@@ -720,6 +726,13 @@ class Classifier(nn.Module):
                 raise
             return None
         return _at_least_float32(answers)
+
+    def _again(
+        self, inputs: Float[Tensor, "n 3 h w"], otherwise: Float[Tensor, "m c"]
+    ) -> Float[Tensor, "k c"]:
+        """As `_try`, with something else where the network refuses."""
+        found = self._try(inputs)
+        return otherwise if found is None else found
 
     def _same(
         self, one: Float[Tensor, "1 c"], other: Float[Tensor, "1 c"], tolerance: float = 1e-3
@@ -772,12 +785,12 @@ class Classifier(nn.Module):
         check_finite(outputs, self.dtype)
         return outputs
 
-    def _check_kind(self, answer: Float[Tensor, "1 c"], ends_in: str) -> None:
+    def _check_kind(self, answer: Float[Tensor, "1 c"], ends_in: frozenset[str]) -> None:
         """Raise ModelError if the outputs cannot be what they are said to be.
 
         Args:
             answer: to the probing image.
-            ends_in: the operation that it comes from, see `Probe`.
+            ends_in: the operations that it comes from, see `Probe`.
         """
         total, lowest = float(answer.sum()), float(answer.min())
         distribution = lowest >= 0 and abs(total - 1) < _PROBABILITY_TOLERANCE
@@ -791,9 +804,11 @@ class Classifier(nn.Module):
                 f"{self.name}: the outputs are no logits, they are probabilities already "
                 '(none below 0, sum 1); pass outputs="probabilities"'
             )
-        # What one image leaves open, others tell; a weight matrix and a softmax leave nothing open.
-        logits = self._outputs == "logits" and (lowest < 0 or ends_in in _UNBOUNDED)
-        if logits or (distribution and ends_in.endswith("Softmax")):
+        # What one image leaves open, others tell; weights, and a softmax alone, leave nothing open.
+        logits = self._outputs == "logits" and (
+            lowest < 0 or not ends_in or bool(ends_in & _UNBOUNDED)
+        )
+        if logits or (distribution and ends_in == {"Softmax"}):
             return
         answers = [answer]
         for pixels in probing_pixels(*self.input_size):
@@ -802,7 +817,7 @@ class Classifier(nn.Module):
                 break
             answers.append(found)
         else:
-            self._check_shares(torch.cat(answers))
+            self._check_shares(torch.cat(answers), ends_in <= _BOUNDED)
             return
         if self._outputs == "probabilities":
             raise ModelError(
@@ -810,9 +825,13 @@ class Classifier(nn.Module):
                 'logits, pass outputs="logits"'
             )
 
-    def _check_shares(self, answers: Float[Tensor, "n c"]) -> None:
+    def _check_shares(self, answers: Float[Tensor, "n c"], bounded: bool) -> None:
         """Raise ModelError for outputs, none of them below 0, that look like shares of each class
         but do not sum to 1, or that shall sum to 1 and do not.
+
+        Args:
+            answers: to images that have little in common.
+            bounded: whether they come from sigmoids and the like, whatever their scale.
         """
         sums = answers.sum(dim=1)
         low, high = float(sums.min()), float(sums.max())
@@ -822,16 +841,19 @@ class Classifier(nn.Module):
                     f"{self.name}: the outputs are no probabilities, they sum to {low:.3g} for one "
                     f"image and to {high:.3g} for another; {_SIGMOIDS}"
                 )
-        elif float(answers.max()) <= 1 and float(answers.max()) > float(answers.min()):
-            raise ModelError(
-                f"{self.name}: the outputs are no logits: for {len(answers)} different images all "
-                f"are from 0 to 1, and they sum to {low:.3g} to {high:.3g}; {_SIGMOIDS}"
-            )
-        elif high - low < _PROBABILITY_TOLERANCE * high:
+            return
+        highest = float(answers.max())
+        if highest > 1 and high - low < _PROBABILITY_TOLERANCE * high:
             raise ModelError(
                 f"{self.name}: the outputs are no logits: none is below 0 and they sum to "
                 f"{high:.4g} for every image, as shares do; divide them by {high:.4g} in a module "
                 'of your own and pass outputs="probabilities"'
+            )
+        if highest > float(answers.min()) and (bounded or highest <= 1):
+            raise ModelError(
+                f"{self.name}: the outputs are no logits: for {len(answers)} different images all "
+                f"are from 0 to {max(1.0, highest):.4g}, and they sum to {low:.3g} to {high:.3g}; "
+                f"{_SIGMOIDS}"
             )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,9 @@ from relook.answers import class_outputs
 from relook.errors import ModelError
 from relook.layout import Layout
 from relook.target import Call, Target
-from relook.wrappers import uncompiled, unwrapped
+from relook.wrappers import uncompiled
 
-REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
+REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError)
 """What networks raise on an input they do not take."""
 
 
@@ -32,14 +31,15 @@ class Probe:
     Attributes:
         outputs: what the network returned for the probing input.
         calls: every layer's call that returned a tensor, in order of completion.
-        ends_in: the operation that the class outputs come from, as "Addmm", "Sigmoid" or (of an
-            ONNX graph) "Gemm", apart from what only scales them or changes their shape; "" where
-            that cannot be told.
+        ends_in: the operations that the class outputs come from, as "Addmm", "Sigmoid" or (of an
+            ONNX graph) "Gemm", apart from what keeps values within what they were, up to a scale
+            and a shift; "" where that cannot be told. Nothing where they come from the input itself
+            so.
     """
 
     outputs: Any
     calls: tuple[Call, ...]
-    ends_in: str = ""
+    ends_in: frozenset[str] = frozenset({""})
 
 
 Matrix = tuple[Tensor, Tensor | None]
@@ -76,34 +76,29 @@ _STANDS_FOR = "_relook_stands_for"
 _POOLING = re.compile("Pool(?!Former)")
 
 
-# Not an attribute of the network, which can then still be copied and pickled.
-_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
+_TURN = threading.RLock()
+
+
+def exclusive() -> AbstractContextManager[bool]:
+    """The lock to hold while a network is run, hooked, exported or switched to eval mode.
+
+    Hooks and mode flags sit on modules, which threads share: in two threads at once, the maps of
+    one image would be taken for those of another, and a forward pass would run in train mode. It
+    is one lock for the process, since networks may share modules (members of an ensemble, a
+    temperature around a network), and PyTorch's exporter keeps its state in the process. The same
+    thread may take it again.
+    """
+    return _TURN
 
 
 def _after_fork() -> None:
     """A forked process has no other threads: what they held is free."""
-    global _LOCKS_LOCK
-    _LOCKS_LOCK = threading.Lock()
-    _LOCKS.clear()
+    global _TURN
+    _TURN = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def exclusive(network: nn.Module) -> AbstractContextManager[bool]:
-    """The lock to hold while a network is run, hooked or switched to eval mode.
-
-    Hooks and mode flags sit on the module, which threads share: in two threads at once, the maps of
-    one image would be taken for those of another, and a forward pass would run in train mode.
-    The same thread may take the lock again. Networks that begin with the same layer, such as two
-    heads on one backbone, have the same lock.
-    """
-    network = unwrapped(network)
-    first = next((module for module in network.modules() if module._parameters), network)
-    with _LOCKS_LOCK:
-        return _LOCKS.setdefault(first, threading.RLock())
 
 
 @contextmanager
@@ -111,7 +106,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     """Run in eval mode, one thread at a time; every module gets its own flag back, also after an
     exception.
     """
-    with exclusive(network):
+    with exclusive():
         flags = [(module, module.training) for module in network.modules()]
         network.eval()
         try:
@@ -130,7 +125,7 @@ def recording(network: nn.Module, target: Target) -> Iterator[list[Tensor]]:
     rewrite them.
     """
     if isinstance(network, ShowsLayers):
-        with exclusive(network), network.recording(target) as maps:
+        with exclusive(), network.recording(target) as maps:
             yield maps
         return
     maps = []
@@ -225,7 +220,7 @@ def _reached(
             seen.append((inputs[0].clone(), output))
 
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    with exclusive(network):
+    with exclusive():
         handles = [module.register_forward_hook(keep) for module in linear]
         try:
             with _hooked(network, layer, hook):
@@ -238,7 +233,7 @@ def _reached(
 
 @contextmanager
 def _hooked(network: nn.Module, layer: str, hook: Callable[..., Any]) -> Iterator[None]:
-    with exclusive(network):
+    with exclusive():
         handle = network.get_submodule(layer).register_forward_hook(hook)
         try:
             with uncompiled(network):
@@ -262,7 +257,9 @@ def _replaced(output: Any, tensor: Tensor) -> Any:
 
 def _maps_of(output: Any, layout: Layout) -> Tensor | None:
     tensor = _first_tensor(output)
-    return layout.maps(tensor) if isinstance(tensor, Tensor) else None
+    if not isinstance(tensor, Tensor):
+        return None
+    return layout.maps(tensor.dequantize() if tensor.is_quantized else tensor)
 
 
 def probe(network: nn.Module, inputs: Tensor) -> Probe:
@@ -287,7 +284,7 @@ def probe(network: nn.Module, inputs: Tensor) -> Probe:
     # Gradients are never computed; autograd only names the operations, and keeps nothing.
     nothing = torch.empty(0)
     nothing_kept = torch.autograd.graph.saved_tensors_hooks(lambda _: nothing, lambda _: nothing)
-    with exclusive(network):
+    with exclusive():
         handles = [
             m.register_forward_hook(note(name)) for name, m in network.named_modules() if name
         ]
@@ -304,25 +301,37 @@ def probe(network: nn.Module, inputs: Tensor) -> Probe:
         finally:
             for handle in handles:
                 handle.remove()
-    return Probe(outputs, tuple(calls), _last_operation(outputs))
+    return Probe(outputs, tuple(calls), _ends_in(outputs))
 
 
-# The operations of autograd that pass on what they get, in another shape or on another scale.
+# The operations of autograd that keep values within what they were, up to a scale and a shift.
 _PASSES_ON = re.compile(
     "(View|UnsafeView|Reshape|Squeeze|Unsqueeze|Flatten|Transpose|Permute|T|Clone|ToCopy|Alias|"
-    "Expand|Select|Slice|Mul|Div|Cat|Stack)Backward"
+    "Expand|Select|Slice|Cat|Stack|Flip|Mul|Div|Add|Sub|Rsub|Neg|Mean|Sum|Amax|Amin|Max|Min|"
+    "Maximum|Minimum|AvgPool2D|AdaptiveAvgPool2D|MaxPool2DWithIndices|AdaptiveMaxPool2D|Clamp|"
+    "ClampMin|ClampMax|Hardtanh|Relu|Threshold|LeakyRelu)Backward"
 )
 
 
-def _last_operation(outputs: Any) -> str:
-    """What the class outputs come from, by autograd's name: "Addmm" of a fully connected layer."""
+def _ends_in(outputs: Any) -> frozenset[str]:
+    """What the class outputs come from, by autograd's names: "Addmm" of a fully connected layer."""
     try:
-        operation = class_outputs(outputs).grad_fn
+        left = [class_outputs(outputs).grad_fn]
     except ModelError:
-        return ""  # what is wrong with them is said where they are checked
-    while operation is not None and _PASSES_ON.match(operation.name()):
-        operation = operation.next_functions[0][0] if operation.next_functions else None
-    return operation.name().partition("Backward")[0] if operation else ""
+        return frozenset()  # what is wrong with them is said where they are checked
+    found, seen = set(), set()
+    if left == [None]:
+        found.add("")  # nothing can be told
+    while left:
+        operation = left.pop()
+        if operation is None or operation in seen:
+            continue
+        seen.add(operation)
+        if _PASSES_ON.match(operation.name()):
+            left += [parent for parent, _ in operation.next_functions]
+        elif "AccumulateGrad" not in operation.name():  # a parameter, or the input itself
+            found.add(operation.name().partition("Backward")[0])
+    return frozenset(found)
 
 
 def _call(name: str, module: nn.Module, output: Tensor) -> Call:

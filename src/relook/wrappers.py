@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 
 import torch
@@ -21,10 +20,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
             return module
 
 
-# What is set for compiled code holds for the whole process.
-_STANCE = threading.RLock()
-
-
 @contextlib.contextmanager
 def uncompiled(network: nn.Module) -> Iterator[None]:
     """Parts that were compiled run as they were written, so that hooks are called."""
@@ -35,5 +30,5 @@ def uncompiled(network: nn.Module) -> Iterator[None]:
     if not compiled:
         yield
         return
-    with _STANCE, torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"):  # of the whole process: one thread at a time
         yield

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from relook.engines.agreement import Normalise, as_trained
 from relook.engines.exported import BATCH, OnnxRuntime
-from relook.engines.fingerprint import Fingerprint, fingerprint
+from relook.engines.fingerprint import Fingerprint, UnreadableError, fingerprint
 from relook.engines.folded import Folded
 from relook.errors import first_line
 from relook.layers import evaluating
@@ -41,6 +41,7 @@ class Engines:
         self._expected: dict[tuple[int, int], int] = {}
         self._network: Fingerprint | None = None
         self._restless: set[str] = set()
+        self._warned = False
 
     @property
     def name(self) -> str:
@@ -69,13 +70,13 @@ class Engines:
         """
         batch = min(BATCH, chunk)
         self._expected[size] = self._expected.get(size, 0) + forwards
-        if forwards < batch / 2 or any(
-            m._forward_hooks or m._forward_pre_hooks for m in network.modules()
-        ):
+        if forwards < batch / 2:
             return None
         if size not in self._made and self._expected[size] < _PAYS_FROM:
             return None
-        found = fingerprint(network)
+        found = self._fingerprint(network)
+        if found is None or found.hooked or _hooked_everywhere():
+            return None
         if self._changed(found):
             if self._network is not None:
                 self._expected = {size: forwards}
@@ -88,23 +89,50 @@ class Engines:
                 del self._made[next(iter(self._made))]
             self._made[size] = _make(network, size, batch, memory_format, normalise)
             # What changes by running the network (a counter, a cache) is no change of it.
-            after = fingerprint(network)
-            self._restless |= {
-                key for key in found.keys() | after.keys() if found.get(key) != after.get(key)
-            }
+            after = self._fingerprint(network)
+            if after is None:
+                return None
+            self._restless |= found.differences(after)
             self._network = after
         return self._made[size]
+
+    def _fingerprint(self, network: nn.Module) -> Fingerprint | None:
+        """None where changes of the network could not be noticed: it runs as it is then."""
+        try:
+            return fingerprint(network)
+        except UnreadableError as error:
+            if not self._warned:
+                _log.warning(
+                    "relook: PyTorch runs the network: its changes could not be noticed (%s)", error
+                )
+            self._warned = True
+            return None
 
     def _changed(self, found: Fingerprint) -> bool:
         """Whether it is another network than the one that the forms were made of."""
         if self._network is None:
             return True
-        keys = found.keys() | self._network.keys()
-        return any(found.get(key) != self._network.get(key) for key in keys - self._restless)
+        changed = self._network.differences(found) - self._restless
+        # What is put into a container that every run changes is new each time.
+        both = self._network.values.keys() & found.values.keys()
+        grown = tuple(f"{name}." for name in self._restless)
+        return any(name in both or not name.startswith(grown) for name in changed)
 
     def __getstate__(self) -> dict[str, object]:
         """A session can be neither copied nor pickled; a copy makes its own."""
-        return {"_made": {}, "_expected": {}, "_network": None, "_restless": set()}
+        return {
+            "_made": {},
+            "_expected": {},
+            "_network": None,
+            "_restless": set(),
+            "_warned": False,
+        }
+
+
+def _hooked_everywhere() -> bool:
+    """Whether there are hooks on all modules of the process."""
+    module = nn.modules.module
+    return bool(module._global_forward_hooks or module._global_forward_pre_hooks)
 
 
 def _make(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,15 +92,15 @@ def session_options(severity: int = 3) -> Any:
     return options
 
 
-# The exporter keeps its state in the process.
-_EXPORTING = threading.Lock()
-
-
 def export(
     network: nn.Module, example: Tensor, file: Path, outputs: tuple[str, ...] = ("y",)
 ) -> None:
-    """Write the network as an ONNX file with a free batch size called n; its input is called x."""
-    with _EXPORTING, _quiet(network), torch.no_grad():
+    """Write the network as an ONNX file with a free batch size called n; its input is called x.
+
+    The exporter keeps its state in the process: one thread at a time (see
+    `relook.layers.exclusive`).
+    """
+    with _quiet(network), torch.no_grad():
         # The tracing exporter: a second instead of ten, and the same speed once the batch size
         # is fixed.
         torch.onnx.export(

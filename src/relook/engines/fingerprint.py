@@ -2,57 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import BuiltinMethodType, MethodType
+import array
+import enum
+import functools
+import logging
+import marshal
+import os
+import re
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-Fingerprint = dict[str, object]
-"""By the names of modules and their attributes, values that can be compared."""
-
-_DEPTH = 4
-"""So far into the attributes of attributes: config.block.scale is three deep."""
-_MOST = 20_000
-"""So many values are looked at; what comes after them counts as itself, whatever it holds."""
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+_DEPTH = 12
+"""So far into the attributes of attributes."""
+_MOST = 100_000
+"""So many values at most."""
+_LARGE = 64
+"""Containers of more plain values than this are compared as a whole."""
+_PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes, range, slice, type(...)),
+    *(torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout),
+)
+_THEMSELVES = (
+    *(type, ModuleType, enum.Enum, re.Pattern, np.dtype, os.PathLike, logging.Logger),
+    *(weakref.ReferenceType, type(threading.Lock()), type(threading.RLock())),
+    *(torch.jit.ScriptFunction, torch.Generator, property, staticmethod, classmethod),
+)
+"""What does not change, or changes no answer."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
+class UnreadableError(Exception):
+    """Something hangs on a network whose changes could not be noticed."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A network at one time.
+
+    Attributes:
+        values: by the names of modules, attributes and what is in them, what can be compared.
+        hooked: whether a module of it has hooks.
+    """
+
+    values: dict[str, object]
+    hooked: bool
+
+    def differences(self, other: Fingerprint) -> set[str]:
+        """The names of what is not the same."""
+        names = self.values.keys() | other.values.keys()
+        return {name for name in names if self.values.get(name) != other.values.get(name)}
+
+
 def fingerprint(network: nn.Module) -> Fingerprint:
-    """Of the network's tensors, modules and their attributes, in milliseconds.
+    """Of the network's tensors, modules, classes and their attributes, in milliseconds.
 
     In-place operations, optimisers and `load_state_dict` among them, raise a tensor's version;
-    what goes through `.data` past that shows in the tensor's sum, unless it only swaps values.
-    What a forward reads from elsewhere, such as a global variable, is not seen.
+    what goes through `.data` or NumPy past that shows in the tensor's sum, unless it only swaps
+    values. What a forward reads from elsewhere, such as a global variable, is not seen.
+
+    Raises:
+        UnreadableError: an attribute is of a kind that cannot be compared, or there are too many.
     """
     walk = _Walk()
     walk.module(network, "")
-    return walk.seen | _of_tensors(walk.tensors)
+    return Fingerprint(walk.seen | _of_tensors(walk.tensors), walk.hooked)
 
 
-def _of_tensors(tensors: Mapping[str, Tensor]) -> Fingerprint:
+def _of_tensors(tensors: Mapping[str, Tensor]) -> dict[str, object]:
     by_device: dict[torch.device, list[Tensor]] = {}
+    found: dict[str, object] = {}
     with torch.no_grad():
-        for t in tensors.values():
-            half = t.dtype in (torch.float16, torch.bfloat16)
-            total = t.sum(dtype=torch.float32 if half else None)
-            wide = torch.float32 if t.device.type == "mps" else torch.float64
-            by_device.setdefault(t.device, []).append(total.to(wide))
-        sums = {device: iter(torch.stack(s).tolist()) for device, s in by_device.items()}
-    return {
-        f"{name}=": (
-            t.data_ptr(),
-            0 if t.is_inference() else t._version,
-            tuple(t.shape),
-            t.dtype,
-            t.device,
-            repr(next(sums[t.device])),  # as text, in which NaN equals NaN
-        )
-        for name, t in tensors.items()
-    }
+        try:
+            for t in tensors.values():
+                half = t.dtype in (torch.float16, torch.bfloat16)
+                values = torch.view_as_real(t) if t.is_complex() else t
+                total = values.sum(dtype=torch.float32 if half else None)
+                wide = torch.float32 if t.device.type == "mps" else torch.float64
+                by_device.setdefault(t.device, []).append(total.to(wide))
+            sums = {device: iter(torch.stack(s).tolist()) for device, s in by_device.items()}
+            for name, t in tensors.items():
+                found[f"{name}="] = (
+                    t.data_ptr(),
+                    0 if t.is_inference() else t._version,
+                    tuple(t.shape),
+                    t.dtype,
+                    t.device,
+                    repr(next(sums[t.device])),  # as text, in which NaN equals NaN
+                )
+        except (RuntimeError, TypeError) as error:  # of eight bits, sparse, without data
+            raise UnreadableError(f"a tensor cannot be added up ({error})") from error
+    return found
 
 
 class _Itself:
@@ -72,56 +120,141 @@ class _Walk:
     """Everything that hangs on a module, each object once."""
 
     def __init__(self) -> None:
-        self.seen: Fingerprint = {}
+        self.seen: dict[str, object] = {}
         self.tensors: dict[str, Tensor] = {}
-        self._known: dict[int, object] = {}
+        self.hooked = False
+        self._known: dict[int, str] = {}
+        self._kept: list[object] = []  # else another object could get the address of one
 
     def module(self, network: nn.Module, prefix: str) -> None:
         modules = dict(network.named_modules())
-        self._known |= {id(module): "module" for module in modules.values()}
+        self._known |= {id(module): f"{prefix}{name}" for name, module in modules.items()}
         for name, module in modules.items():
-            kind, own = type(module), f"{prefix}{name}"
-            self.seen[f"{own}:"] = (kind, kind.forward, tuple(module._modules))
+            own = f"{prefix}{name}"
+            self.hooked |= bool(module._forward_hooks or module._forward_pre_hooks)
+            self.seen[f"{own}:"] = (type(module), tuple(module._modules))
+            self._of_class(type(module))
             for attribute, value in vars(module).items():
                 if attribute not in _OF_EVERY_MODULE:
-                    key = f"{own}.{attribute}"
-                    self.seen[key] = self._comparable(value, key, _DEPTH)
+                    self._visit(value, f"{own}.{attribute}", _DEPTH)
         for name, tensor in (
             *network.named_parameters(remove_duplicate=False),
             *network.named_buffers(remove_duplicate=False),
         ):
             self.tensors[f"{prefix}{name}"] = tensor
 
-    def _comparable(self, value: Any, key: str, depth: int) -> object:
-        """A value that equals that of the same attribute later, if nothing in it has changed."""
-        if isinstance(value, _PLAIN):
-            return repr(value)
-        if id(value) not in self._known:
-            self._known[id(value)] = "…"  # for one that holds itself
-            self._known[id(value)] = self._of(value, key, depth)
-        return self._known[id(value)]
+    def _of_class(self, own: type) -> None:
+        """Methods and class variables; PyTorch's own are left alone."""
+        for kind in own.__mro__:
+            if id(kind) in self._known or kind.__module__.partition(".")[0] in (
+                "torch",
+                "builtins",
+            ):
+                continue
+            self._known[id(kind)] = kind.__qualname__
+            for name, value in vars(kind).items():
+                key = f"{kind.__module__}.{kind.__qualname__}.{name}"
+                if isinstance(value, Tensor | nn.Module | list | dict | set | np.ndarray):
+                    self._visit(value, key, _DEPTH)
+                elif not name.startswith(("__", "_abc_")) or name == "__call__":
+                    plain = isinstance(value, _PLAIN)
+                    self.seen[key] = repr(value) if plain else _Itself(value)
 
-    def _of(self, value: Any, key: str, depth: int) -> object:
+    def _visit(self, value: Any, key: str, depth: int) -> None:
+        if isinstance(value, _PLAIN):
+            self.seen[key] = repr(value)
+        elif id(value) in self._known:
+            self.seen[key] = self._known[id(value)]  # under another name
+        else:
+            self._known[id(value)] = key
+            self._kept.append(value)
+            if depth == 0 or len(self._kept) > _MOST:
+                raise UnreadableError(f"{key} holds too much")
+            self.seen[key] = self._shape(value)
+            for name, part in self._parts(value, key):
+                self._visit(part, f"{key}.{name}", depth - 1)
+
+    def _shape(self, value: Any) -> object:
+        """What is to be compared of an object beside its parts."""
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            return (value.shape, value.dtype, value.tobytes())
+        if isinstance(value, array.array | bytearray):
+            return (type(value), bytes(value))
+        if isinstance(value, (FunctionType, *_THEMSELVES)) or self._is_of_torch(value):
+            return _Itself(value)
+        if isinstance(value, BuiltinFunctionType):
+            return value.__name__
+        if isinstance(value, Mapping):
+            return (type(value), tuple(map(repr, value)))
+        if isinstance(value, list | tuple | deque | set | frozenset):
+            return (type(value), len(value), self._whole(value))
+        return type(value)
+
+    def _parts(self, value: Any, key: str) -> Iterable[tuple[object, Any]]:
+        """What is in an object, by names."""
         if isinstance(value, Tensor):
             self.tensors[key] = value
-            return "tensor"
+            return ()
         if isinstance(value, nn.Module):  # in a list, say, where `named_modules` does not find it
             self.module(value, f"{key}/")
-            return "module"
+            return ()
+        known = isinstance(value, (array.array, bytearray, *_THEMSELVES))
+        if known or self._is_of_torch(value) or self._whole(value) is not None:
+            return ()
         if isinstance(value, np.ndarray):
-            return (value.shape, value.dtype, value.tobytes())
-        if isinstance(value, MethodType | BuiltinMethodType):  # made anew at each look
-            return (value.__name__, _Itself(value.__self__))
-        if depth == 0 or len(self._known) > _MOST:
-            return _Itself(value)
+            return enumerate(value.flat) if value.dtype.hasobject else ()
+        if isinstance(value, FunctionType):
+            kept = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+            more = [value.__defaults__, value.__kwdefaults__, value.__dict__ or None]
+            return enumerate([*kept, *more])
+        if isinstance(value, MethodType):
+            return (("self", value.__self__), ("function", value.__func__))
+        if isinstance(value, BuiltinFunctionType):
+            return (("self", value.__self__),)
+        if isinstance(value, functools.partial):
+            return enumerate([value.func, value.args, value.keywords])
+        own = [*getattr(value, "__dict__", {}).items(), *_slots(value)]
         if isinstance(value, Mapping):
-            items = [(repr(k), v) for k, v in value.items()]
-        elif isinstance(value, list | tuple):
-            items = [(str(place), v) for place, v in enumerate(value)]
-        elif isinstance(value, set | frozenset):
-            return frozenset(map(repr, value))
-        elif hasattr(value, "__dict__") and type(value).__module__ != "builtins":
-            items = list(vars(value).items())
-        else:
-            return _Itself(value)  # functions and types among them
-        return (type(value), *((k, self._comparable(v, f"{key}.{k}", depth - 1)) for k, v in items))
+            return [*((repr(name), part) for name, part in value.items()), *own]
+        if isinstance(value, list | tuple | deque):
+            return [*enumerate(value), *own]
+        if isinstance(value, set | frozenset):
+            return [*enumerate(sorted(value, key=repr)), *own]
+        if not own and type(value).__module__ != "__main__" and not hasattr(value, "__dict__"):
+            raise UnreadableError(f"{key} is a {type(value).__name__}")
+        self._of_class(type(value))
+        return own
+
+    @staticmethod
+    def _whole(value: Any) -> int | None:
+        """A hash of a large container of plain values; None of any other."""
+        if type(value) in (list, tuple, dict, set, frozenset) and len(value) > _LARGE:
+            try:
+                return hash(marshal.dumps(value, 2))  # the last version without references
+            except ValueError:
+                pass  # of other values
+        return None
+
+    @staticmethod
+    def _is_of_torch(value: Any) -> bool:
+        """An operation or function of PyTorch."""
+        own = type(value).__module__.partition(".")[0] == "torch"
+        return own and callable(value) and not isinstance(value, Tensor | nn.Module)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _slots(value: Any) -> list[tuple[str, Any]]:
+    names = [name for kind in type(value).__mro__ for name in _names(vars(kind).get("__slots__"))]
+    return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
+
+
+def _names(slots: Any) -> list[str]:
+    names = [slots] if isinstance(slots, str) else list(slots or ())
+    return [name for name in names if name not in ("__dict__", "__weakref__")]

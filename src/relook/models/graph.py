@@ -42,6 +42,15 @@ _INPUT_TYPES = {
 # The output holds what the input holds.
 _PASSES_ON = ("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Transpose")
+# And what keeps values within what they were, up to a scale and a shift.
+_KEEPS = frozenset(
+    (
+        *(*_PASSES_ON, *_RESHAPES),
+        *("Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Mul", "Div", "Add", "Sub", "Neg"),
+        *("Mean", "Sum", "Max", "Min", "Clip", "Relu", "LeakyRelu", "ReduceMean", "ReduceSum"),
+        *("ReduceMax", "ReduceMin", "GlobalAveragePool", "AveragePool", "GlobalMaxPool", "MaxPool"),
+    )
+)
 
 # Where the scale of an output in 8 bits stands among the inputs; its zero point comes next.
 _SCALE = {
@@ -211,7 +220,7 @@ class OnnxNetwork(nn.Module):
         for (name, node), output in zip(self._nodes.items(), outputs, strict=True):
             if output.is_floating_point():
                 calls[name] = self._call(name, node, shapes, calls)
-        return Probe(_rows(answer[:1].float()), tuple(calls.values()), self.ends_in)
+        return Probe(_rows(answer[:1].float()), tuple(calls.values()), self._ends())
 
     def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
         """Whether the answer depends on what the layer holds at the places of the image.
@@ -434,6 +443,21 @@ class OnnxNetwork(nn.Module):
                 if biases and biases[0] is not None and biases[0].ndim == 1:
                     return biases[0]
         return None
+
+    def _ends(self) -> frozenset[str]:
+        """The operations that the answer comes from, see `Probe`."""
+        left, found, seen = [self._answer], set(), set()
+        while left:
+            node = self._producer.get(left.pop())
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            operation = node.op_type.removeprefix("QLinear")
+            if operation in _KEEPS:
+                left += [tensor for tensor in _inputs(node) if tensor not in self._same]
+            else:
+                found.add(operation)
+        return frozenset(found)
 
     def _last_operation(self) -> str:
         """What the answer comes from, before it was only passed on or brought into shape."""
