@@ -129,7 +129,7 @@ class Classifier(nn.Module):
             through it one at a time, since they would change each other's answers; that the same
             image gets other answers each time. Logged as warnings too, once.
 
-    Threads may share a classifier: forward passes of one network take turns.
+    Threads may share a classifier: forward passes take turns.
     """
 
     def __init__(
