@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -553,6 +554,21 @@ def test_what_lies_beside_the_images_makes_no_other_run_of_it(grey, data, tmp_pa
     evaluate(corrector, data, tmp_path / "run")
     (data / "0" / "Thumbs.db").touch()
     assert len(evaluate(corrector, data, tmp_path / "run").rows) == 40
+
+
+def test_the_same_classes_found_in_another_way_make_no_other_run(grey, data, tmp_path):
+    corrector = relook.Corrector(grey, look="flip")
+    found = read_data(data, grey.labels)
+    evaluate(corrector, found, tmp_path / "run")
+    said = dataclasses.replace(found, matched="in sorted order (string)")
+    with counting_forwards(grey.network) as count:
+        assert len(evaluate(corrector, said, tmp_path / "run").rows) == 40
+    assert count == [0]
+    other = dataclasses.replace(
+        found, images=tuple(dataclasses.replace(i, label=1 - i.label) for i in found.images)
+    )
+    with pytest.raises(RunError, match=r"data\.content was"):
+        evaluate(corrector, other, tmp_path / "run")
 
 
 def test_a_folder_whose_name_is_no_utf8_holds_a_run(grey, data, tmp_path):

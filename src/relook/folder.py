@@ -15,8 +15,9 @@ from relook.errors import RelookError
 
 _PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
 _SHOWN = 80
-_TOLD = ("pairs", "left_out", "remarks")
-"""Keys of what is said of data and network beside what the run depends on: not compared."""
+_TOLD = ("matched", "pairs", "left_out", "remarks")
+"""Keys of what is said of data and network beside what the run depends on: not compared. How names
+were matched is none of it: the digest of the data holds the class of each image."""
 
 
 class RunError(RelookError):
