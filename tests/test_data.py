@@ -115,6 +115,46 @@ def test_numbers_whose_orders_agree_are_in_sorted_order(tmp_path, names, classes
     assert data.matched == "in sorted order"
 
 
+@pytest.mark.parametrize(
+    "odd", ["#N/A", "-", "inf", "?", "<NA>", "NaT", "unknown", "0x2", "1_0", "dog", "٣"]
+)
+@pytest.mark.parametrize("labels", [ClassIndices.of(3), ["cat", "fox", "owl"]], ids=["none", "own"])
+def test_names_among_numbers_are_not_put_in_order_unasked(tmp_path, odd, labels):
+    """In sorted order #N/A would be class 0, and 0 class 1."""
+    file = write_table(tmp_path / "t.csv", ["0", odd, "1", odd])
+    with pytest.raises(DataError) as raised:
+        read_data(file, labels)
+    assert f"those that are not: {odd!r} (row 3 and 1 more). Put these right" in str(raised.value)
+    found = [image.label for image in read_data(file, labels, "string").images]
+    assert found == [sorted(["0", "1", odd]).index(name) for name in ("0", odd, "1", odd)]
+    named = read_data(file, ["1", odd, "0"])
+    assert [image.label for image in named.images] == [2, 1, 0, 1]
+    assert named.matched == "by label"
+
+
+@pytest.mark.parametrize(
+    ("names", "odd"),
+    [(("0", "1", "other"), "not: 'other'"), (("cat", "dog", "7"), "those that are: '7'")],
+)
+def test_folders_of_numbers_and_names_are_not_put_in_order_unasked(tmp_path, names, odd):
+    folders(tmp_path, *names[:2], files=("a.png",))
+    folders(tmp_path, names[2], files=())  # one without images counts: it would shift the others
+    with pytest.raises(DataError, match=odd):
+        read_data(tmp_path, ClassIndices.of(3))
+    assert labels_of(read_data(tmp_path, ClassIndices.of(3), "natural")) == {
+        f"{name}/a.png": sorted(names).index(name) for name in names[:2]
+    }
+
+
+def test_one_name_in_two_forms_of_unicode_is_said_to_be_so(tmp_path):
+    forms = [unicodedata.normalize(form, "café") for form in ("NFD", "NFC")]
+    folders(tmp_path, *forms, files=("a.png",))
+    with pytest.raises(DataError, match=r"are two classes to relook: composed and decomposed Uni"):
+        read_data(tmp_path, ["café", "cat"])
+    with pytest.raises(DataError, match="is there in composed and in decomposed Unicode: rename"):
+        read_data(tmp_path, ClassIndices.of(2))
+
+
 def test_names_that_numbers_do_not_reorder_are_in_sorted_order(tmp_path):
     names = ["A-1", "A1", "A1 b", "B_2", "a"]
     data = read_data(folders(tmp_path, *names, files=("a.png",)), ClassIndices.of(5))
@@ -341,6 +381,17 @@ def test_tables_as_other_programs_write_them(tmp_path, between, encoding):
     file = write_table(tmp_path / "t.csv", ["café", "dog"], between)
     file.write_bytes(file.read_text(encoding="utf-8").encode(encoding))
     assert [i.label for i in read_data(file, ["dog", "café"]).images] == [1, 0]
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;;"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_line_of_excel_that_names_the_separator_is_none_of_the_table(tmp_path, line, end):
+    file = tmp_path / "t.csv"
+    file.write_text(f"{line}{end}image;label{end}a.png;dog{end}", newline="", encoding="utf-8-sig")
+    assert labels_of(read_data(file, PETS)) == {"a.png": 1}
+    file.write_text(f"sep=\x01{end}image\x01label{end}a.png\x01{end}", newline="")
+    with pytest.raises(DataError, match="row 3 lacks its image or its label"):
+        read_data(file, PETS)
 
 
 @pytest.mark.parametrize(

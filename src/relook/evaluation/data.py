@@ -282,7 +282,7 @@ def _of_table(table: Table, labels: Sequence[str], order: Order | None) -> Label
     titles = _titles(names, table.class_names, where)
     matching = _by_title(titles, labels, where)
     if matching is None:
-        matching = match(names, labels, where, indices=True, order=order)
+        matching = match(names, labels, where, indices=True, order=order, places=_rows_of(table))
     images = tuple(
         LabelledImage(
             row.name,
@@ -293,6 +293,17 @@ def _of_table(table: Table, labels: Sequence[str], order: Order | None) -> Label
         for row in table.rows
     )
     return _labelled(images, matching, labels, "", titles)
+
+
+def _rows_of(table: Table) -> dict[str, str]:
+    """In which rows each label is, in words."""
+    rows: dict[str, list[int]] = {}
+    for row in table.rows:
+        rows.setdefault(row.label, []).append(row.number)
+    return {
+        label: f"row {numbers[0]}" + (f" and {len(numbers) - 1:,} more" if len(numbers) > 1 else "")
+        for label, numbers in rows.items()
+    }
 
 
 def _titles(names: Sequence[str], class_names: Sequence[str] | None, where: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ BY_ORDER = "in sorted order"
 
 _DIGITS = re.compile(r"([0-9]+)")
 _INDEX = re.compile(r"[0-9]+")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _ORDER_SHOWN = 5
 
 
@@ -49,14 +50,16 @@ def match(
     unused: Sequence[str] = (),
     doubt: str = "",
     hint: str = "",
+    places: Mapping[str, str] | None = None,
 ) -> Matching:
     """The classes that names mean: all of them in the first way that fits all.
 
     By the classes' own labels, name by name: exactly, else by the same name in composed Unicode,
     else with case, spaces, dashes and underscores aside; each only where one name means one label.
     By synset id where the classes are those of ImageNet; by 0-based class index; else in sorted
-    order, where there are as many names as classes, none of which is like a label, and both orders
-    are the same or one was asked for.
+    order, where there are as many names as classes, none of which is like a label, all or none of
+    them are numbers, no two are one name in composed Unicode, and both orders are the same; or
+    where one of the orders was asked for.
 
     Args:
         names: what the data call their classes, each once.
@@ -67,6 +70,7 @@ def match(
         unused: further names, of classes without images, which count in the last way.
         doubt: why the last way is not to be taken unasked; a sentence for the message.
         hint: what may be meant instead, for the message, where there is no doubt.
+        places: where the data have each name ("row 3"), for messages; None: it is a folder.
 
     Raises:
         DataError: none of these fits; the message shows what does not, and what to do.
@@ -83,6 +87,8 @@ def match(
     if indices and are_numbers and all(int(name) < len(labels) for name in names):
         return Matching({name: int(name) for name in names}, "by class index")
     everything = _everything(names, labels, unused)
+    if everything:
+        doubt = doubt or _doubtful_order(everything, places or {})
     # Names that are like labels were meant to be these, and numbers in a table indices: no guess.
     alike = not isinstance(labels, ClassIndices) and {*map(plain, names)} & {*map(plain, labels)}
     may_guess = not alike and not (indices and are_numbers) and not doubt
@@ -103,6 +109,29 @@ def _everything(names: Sequence[str], labels: Sequence[str], unused: Sequence[st
     if isinstance(labels, ClassIndices) and {*names} <= {*numbers}:
         return numbers
     return []
+
+
+def _doubtful_order(names: Sequence[str], places: Mapping[str, str]) -> str:
+    """Why the order of names says nothing, whichever it is; a sentence, or nothing.
+
+    Programs write a number that is not there in many ways (#N/A, -, ?, <NA>, unknown): sorted
+    among the numbers it would be a class, and would shift others.
+    """
+    forms = Counter(map(composed, names))
+    same = [name for name in names if forms[composed(name)] > 1]
+    if same:
+        return f"{same[0]!r} is there in composed and in decomposed Unicode: rename one of the two"
+    others = [name for name in names if not _NUMBER.fullmatch(name)]
+    if len(others) in (0, len(names)):
+        return ""
+    numbers = [name for name in names if name not in others]
+    odd, are = (others, "are not") if len(others) <= len(numbers) else (numbers, "are")
+    told = some([f"{name!r} ({places[name]})" if name in places else repr(name) for name in odd])
+    return (
+        f"Some of its class names are numbers and some are not, so that their order is a guess; "
+        f"those that {are}: {told}. Put these right or leave them out; or, if all are classes, "
+        "say in which order: --class-order string or natural, in Python read_data(..., order=)"
+    )
 
 
 def _in_order(
@@ -183,7 +212,8 @@ def _mismatch(
     alike = [name for name, count in Counter(map(plain, names)).items() if count > 1]
     if named and alike and way == "labels":
         told = [name for name in names if plain(name) == alike[0]]
-        remedy += f". ({' and '.join(map(repr, told))} are two classes to relook)"
+        form = ": composed and decomposed Unicode" if len({*map(composed, told)}) == 1 else ""
+        remedy += f". ({' and '.join(map(repr, told))} are two classes to relook{form})"
     has = some(labels) if named else f"{len(labels):,} classes without names"
     # What is meant instead comes before what does not fit.
     return DataError(

@@ -27,6 +27,9 @@ _COLUMNS = ("image", "label")
 _BETWEEN = ",;\t|"
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _INDEX = re.compile(r"[0-9]+")
+_SEPARATOR = re.compile(r'"?sep=([^\r\n"])\1*"?[ \t]*(\r\n|\n|\r)', re.IGNORECASE)
+"""The line that Excel takes for what is between the values, and is none of the table."""
+
 _MISSING = frozenset({"nan", "na", "n/a", "null", "none", "-nan"})
 """How programs write a number that is not there, in lower case."""
 
@@ -152,16 +155,18 @@ def _of_csv(file: Path) -> Table:
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
     """(number of the line, values) of each record of a CSV file that is not blank.
 
-    Commas are between the values; or whatever it is that makes the columns image and label of
-    the first line.
+    Between the values is what Excel's line `sep=` says; else commas, or whatever it is that makes
+    the columns image and label of the first line.
     """
     try:
         text = decode(file.read_bytes(), readable(file))
-        between = max(_BETWEEN, key=lambda mark: _recognised(text, mark))
+        said = _SEPARATOR.match(text)
+        text = text[said.end() :] if said else text
+        between = said[1] if said else max(_BETWEEN, key=lambda mark: _recognised(text, mark))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=between, strict=True)
         for record in reader:
             if record:
-                yield reader.line_num, record
+                yield reader.line_num + bool(said), record
     except RelookError as error:
         raise DataError(str(error)) from error
     except (OSError, csv.Error) as error:
