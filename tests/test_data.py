@@ -205,6 +205,73 @@ def test_parts_of_a_data_set_are_no_classes(tmp_path):
     assert len(read_data(tmp_path / "test", PETS)) == 6
 
 
+@pytest.mark.parametrize(
+    ("parts", "first"),
+    [
+        (("training_set", "test_set"), "test_set"),
+        (("seg_train", "seg_test"), "seg_test"),
+        (("train2017", "val2017"), "val2017"),
+        (("images_train", "images_val"), "images_val"),
+        (("TrainImages", "TestImages"), "TestImages"),
+        (("fold0", "fold1"), "fold0"),
+        (("eval", "hold-out"), "eval"),
+        (("2019", "2020"), "2019"),  # by what they hold alone
+        (("left", "right"), "left"),
+    ],
+)
+def test_parts_of_a_data_set_are_known_by_a_word_or_by_what_they_hold(tmp_path, parts, first):
+    for part in parts:
+        folders(tmp_path / part, "cat", "dog", files=("a.png",))
+    folders(tmp_path / parts[0], "fox", files=("a.png",))  # not every part has all classes
+    for labels in (ClassIndices.of(2), ["cat", "dog", "fox"], ["cat", "dog"]):
+        with pytest.raises(DataError, match="are parts of a data set, not classes") as raised:
+            read_data(tmp_path, labels)
+        assert f"Name the one that is meant: {tmp_path / first}." in str(raised.value)
+    with pytest.raises(DataError, match="are parts of a data set, not classes"):
+        class_names(tmp_path)
+    named = read_data(tmp_path, [*reversed(parts)])  # but the model's own names are its classes
+    assert labels_of(named)[f"{parts[0]}/cat/a.png"] == 1
+    assert named.matched == "by label"
+
+
+def test_parts_that_share_no_class_are_known_by_a_word(tmp_path):
+    folders(tmp_path / "train2017", "cat", "dog")
+    folders(tmp_path / "val2017", "fox", "owl")
+    with pytest.raises(DataError, match="train2017/, val2017/ are parts of a data set"):
+        read_data(tmp_path, ClassIndices.of(2))
+
+
+@pytest.mark.parametrize("names", [("train2017", "val2017"), ("eval", "holdout")])
+def test_parts_without_class_folders_are_not_guessed_to_be_two_classes(tmp_path, names):
+    folders(tmp_path, *names, files=("a.png",))
+    with pytest.raises(DataError, match="Folders of these names are parts of a data set"):
+        read_data(tmp_path, ClassIndices.of(2))
+    assert sorted(labels_of(read_data(tmp_path, ClassIndices.of(2), "string")).values()) == [0, 1]
+
+
+def test_class_folders_with_folders_inside_are_classes(tmp_path):
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    for name in ("cat", "dog"):
+        folders(one / name, "images")  # as in Tiny ImageNet
+        folders(two / name, f"{name}s at home", f"{name}s outside")
+        folders(three / name, "home", "outside")
+    (three / "dog" / "a.png").touch()
+    folders(three / "contrail", "home")  # no train
+    for root, classes in ((one, 2), (two, 2), (three, 3)):
+        found = {
+            i.name.split("/")[0]: i.label for i in read_data(root, ClassIndices.of(classes)).images
+        }
+        assert found == {"cat": 0, "dog": classes - 1, **({"contrail": 1} if classes > 2 else {})}
+        assert class_names(root) == tuple(sorted(found))
+
+
+def test_synset_folders_with_the_same_folders_inside_are_classes(tmp_path):
+    for name in ("n01443537", "n02123045"):
+        folders(tmp_path / name, "images", "more", files=("a.png",))
+    found = {image.label for image in read_data(tmp_path, imagenet_labels()).images}
+    assert found == {1, 281}
+
+
 def test_a_train_may_be_a_class(tmp_path):
     folders(tmp_path / "train", "steam")
     folders(tmp_path, "car")

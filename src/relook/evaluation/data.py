@@ -17,6 +17,7 @@ from relook.evaluation.matching import (
     ORDERS,
     Matching,
     Order,
+    are_known,
     is_imagenet,
     match,
 )
@@ -219,8 +220,9 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
         )
         left = f" (it holds {found.left_out})" if str(found.left_out) else ""
         raise DataError(f"{readable(root)}: {what}{left}{'. ' if told else ''}{told}")
-    found.check_parts()
     names = sorted({name for _, name in found.images})
+    if not are_known(names, labels):
+        found.check_parts()
     matching = match(
         names,
         labels,
@@ -262,7 +264,10 @@ def _doubt(found: ClassFolders) -> str:
             f"meant ({readable(found.root / found.parts[0])})"
         )
     if found.are_called_parts:
-        return "Folders of these names are parts of a data set, and hold a folder for each class"
+        return (
+            "Folders of these names are parts of a data set, and hold a folder for each class; "
+            "where they are the classes, say so with --class-order string or natural"
+        )
     names = {name for _, name in found.images}
     if len(names) == 1 and all(path.parent.parent != found.root for path, _ in found.images):
         [name] = names

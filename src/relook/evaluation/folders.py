@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from relook.errors import DataError
 from relook.images import image_suffixes, looks_like_image
+from relook.labels import plain
 from relook.text import readable
 
 _SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found"})
 """Folders that disks and programs make for themselves, in lower case; hidden ones begin with a
 dot."""
 
-_PARTS = ("val", "validation", "valid", "dev", "test", "testing", "train", "training")
-"""What the parts of a data set are called, in lower case; those to evaluate on first."""
+_PARTS = (
+    *("val", "validation", "valid", "valset", "minival", "dev", "eval", "evaluation", "test"),
+    *("testing", "testset", "holdout", "train", "training", "trainset", "trainval", "fold"),
+    "split",
+)
+"""Words by which the parts of a data set are called, in lower case; those to evaluate on first."""
+
+_WORD = re.compile(r"[^\W\d_]+")
+_CASES = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 _SHOWN = 6
 
@@ -83,8 +92,9 @@ class ClassFolders:
         root: the folder.
         images: (path, name of its class folder) of each image, sorted.
         names: of all class folders, those without images among them, sorted.
-        parts: the class folders that are parts of a data set rather than classes: called train,
-            val, test or the like, with the images in folders inside.
+        parts: the class folders that are parts of a data set rather than classes, those to
+            evaluate on first: all images are in folders inside, and train, val, test or the like
+            is a word of the name, or all class folders hold folders of the same names.
         left_out: what is not used.
     """
 
@@ -97,17 +107,20 @@ class ClassFolders:
     @property
     def are_called_parts(self) -> bool:
         """Whether every folder with images is called train, val, test or the like."""
-        return all(name.casefold() in _PARTS for _, name in self.images)
+        return all(_rank(name) is not None for _, name in self.images)
 
     def check_parts(self) -> None:
         """Raise DataError if the class folders are the parts of a data set."""
         with_images = {name for _, name in self.images}
         if self.parts and (len(self.parts) > 1 or with_images == set(self.parts)):
-            listed = ", ".join(f"{part}/" for part in self.parts)
+            listed = ", ".join(f"{part}/" for part in sorted(self.parts)[:_SHOWN])
+            listed += f", … ({len(self.parts):,} in all)" if len(self.parts) > _SHOWN else ""
             are = "are parts of a data set" if len(self.parts) > 1 else "is a part of a data set"
             raise DataError(
                 f"{readable(self.root)}: {listed} {are}, not classes: class folders lie inside. "
-                f"Name the one that is meant: {readable(self.root / self.parts[0])}"
+                f"Name the one that is meant: {readable(self.root / self.parts[0])}. (Where they "
+                "are the classes: pass a table of images and labels, or name the model's classes "
+                "as the folders are called)"
             )
 
 
@@ -123,7 +136,7 @@ def read_folders(root: Path) -> ClassFolders:
     left = LeftOut()
     images: list[tuple[Path, str]] = []
     names: list[str] = []
-    parts: list[str] = []
+    inner: dict[str, set[str]] = {}
     above = frozenset({_identity(root)})
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
@@ -142,10 +155,40 @@ def read_folders(root: Path) -> ClassFolders:
             names.append(name)
             if not found:
                 left.empty.append(name)
-            elif name.casefold() in _PARTS and all(image.parent != path for image in found):
-                parts.append(name)
-    parts.sort(key=lambda name: _PARTS.index(name.casefold()))
-    return ClassFolders(root, tuple(images), tuple(names), tuple(parts), left)
+            else:
+                depth = len(path.parts)
+                paths = (image.parts[depth:] for image in found)
+                inner[name] = {parts[0] if len(parts) > 1 else "" for parts in paths}
+    return ClassFolders(root, tuple(images), tuple(names), _parts(inner), left)
+
+
+def _parts(inner: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Those class folders that are parts of a data set.
+
+    Args:
+        inner: the names of the folders with images in each of them; "" for itself.
+    """
+    ranks = {name: _rank(name) for name in inner}
+    found = [name for name in inner if "" not in inner[name]]
+    if not (len(found) > 1 and len(found) == len(inner) and _repeat([*inner.values()])):
+        found = [name for name in found if ranks[name] is not None]
+    return tuple(sorted(found, key=lambda name: (ranks[name] is None, ranks[name] or 0, name)))
+
+
+def _repeat(inner: Sequence[set[str]]) -> bool:
+    """Whether names repeat in all: as classes do in parts of a data set.
+
+    One single name, as in cat/images and dog/images, says nothing.
+    """
+    known = [{*map(plain, names)} for names in inner]
+    return len(set.union(*known)) > 1 and bool(set.intersection(*known))
+
+
+def _rank(name: str) -> int | None:
+    """The place in `_PARTS` of the first of its words in a name; None without any."""
+    words = [word.casefold() for word in _WORD.findall(_CASES.sub(" ", name))]
+    known = {*words, "".join(words)} & {*_PARTS}
+    return min(map(_PARTS.index, known), default=None)
 
 
 def _below(folder: Path, above: frozenset[tuple[int, int]], left: LeftOut) -> Iterator[Path]:

@@ -97,6 +97,13 @@ def match(
     raise _mismatch(names, labels, where, own, indices, doubt or hint)
 
 
+def are_known(names: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether all are names of the network's classes: labels or synset ids, not indices."""
+    if len(by_label(names, labels)) == len(names):
+        return True
+    return is_imagenet(labels) and {*names} <= {*imagenet_synsets()}
+
+
 def _everything(names: Sequence[str], labels: Sequence[str], unused: Sequence[str]) -> list[str]:
     """One name for each class, if there are so many; else nothing."""
     for known in ([*names], [*names, *unused]):
