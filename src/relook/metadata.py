@@ -5,7 +5,18 @@ from __future__ import annotations
 import struct
 import zlib
 
+_JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*")
+
+_EXIF, _ADOBE, _SCAN, _COMMENT = 0xE1, 0xEE, 0xDA, 0xFE
+_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
+"""Markers in a JPEG file that no length follows."""
+
+_OF_PROGRAMS = frozenset({*range(0xE0, 0xF0), _COMMENT})
+_EXIF_HEAD = b"Exif\0\0"
+_ADOBE_LENGTH = 12
+
 _PIXEL_TAGS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 297, 317}
     | {320, 322, 323, 324, 325, 332, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532}
@@ -14,18 +25,56 @@ _PIXEL_TAGS = frozenset(
 
 
 def without_metadata(content: bytes) -> bytes:
-    """A PNG or TIFF file without texts, profiles and the like; other content as it is.
+    """A JPEG, PNG or TIFF file without texts, profiles and the like; other content as it is.
 
     The orientation stays, and so does everything that the pixels are made of, damaged or not.
     """
     try:
+        if content.startswith(_JPEG):
+            return _jpeg(content)
         if content.startswith(_PNG):
             return _png(content)
-        if content[:4] in (b"II*\0", b"MM\0*"):
+        if content[:4] in _TIFF:
             return _tiff(content)
     except (struct.error, IndexError):  # cut off: this is not about metadata
         pass
     return content
+
+
+def _jpeg(content: bytes) -> bytes:
+    """All but comments and the segments of programs; of these Adobe's, by which colours are
+    stored, where it is whole, and the orientation.
+    """
+    kept, place = [content[:2]], 2
+    while content[place] == 0xFF:
+        while content[place + 1] == 0xFF:  # what is between segments
+            place += 1
+        kind = content[place + 1]
+        if kind == _SCAN or kind in _BARE:
+            break
+        (length,) = struct.unpack_from(">H", content, place + 2)
+        if length < 2:
+            break
+        end = place + 2 + length
+        data = content[place + 4 : end]
+        if kind == _EXIF and data.startswith(_EXIF_HEAD):
+            kept.append(_orientation(data[len(_EXIF_HEAD) :]))
+        elif kind == _ADOBE and data.startswith(b"Adobe"):
+            kept.append(content[place:end] if len(data) >= _ADOBE_LENGTH else b"")
+        elif kind not in _OF_PROGRAMS:
+            kept.append(content[place:end])
+        place = end
+    return b"".join(kept) + content[place:]
+
+
+def _orientation(exif: bytes) -> bytes:
+    """A segment that says the orientation as these tags do; nothing where they cannot be read."""
+    try:
+        tags = _EXIF_HEAD + _tiff(exif) if exif[:4] in _TIFF else b""
+    except (struct.error, IndexError):
+        return b""
+    whole = bool(tags) and len(tags) + 2 < 1 << 16
+    return struct.pack(">BBH", 0xFF, _EXIF, len(tags) + 2) + tags if whole else b""
 
 
 def _png(content: bytes) -> bytes:
