@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import threading
@@ -154,6 +155,55 @@ def test_a_dark_deep_image_is_dark(tmp_path, suffix):
     assert first_pixel(tmp_path / f"dark.{suffix}") == (1, 1, 1)
 
 
+def deep_png(kind, values):
+    """A PNG of 16 bits a channel; kind 0: grey, 2: RGB, 4: grey and alpha, 6: RGB and alpha."""
+    rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(values, ">u2"))
+    head = struct.pack(">IIBBBBB", len(values[0]), len(values), 16, kind, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda: deep_png(0, [[4095, 0]]), "4095 of 65535; if it holds 12-bit values"),
+        (lambda: deep_png(2, [[[4095] * 3, [0] * 3]]), "at most 4095 of 65535; if it holds 12-bit"),
+        (lambda: deep_png(2, [[[200] * 3, [0] * 3]]), "at most 255 of 65535; if it holds 8-bit"),
+        (lambda: deep_png(4, [[[4095, 65535]] * 2]), "at most 4095 of 65535"),
+        (lambda: deep_png(0, [[8191, 0]]), "8191 of 65535; if it holds 14-bit values"),
+        (lambda: deep_png(0, [[8192, 0]]), None),
+        (lambda: deep_png(0, [[0, 0]]), None),
+        (lambda: deep_png(2, [[[65535, 0, 0], [0] * 3]]), None),
+        (lambda: tiff(32, 2, [4095, 0]), "4095 of 2147483647; if it holds 12-bit values"),
+        (lambda: tiff(32, 2, [32767, 0]), "32767 of 2147483647; if it holds 16-bit values"),
+        (lambda: tiff(16, 2, [4095, 0]), "4095 of 32767; if it holds 12-bit values"),
+        (lambda: np.full((4, 4, 3), 4095, np.uint16), "4095 of 65535; if it holds 12-bit values"),
+        (lambda: np.full((4, 4, 3), 0.01), None),
+        (lambda: np.full((4, 4, 3), 5, np.uint8), None),
+    ],
+)
+def test_a_deep_image_that_fills_little_of_its_range_is_said_once(
+    monkeypatch, caplog, content, said
+):
+    monkeypatch.setattr("relook.images._told_dark", set())
+    open_image(content(), "scan.png")
+    open_image(content(), "other.png")
+    if said is None:
+        assert not caplog.messages
+        return
+    [message] = caplog.messages
+    name = "array of shape (4, 4, 3)" if isinstance(content(), np.ndarray) else "scan.png"
+    assert message.startswith(f"{name}: its brightest pixel is {said}")
+
+
+def test_a_dark_image_of_565_bits_is_none_of_more_than_8(monkeypatch, caplog):
+    monkeypatch.setattr("relook.images._told_dark", set())
+    head = b"BM" + struct.pack("<IHHI", 62, 0, 0, 54)
+    head += struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 0, 8, 0, 0, 0, 0)
+    open_image(head + bytes(8), "a.bmp")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.int64, np.uint64])
 def test_integers_are_from_0_to_255_whatever_their_values(dtype):
     assert first_pixel(np.full((4, 5), 200, dtype)) == (200, 200, 200)
@@ -224,6 +274,50 @@ def test_pixels_of_a_tiff_behind_a_tag_of_the_wrong_type_are_read(tmp_path):
     image = open_image(tmp_path / "a.tif")
     assert image.size == (1, 2)
     assert [image.getpixel((0, y)) for y in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def jpeg(mode, colour, **options):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new(mode, (16, 8), colour).save(stream, "JPEG", exif=exif, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\xff\xe2\0\x0eICC_PROFILE\0",
+        b"\xff\xee\0\x08Adobe\0",
+        b"\xff\xe0\0\x06JFIF",
+        b"\xff\xff\xff\xe0\0\x06JFIF",
+        b"\xff\xed\0\x10Photoshop 3.0\0",
+        b"\xff\xfe\0\x02",
+    ],
+    ids=["profile", "Adobe", "JFIF", "JFIF after fill bytes", "Photoshop", "comment"],
+)
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (jpeg("RGB", RED), RED),
+        (jpeg("RGB", RED, progressive=True), RED),
+        (jpeg("RGB", RED, keep_rgb=True), RED),  # as its Adobe segment alone says
+        (jpeg("CMYK", (0, 255, 255, 0)), RED),
+        (jpeg("L", 128), GREY),
+    ],
+    ids=["RGB", "progressive", "kept RGB", "CMYK", "grey"],
+)
+def test_pixels_behind_broken_segments_of_a_jpeg_are_read(segment, content, expected):
+    opened = open_image(content[:2] + segment + content[2:])
+    assert opened.size == (8, 16)
+    assert opened.getpixel((3, 3)) == pytest.approx(expected, abs=4)
+
+
+def test_a_jpeg_of_broken_segments_and_damaged_pixels_stays_an_error():
+    content = jpeg("RGB", RED)
+    for broken in (content[:-40], content[:100], content[:3], b"\xff\xd8\xff\xe0\0\1" + content):
+        with pytest.raises(relook.ImageError):
+            open_image(broken[:2] + b"\xff\xe0\0\x06JFIF" + broken[2:])
 
 
 def test_damaged_pixels_stay_an_error_behind_broken_metadata(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,6 +24,18 @@ from relook.text import readable
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 
 WHITE = (255, 255, 255)
+
+_log = logging.getLogger("relook")
+_DARK = 1 / 8
+"""Of the range: integers that all are below may be of fewer bits than their file."""
+
+_HALVED = re.compile(";16[BLN]")
+"""In what Pillow calls the way it unpacks 16-bit channels; ";16" alone is 5, 6 and 5 bits."""
+
+_DEPTHS = (8, 10, 12, 14, 16, 24)
+_told_dark: set[float] = set()
+"""The ranges of which an image was said to be dark: a folder of such images is one message."""
+
 
 _NO_PHOTOS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"})
 """Formats that Pillow lists and cannot read, or that are pages to be drawn."""
@@ -78,6 +92,8 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
     Greyscale, CMYK, 16-bit, palette and float images are converted; EXIF rotation is applied;
     transparent pixels are laid over white, as a viewer shows them; of an animation the first
     frame is taken. Metadata that are damaged do not matter: the pixels are read as they lie.
+    Integers of more than 8 bits are scaled by the depth of the file; where all are below an eighth
+    of that, as 12-bit values in a 16-bit file are, a warning says so, once for each depth.
 
     Args:
         source: a path, the content of a file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3)
@@ -187,7 +203,11 @@ def _pillow_errors(name: str) -> Iterator[None]:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Upright 8-bit RGB. Loads the pixels, so that damage shows here and not later."""
     top = _top(image)
+    halved = _is_halved(image)
     image.load()
+    if halved:  # Pillow keeps the upper 8 of the 16 bits
+        channels = np.asarray(image.convert("RGB"))
+        _tell_if_dark(256.0 * int(channels.max()) + 255, 65535.0, name, "at most ")
     image = _upright(image)
     if image.mode == "1" or image.mode in ("RGB", "L", "CMYK", "YCbCr", "LAB", "HSV"):
         if "transparency" not in image.info:
@@ -212,6 +232,31 @@ def _upright(image: Image.Image) -> Image.Image:
     except ImageError:
         return image
     return image if method is None else image.transpose(method)
+
+
+def _is_halved(image: Image.Image) -> bool:
+    """Whether a file has 16 bits a channel of which Pillow reads 8, as of all colours."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    tiles = getattr(image, "tile", None) or []
+    return any(_HALVED.search(str(tile[3])) for tile in tiles)
+
+
+def _tell_if_dark(high: float, top: float, name: str, about: str = "") -> None:
+    """Say that integers of more than 8 bits fill little of their range."""
+    if not 0 < high < top * _DARK or top in _told_dark:
+        return
+    _told_dark.add(top)
+    bits = next(depth for depth in _DEPTHS if high < 2**depth)
+    _log.warning(
+        "%s: its brightest pixel is %s%.0f of %.0f; if it holds %d-bit values, scale them before "
+        "(said of the first such image only)",
+        name,
+        about,
+        high,
+        top,
+        bits,
+    )
 
 
 _UINT32 = float(2**32 - 1)
@@ -263,4 +308,6 @@ def _to_uint8(array: NDArray[np.generic], top: float, name: str) -> NDArray[np.u
         raise ImageError(
             f"{name}: pixel values from {low:g} to {high:g}, expected 0 to {top:g}; {remedy}"
         )
+    if top > 255:
+        _tell_if_dark(high, top, name)
     return np.rint(array.astype(np.float64) * (255.0 / top)).astype(np.uint8)
