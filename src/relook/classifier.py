@@ -663,19 +663,24 @@ class Classifier(nn.Module):
         fits = together is not None and together.shape == (len(images), answer.shape[1])
         if together is None:
             self._try_formats(inputs)
-        varies, depends = False, False
-        if fits and together is not None:
-            alone = [answer, *(self._try(other) for other in others.split(1))]
-            for image, own, beside in zip(images, alone, together.split(1), strict=True):
-                if own is not None and not self._same(beside, own):
-                    varies = varies or not self._same(answer, self._again(inputs, answer))
-                    # Beside itself an image has the statistics that it has alone; and rounding,
-                    # which some networks blow up, is the same in batches of the same size.
-                    twins = self._again(image.expand_as(images), beside)
-                    depends |= not self._same(beside, twins[:1])
-                    depends |= not self._same(twins[:1], own, _OTHER_ROUNDING)
-        else:
+        depends = varies = False
+        if not fits or together is None:
             varies = not self._same(self._again(inputs, answer), self._again(inputs, answer))
+        else:
+            alone = [answer, *(self._try(other) for other in others.split(1))]
+            for place, (own, beside) in enumerate(zip(alone, together.split(1), strict=True)):
+                if own is not None and self._same(beside, own):
+                    continue
+                # In the same memory format: in another one rounding may add up to more.
+                again = self._again(inputs, answer)
+                varies = varies or not self._same(again, self._again(inputs, answer))
+                own = own if place else again
+                # Beside itself an image has the statistics that it has alone; and rounding, which
+                # some networks blow up, is the same at the same place in batches of one size.
+                twins = self._again(images[[place] * len(images)], together).split(1)
+                depends |= not self._same(beside, twins[place])
+                if own is not None and self._same(twins[0], twins[-1]):
+                    depends |= not self._same(twins[place], own, _OTHER_ROUNDING)
         remarks = []
         if not fits:
             remarks.append("it takes one image at a time, which is slow")
