@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ import relook
 from networks import SmallCNN, counting_forwards, random_cnn
 from relook.errors import RelookError
 from relook.evaluation import Pairing, Run, RunError, evaluate, read_data, tune
+from relook.evaluation.tuning import LOOKS
 from relook.looks import Mask, Preset
 
 
@@ -119,20 +122,50 @@ def test_exact_score_cam_of_many_channels_is_tried_only_if_asked_for(wide, image
 
 
 def test_an_option_applies_to_the_looks_that_have_it(wide, images):
-    """A budget makes no look vanish that knows none."""
+    """A budget makes no look or method vanish that knows none, and is Score-CAM's alone."""
     looks = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
     keep = Preset(budget=7)
     tuning = tune(wide, images.sample(3), keep=keep, looks=looks, gates=["none"])
     budgets = {}
     for candidate in tuning.candidates:
         if candidate.preset.gate != 0:
-            budgets.setdefault(candidate.preset.look, set()).add(candidate.preset.budget)
+            preset = candidate.preset
+            tried = (preset.fill, preset.attribution, preset.budget)
+            budgets.setdefault(preset.look, set()).add(tried)
+    others = ("quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
     assert budgets == {
-        "poster": {7},
-        "zoom": {7},
-        **{look: {None} for look in ("quick", "best", "whole", "larger", "flip", "tencrop")},
+        "poster": {
+            ("black", "scorecam", 7),
+            *((fill, "cam", None) for fill in ("black", "mean", "blur")),
+        },
+        **{look: {(None, None, None)} for look in others},
     }
-    assert tuning.left_out == ()
+    [left_out] = tuning.left_out
+    assert left_out == (
+        "poster with Score-CAM and the fills mean and blur; --exact (exact=True) tries them"
+    )
+
+
+def test_a_budget_of_64_tries_what_is_tried_without_one(wide, images):
+    def tried(**options):
+        tuning = tune(wide, images.sample(3), looks=LOOKS, gates=["none"], **options)
+        candidates = [(replace(c.preset, budget=None), c.cost) for c in tuning.candidates]
+        return sorted(candidates, key=repr)
+
+    assert tried(keep=Preset(budget="fast")) == tried()
+
+
+def test_what_a_budget_leaves_out_of_the_poster_is_said(wide, images):
+    tuning = tune(wide, images.sample(3), keep=Preset(budget=7), gates=["none"])
+    presets = [c.preset for c in tuning.candidates if c.preset.gate != 0]
+    assert {(p.fill, p.attribution, p.budget) for p in presets} == {("black", "scorecam", 7)}
+    assert tuning.left_out == (
+        "poster with Score-CAM and the fills mean and blur; --exact (exact=True) tries them",
+        "poster with CAM, which has no budget; without a budget it is tried too",
+    )
+    tuning = tune(wide, images.sample(3), keep=Preset(budget=7), gates=["none"], exact=True)
+    presets = [c.preset for c in tuning.candidates if c.preset.gate != 0]
+    assert {(p.fill, p.budget) for p in presets} == {("black", 7), ("mean", 7), ("blur", 7)}
 
 
 def test_looks_that_the_network_cannot_take_are_named_with_the_reason(images):
@@ -168,7 +201,7 @@ def test_the_forecast_comes_first_and_counts_forward_passes(wide, images):
     expected, *rows = told
     assert sum(rows) == expected.images == expected.unsure == 40
     # The first look; a mirror image; CAM has no forward, Score-CAM 8, and 2 views each; 9 crops.
-    assert expected.forwards == 40 * (1 + 1 + (8 + 2) + 9)
+    assert expected.forwards == 40 * (1 + 1 + 2 + (8 + 2) + 9)
     assert 0 < expected.forwards / expected.rate * 0.5 < expected.seconds
     assert asked >= expected.forwards
     assert tuning.images == 40
@@ -182,13 +215,12 @@ def test_each_image_is_looked_at_once_for_all_k_and_gates(grey, images, tmp_path
     looked = [row for row in rows if row.rivals]
     assert len(looked) == 20
     assert all(row.before.gap(5) < 0.09 for row in looked)
-    # One more: the noise that tells how many channels there are.
     most = sum(max(answer.forwards for _, answer in row.rivals) - 1 for row in looked)
-    assert count[0] == 40 + most + 1
+    assert count[0] == 40 + most
     count[0] = 0
     with counting_forwards(grey.network) as count:
         tune(grey, images, tmp_path / "run", keep=keep, gates=[0.05, 0.09])
-    assert count == [1]
+    assert count == [0]
 
 
 def test_the_choice_is_a_file_that_the_corrector_takes(grey, images, tmp_path):

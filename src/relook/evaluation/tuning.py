@@ -26,12 +26,16 @@ from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import FILLS
 from relook.folder import RunError
 from relook.looks import Flip, Preset
+from relook.looks.presets import Budget
 
 LOOKS = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
 """Tried where no look is settled; a look that the network cannot take is left out."""
 
 KS = (1, 2, 3, 5)
 Gate = float | Literal["none"]
+
+_FIXED_FILL = ("torchcam", "gradcam")
+"""Variants of Score-CAM that go with one fill."""
 
 GATES: tuple[Gate, ...] = (0.1, 0.25, 0.5, 0.75)
 """No second look at surer images: they are seldom moved and would cost as much as all others."""
@@ -97,12 +101,14 @@ def tune(
         output: the run's folder: rows in `tuning/`, resumable as in `evaluate`, the choice in
             `tuned.json`.
         keep: what is settled: the look, and each of its options that is not None. Where several
-            looks are tried, an option holds for those that have it.
+            looks are tried, an option holds for those that have it, a budget for Score-CAM alone;
+            where the poster's look is settled, a budget settles Score-CAM too.
         looks: names of those to try; None is the look of `keep`, or all of `LOOKS` without it. Of
             looks other than the poster's and zoom, which has a k, only the gate is chosen.
         gates: those to try, where `keep` has none; "none" among them is every image.
-        exact: whether all is tried of Score-CAM where it takes more than 64 masked forwards an
-            image, which may be thousands; else it is tried with 64, and with one fill.
+        exact: whether all is tried of Score-CAM where it takes more masked forwards an image than
+            the budget, or than 64 where none is settled, which may be thousands; else it is tried
+            with so many, and with one fill.
         on_rows: told of the rows as they come.
         on_forecast: told once, before the first image, what this will take.
 
@@ -113,10 +119,11 @@ def tune(
     if looks is None:
         looks = LOOKS if keep is None else (keep.look,)
     keep = keep or Preset()
+    several = len(looks) > 1
     if keep.gate is not None:
         gates = (keep.gate,)
     # Raises if what is settled cannot be; of a look that is not, k alone.
-    Corrector(classifier, k=keep.k, look=keep.make() if len(looks) == 1 else Flip())
+    Corrector(classifier, k=keep.k, look=Flip() if several else keep.make())
     folder = None if output is None else Path(output)
     if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
         raise RunError(f"{folder} holds a run without tuning; choose another folder")
@@ -124,17 +131,13 @@ def tune(
     left_out: list[str] = []
     for look in looks:
         try:
-            found += _contenders(classifier, keep.of_look(look) if len(looks) > 1 else keep, exact)
+            of_look = _of_look(keep, look) if several else keep
+            found += _contenders(classifier, of_look, exact, with_cam=several)
         except RelookError as error:
-            if len(looks) == 1:
+            if not several:
                 raise
             left_out.append(f"{look}: {error}")
-    if _leaves_exact_out(found, keep, exact):
-        others = "" if keep.fill or keep.variant else ", nor with the fills mean and blur"
-        left_out.append(
-            f"poster with exact Score-CAM (up to {classifier.layout.channels:,} masked forward "
-            f"passes for an unsure image){others}; --exact (exact=True) tries them"
-        )
+    left_out += _left_out_of_posters(classifier, found, keep, exact)
     ways = {name: preset for contender in found for name, preset in contender.ways.items()}
     widest = max(math.inf if gate == "none" else gate for gate in gates)
 
@@ -190,20 +193,64 @@ class _Contender:
         return cls(corrector, {_name(way): way for way in ways})
 
 
-def _leaves_exact_out(found: Sequence[_Contender], keep: Preset, exact: bool) -> bool:
-    """Whether Score-CAM is tried with a budget only, which nobody asked for."""
-    presets = [preset for contender in found for preset in contender.ways.values()]
-    return not exact and keep.budget is None and any(p.budget for p in presets)
+def _of_look(keep: Preset, look: str) -> Preset:
+    """What is settled of one of several looks: a budget is Score-CAM's, and settles no method."""
+    keep = keep.of_look(look)
+    if look == "zoom" and keep.attribution is None and keep.variant is None:
+        return replace(keep, budget=None)  # a zoom is one with CAM where no method is named
+    return keep
 
 
-def _contenders(classifier: Classifier, keep: Preset, exact: bool) -> Iterator[_Contender]:
-    """Every look of that name to try."""
+def _left_out_of_posters(
+    classifier: Classifier, found: Sequence[_Contender], keep: Preset, exact: bool
+) -> Iterator[str]:
+    """What of the poster's look is not tried, though nobody settled that, a sentence each."""
+    tried = [
+        preset
+        for contender in found
+        for preset in contender.ways.values()
+        if preset.look == "poster"
+    ]
+    if not tried:
+        return
+    budgets = {preset.budget for preset in tried if preset.attribution == "scorecam"} - {None}
+    all_fills = keep.fill or keep.variant in _FIXED_FILL
+    if not exact and any(_saves(classifier, budget) for budget in budgets):
+        exactly = (
+            f"exact Score-CAM (up to {classifier.layout.channels:,} masked forward passes for an "
+            "unsure image)"
+        )
+        if keep.budget is None:
+            others = "" if all_fills else ", nor with the fills mean and blur"
+            yield f"poster with {exactly}{others}; --exact (exact=True) tries them"
+        elif not all_fills:
+            yield (
+                "poster with Score-CAM and the fills mean and blur; --exact (exact=True) tries them"
+            )
+    scorecam_alone = all(preset.attribution == "scorecam" for preset in tried)
+    by_budget = keep.attribution is None and keep.variant is None and keep.budget is not None
+    if by_budget and scorecam_alone and _has_cam(classifier):
+        yield "poster with CAM, which has no budget; without a budget it is tried too"
+
+
+def _saves(classifier: Classifier, budget: Budget | None) -> bool:
+    """Whether a budget is for fewer masked forwards than exact Score-CAM takes."""
+    size = FAST if budget is None or budget == "fast" else budget
+    return classifier.layout.channels > size
+
+
+def _contenders(
+    classifier: Classifier, keep: Preset, exact: bool, with_cam: bool
+) -> Iterator[_Contender]:
+    """Every look of that name to try, the poster's with CAM too where a budget does not forbid it
+    (`with_cam`).
+    """
     settled = keep.k
     keep = replace(keep, k=None, gate=None)
     tried = KS if settled is None else (settled,)
     ks = sorted({min(k, len(classifier.labels)) for k in tried})
     if keep.look == "poster":
-        for preset in _posters(classifier, keep, exact):
+        for preset in _posters(classifier, keep, exact, with_cam):
             yield _Contender.of(classifier, preset, ks)
         return
     # What a zoom's view weighs depends on the others: each k is a look of its own.
@@ -213,27 +260,30 @@ def _contenders(classifier: Classifier, keep: Preset, exact: bool) -> Iterator[_
         yield contender
 
 
-def _posters(classifier: Classifier, keep: Preset, exact: bool) -> Iterator[Preset]:
+def _posters(classifier: Classifier, keep: Preset, exact: bool, with_cam: bool) -> Iterator[Preset]:
     """Every look of the poster's kind, its k and gate aside."""
-    fixed_fill = keep.variant in ("torchcam", "gradcam")
+    fixed_fill = keep.variant in _FIXED_FILL
     fills = [keep.fill or "mean"] if fixed_fill else [keep.fill] if keep.fill else FILLS
-    [first] = classifier.first_looks(classifier.noise())
-    scorecam_only = keep.variant is not None or keep.budget is not None
+    of_scorecam = keep.variant is not None or (keep.budget is not None and not with_cam)
     attributions = [keep.attribution] if keep.attribution else ["scorecam"]
-    if keep.attribution is None and not scorecam_only and _has_cam(classifier, first):
+    if keep.attribution is None and not of_scorecam and _has_cam(classifier):
         attributions = ["cam", "scorecam"]
     for fill in fills:
         for attribution in attributions:
             preset = replace(keep, fill=fill, attribution=attribution)
-            channels = 0 if first.activations is None else len(first.activations)
-            dear = attribution == "scorecam" and keep.budget is None and channels > FAST
-            if dear and (exact or fill == fills[0]):
-                yield replace(preset, budget=FAST)
-            if exact or not dear:
+            if attribution == "cam" and keep.attribution is None:
+                yield replace(preset, budget=None)
+            elif attribution != "scorecam" or not _saves(classifier, keep.budget):
                 yield preset
+            else:
+                if exact or fill == fills[0]:
+                    yield replace(preset, budget=keep.budget or FAST)
+                if exact and keep.budget is None:
+                    yield preset
 
 
-def _has_cam(classifier: Classifier, first: FirstLook) -> bool:
+def _has_cam(classifier: Classifier) -> bool:
+    [first] = classifier.first_looks(classifier.noise())
     try:
         CAM()(classifier, first, torch.tensor([0], device=first.probabilities.device))
     except ModelError:
