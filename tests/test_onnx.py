@@ -290,6 +290,90 @@ def test_pixels_that_would_be_scaled_twice(torn, tmp_path, caplog, before, facto
     assert not caplog.messages
 
 
+CAFFE = torch.tensor([123.7, 116.8, 103.9]).view(3, 1, 1)
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+class InputNorm(nn.Module):
+    """BatchNorm as the first layer, with what it learned of its input."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3).eval()
+        self.norm.running_mean.fill_(mean)
+        self.norm.running_var.fill_(std**2)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (lambda x: x - CAFFE, "subtracts 115 from its input itself, and"),
+        (lambda x: x[:, [2, 1, 0]] - CAFFE.flip(0), "subtracts 115"),
+        (lambda x: x.flip(1) - CAFFE.flip(0), "subtracts 115"),
+        (lambda x: torch.cat(x.split(1, 1)[::-1], 1) - CAFFE.flip(0), "subtracts 115"),
+        (InputNorm(120, 60), "subtracts 120 from its input itself and multiplies it by 0.0167"),
+        (lambda x: x.clamp(0, 255) / 255, "multiplies its input by 0.00392"),
+        (lambda x: x.clamp(0, 255), "cuts its input off at 255"),
+    ],
+    ids=["caffe", "BGR", "flipped", "split", "BatchNorm", "clamp and scale", "clamp"],
+)
+def test_graphs_made_for_pixels_up_to_255(torn, tmp_path, caplog, before, said):
+    example = torch.rand(1, 3, 16, 16)
+    file = str(write(Wrapped(torn, before), tmp_path / "net.onnx", example))
+    relook.load(file, **IMAGENET)
+    [found] = caplog.messages
+    assert said in found
+    assert "takes pixels up to 255, but with this mean and std it gets values from -2.12" in found
+    assert "mean 0,0,0 and std 0.00392157,0.00392157,0.00392157 (1/255) leave" in found
+    caplog.clear()
+    classifier = relook.load(file, mean=(0, 0, 0), std=(1 / 255,) * 3)
+    assert not caplog.messages
+    expected = torn(before(example * 255)).softmax(1)
+    torch.testing.assert_close(classifier(example), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda x: (x - 0.45) / 0.225,
+        lambda x: x.clamp(0, 1) * 2 - 1,
+        lambda x: x * 255 - CAFFE,
+        InputNorm(0.45, 0.25),
+    ],
+    ids=["ImageNet", "TensorFlow", "caffe", "BatchNorm"],
+)
+def test_pixels_that_would_be_normalised_twice(torn, tmp_path, caplog, before):
+    file = tmp_path / "net.onnx"
+    write(Wrapped(torn, before), file, torch.rand(1, 3, 16, 16))
+    relook.load(str(file), **IMAGENET)
+    [said] = caplog.messages
+    assert "takes pixels in [0, 1] as they are, but with this mean and std it gets" in said
+    assert "from -2.12 to 2.64; mean 0,0,0 and std 1,1,1 leave normalising to it" in said
+    caplog.clear()
+    relook.load(str(file), **PLAIN)
+    assert not caplog.messages
+
+
+def test_pixels_up_to_255_that_would_be_centred_twice(torn, tmp_path, caplog):
+    file = tmp_path / "net.onnx"
+    write(Wrapped(torn, lambda x: x - CAFFE), file, torch.rand(1, 3, 16, 16))
+    relook.load(str(file), mean=(0.485, 0.456, 0.406), std=(1 / 255,) * 3)
+    assert "takes pixels up to 255 as they are" in caplog.text
+    assert "values from -124 to 151; mean 0,0,0 and std 0.00392157" in caplog.text
+
+
+def test_a_first_batch_norm_of_normalised_values_is_no_normalisation_of_pixels(
+    torn, tmp_path, caplog
+):
+    file = tmp_path / "net.onnx"
+    write(Wrapped(torn, InputNorm(0.1, 1.1)), file, torch.rand(1, 3, 16, 16))
+    relook.load(str(file), **IMAGENET)
+    assert not caplog.messages
+
+
 def test_a_vision_transformer(tmp_path):
     """The last block's tokens are read by nobody: in the graph as in the network."""
     torch.manual_seed(0)

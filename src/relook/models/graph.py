@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +43,19 @@ _INPUT_TYPES = {
 
 # The output holds what the input holds.
 _PASSES_ON = ("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
+# Pixels change their places and keep their values, as where RGB becomes BGR.
+_MOVES = ("Transpose", "Gather", "Slice", "ReverseSequence", "Concat", "Resize")
+
+_SCALES_DOWN = 1 / 16
+"""A graph that multiplies its input by less is made for pixels up to 255: 1/255, 1/127.5, 1/58."""
+_LARGEST_MEAN = 5
+"""So much is subtracted from no pixel in [0, 1], however it was normalised before."""
+_CUTS_OFF = (200, 256)
+"""Where values are cut off that are pixels up to 255; activations are at 6."""
+_BOTH_SIDES = 0.4
+"""How far pixels in [0, 1] lie on both sides of 0 at least once they are normalised, x − 0.5;
+learned means of values that are normalised already are nearer to 0."""
+
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Transpose")
 # And what keeps values within what they were, up to a scale and a shift.
 _KEEPS = frozenset(
@@ -62,6 +77,34 @@ _SCALE = {
     "QLinearConcat": 0,
 }
 _SCALE_ELSEWHERE = 3
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a graph does first with the values of its input, on average over the colours.
+
+    Attributes:
+        factor: what they are multiplied by; 1 where that is not to be seen.
+        centre: which of them becomes 0: what is subtracted, in units of the input.
+        most: above it they are cut off; infinity where they are not.
+    """
+
+    factor: float
+    centre: float
+    most: float
+
+    @property
+    def takes_255(self) -> bool:
+        """Whether it is made for pixels up to 255, by what is to be seen of it."""
+        cuts_off = _CUTS_OFF[0] <= self.most <= _CUTS_OFF[1]
+        return self.factor < _SCALES_DOWN or self.centre > _LARGEST_MEAN or cuts_off
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it brings pixels to values on both sides of 0."""
+        white = 255 if self.takes_255 else 1
+        low, high = -self.centre * self.factor, (white - self.centre) * self.factor
+        return low <= -_BOTH_SIDES and high >= _BOTH_SIDES
 
 
 class OnnxNetwork(nn.Module):
@@ -179,24 +222,43 @@ class OnnxNetwork(nn.Module):
         """Whether pixels go in as whole numbers from 0 to 255."""
         return bool(self._input_type == np.uint8)
 
-    @cached_property
+    @property
     def input_factor(self) -> float:
         """What the graph multiplies its input by before anything else is done with it; 1 where
         that is not to be seen.
         """
-        tensor, factor = self._input, 1.0
-        while len(readers := [n for n in self._nodes.values() if tensor in n.input]) == 1:
-            [node] = readers
-            constants = [self._constant(name) for name in node.input if name != tensor]
-            if node.op_type in ("Mul", "Div") and len(constants) == 1:
-                if constants[0] is None or (node.op_type == "Div" and node.input[0] != tensor):
+        return self.opening.factor
+
+    @cached_property
+    def opening(self) -> Opening:
+        """What the graph does to the values of its input before it looks for anything in them."""
+        tensor, scale, shift, most = self._input, 1.0, 0.0, math.inf
+        while (node := self._only_reader(tensor)) is not None:
+            operation = node.op_type
+            values = [self._values(name) for name in node.input if name and name != tensor]
+            if operation in ("Mul", "Div", "Add", "Sub"):
+                is_turned = operation in ("Div", "Sub") and node.input[0] != tensor
+                if len(values) != 1 or values[0] is None or is_turned:
                     break
-                by = float(np.abs(constants[0].astype(np.float64)).mean())
-                factor *= by if node.op_type == "Mul" else 1 / max(by, 1e-12)
-            elif node.op_type not in (*_PASSES_ON, "Transpose", "Add", "Sub"):
+                by = float(values[0].mean())
+                if operation in ("Add", "Sub"):
+                    shift += by if operation == "Add" else -by
+                else:
+                    by = float(np.abs(values[0]).mean())
+                    by = by if operation == "Mul" else 1 / max(by, 1e-12)
+                    scale, shift = scale * by, shift * by
+            elif operation == "BatchNormalization" and all(v is not None for v in values):
+                mean, variance = (float(np.mean(v)) for v in values[2:4] if v is not None)
+                by = 1 / max(variance, 1e-12) ** 0.5
+                scale, shift = scale * by, (shift - mean) * by
+                break  # what it learned besides is no normalisation of pixels
+            elif operation == "Clip":
+                bound = self._upper_bound(node)
+                most = min(most, math.inf if bound is None else (bound - shift) / max(scale, 1e-12))
+            elif operation not in (*_PASSES_ON, *_MOVES):
                 break
             tensor = node.output[0]
-        return factor
+        return Opening(scale, -shift / max(scale, 1e-12), most)
 
     @contextmanager
     def recording(self, target: Target) -> Iterator[list[Tensor]]:
@@ -423,6 +485,36 @@ class OnnxNetwork(nn.Module):
         if node is not None and node.op_type == "DequantizeLinear":
             return self._dequantised(node)
         return None
+
+    def _only_reader(self, tensor: str) -> onnx.NodeProto | None:
+        """The one node that computes with a tensor; of a channel each, what joins them again."""
+        readers = [n for n in self._nodes.values() if tensor in n.input and n.op_type != "Shape"]
+        if len(readers) != 1:
+            return None
+        if readers[0].op_type != "Split":
+            return readers[0]
+        parts = set(readers[0].output)
+        joining = [n for n in self._nodes.values() if parts.intersection(n.input)]
+        is_all = len(joining) == 1 and parts == set(joining[0].input)
+        return joining[0] if is_all and joining[0].op_type == "Concat" else None
+
+    def _values(self, tensor: str) -> NDArray[Any] | None:
+        """The numbers of a constant, in whatever shape it is brought."""
+        node = self._producer.get(tensor)
+        while node is not None and node.op_type in (*_RESHAPES, "Unsqueeze", "Expand", "Cast"):
+            tensor = node.input[0]
+            node = self._producer.get(tensor)
+        found = self._constant(tensor)
+        is_numbers = found is not None and found.dtype.kind in "fiu" and found.size
+        return found.astype(np.float64) if found is not None and is_numbers else None
+
+    def _upper_bound(self, node: onnx.NodeProto) -> float | None:
+        """Of a Clip: its third input, or an attribute before opset 11."""
+        old = [attribute.f for attribute in node.attribute if attribute.name == "max"]
+        if old:
+            return float(old[0])
+        found = self._values(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        return None if found is None else float(found.mean())
 
     def _dequantised(self, node: onnx.NodeProto) -> NDArray[Any] | None:
         """A weight in 8 bits, as floats: (x − zero point) · scale, along an axis or as a whole."""

@@ -17,8 +17,10 @@ from relook.models.sidecar import Sidecar
 _TOLERANCE = 1e-2
 _LEAST_OF_A_BYTE = 64
 """So many values at least are between black and white, whatever scale a graph of bytes has."""
-_SCALES_DOWN = 1 / 16
-"""A graph that multiplies its input by less is made for pixels up to 255: 1/255, 1/127.5, 1/58."""
+_LEAST_OF_255 = 16
+"""Values that stay below it on either side of 0 are no pixels up to 255."""
+_SLACK = 0.3
+"""How far beyond [0, 1], or that times 255, pixels may lie that nobody normalised."""
 
 _log = logging.getLogger("relook")
 
@@ -87,7 +89,7 @@ def load(
 
 
 def _check_range(network: OnnxNetwork, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse bytes that would hold next to nothing, and warn of pixels that are scaled twice."""
+    """Refuse bytes that would hold next to nothing; warn of what is scaled or normalised twice."""
     ends = [(pixel - m) / s for m, s in zip(mean, std, strict=True) for pixel in (0, 1) if s]
     low, high = min(ends), max(ends)
     if network.takes_bytes and (low < -1 or high > 256 or high - low < _LEAST_OF_A_BYTE):
@@ -96,16 +98,34 @@ def _check_range(network: OnnxNetwork, mean: Sequence[float], std: Sequence[floa
             f"{tuple(std)} it would get values from {low:.3g} to {high:.3g}; leave mean and std "
             "out, as such graphs normalise inside (they are then 0 and 1/255)"
         )
-    if network.input_factor < _SCALES_DOWN and max(abs(low), abs(high)) < 1 / _SCALES_DOWN:
-        _log.warning(
-            "relook: %s: multiplies its input by %.3g itself, and so takes pixels up to 255, but "
-            "with this mean and std it gets values from %.3g to %.3g; mean 0,0,0 and std "
-            "0.00392157,0.00392157,0.00392157 (1/255) leave normalising to it",
-            network.name,
-            network.input_factor,
-            low,
-            high,
-        )
+    opening = network.opening
+    white = 255 if opening.takes_255 else 1
+    is_shifted = low < -_SLACK * white or high > (1 + _SLACK) * white
+    if opening.takes_255 and max(abs(low), abs(high)) < _LEAST_OF_255:
+        takes = "pixels up to 255"
+    elif opening.normalises and is_shifted:
+        takes = "pixels up to 255 as they are" if white == 255 else "pixels in [0, 1] as they are"
+    else:
+        return
+    steps = []
+    if opening.normalises:
+        steps.append(f"subtracts {opening.centre:.3g} from its input itself")
+    if not opening.normalises and opening.factor == 1:
+        steps.append(f"cuts its input off at {opening.most:.3g}")
+    if opening.factor != 1:
+        steps.append(f"multiplies {'it' if steps else 'its input'} by {opening.factor:.3g}")
+    one = "0.00392157" if white == 255 else "1"
+    _log.warning(
+        "relook: %s: %s, and so takes %s, but with this mean and std it gets values from %.3g to "
+        "%.3g; mean 0,0,0 and std %s,%s,%s%s leave normalising to it",
+        network.name,
+        " and ".join(steps),
+        takes,
+        low,
+        high,
+        *(one,) * 3,
+        " (1/255)" if white == 255 else "",
+    )
 
 
 def _outputs(network: OnnxNetwork, size: tuple[int, int]) -> Outputs:
