@@ -425,6 +425,7 @@ def _tune(
     """The choice on one half of the data, a corrector of it, and the other half."""
     from relook.correction import Corrector
     from relook.evaluation import tune
+    from relook.report.story import count
     from relook.report.terminal import evaluation_bar
 
     half, other = data.halves()
@@ -444,7 +445,7 @@ def _tune(
     file = output / "tuned.json"
     best = tuning.candidates[0].pairing
     typer.echo(
-        f"chosen of {len(tuning.candidates):,} ways on {tuning.images:,} images: "
+        f"chosen of {len(tuning.candidates):,} ways on {count(tuning.images, 'image')}: "
         f"{tuning.chosen.describe()} (fixed {best.fixed}, broke {best.broken})",
         err=True,
     )
@@ -545,10 +546,11 @@ def _going_on(output: Path) -> Iterator[None]:
 def _kept(output: Path) -> str:
     """How many rows a run's folder holds, in words."""
     from relook.evaluation import Run
+    from relook.report.story import count
 
     chosen_on, images = (len(Run(folder, {}).rows()) for folder in (output / "tuning", output))
     choosing = f" and {chosen_on:,} of the choice" if chosen_on else ""
-    return f"{images:,} images done{choosing}"
+    return f"{count(images, 'image')} done{choosing}"
 
 
 def _refuse_run(error: RelookError) -> NoReturn:
