@@ -301,13 +301,74 @@ def test_what_is_left_out_of_a_checkpoint_is_said(tmp_path, caplog):
     assert "w.pth: ignored, as the network has no place for it: " in said
     assert "model.conv.total_ops" in said
     assert "and 4 more" in said
-    torch.save(kept | {"head2.weight": torch.ones(2)}, tmp_path / "w.pth")
+    torch.save(kept | {"model.head2.weight": torch.ones(2)}, tmp_path / "w.pth")
     with pytest.raises(
         relook.ModelError,
         match=r"names that begin with 'model\.'\): more than the weights of a HalvesNet: it has extra "
-        r"head2\.weight; save the weights of the network alone",
+        r"model\.head2\.weight; save the weights of the network alone, as in torch\.save\(.*"
+        r"if k\.startswith\('model\.'\) and not k\.startswith\(\('model\.head2',\)\)}",
     ):
         relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("classes", [1000, 7])
+def test_what_surrounds_a_network_in_training_is_left_out_and_said(tmp_path, caplog, classes):
+    torch.manual_seed(0)
+    state = timm.create_model("test_resnet", num_classes=classes).state_dict()
+    beside = {
+        "mean": torch.zeros(3, 1, 1),
+        "std": torch.ones(3, 1, 1),
+        "class_weights": torch.ones(7),
+        "val_f1.tp": torch.zeros(7),
+        "test_precision.fp": torch.zeros(7),
+    }
+    torch.save({"state_dict": beside | prefixed("model.", state)}, tmp_path / "w.ckpt")
+    classifier = relook.load("timm/test_resnet", checkpoint=tmp_path / "w.ckpt")
+    assert torch.equal(classifier.network.state_dict()["fc.weight"], state["fc.weight"])
+    assert len(classifier.labels) == classes
+    assert "no place for it: class_weights, val_f1.tp and 1 more" in caplog.text
+    assert "'state_dict', names that begin with 'model.': mean, std" in caplog.text
+
+
+def test_other_classes_are_not_the_fault_of_a_checkpoint_with_too_much(tmp_path):
+    torch.manual_seed(0)
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    torch.save(state | {"head2.weight": torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(relook.ModelError) as caught:
+        relook.load("timm/test_resnet", checkpoint=tmp_path / "w.pth")
+    assert "more than the weights of a ResNet: it has extra head2.weight; save" in str(caught.value)
+    assert "other shapes" not in str(caught.value)
+
+
+@pytest.mark.parametrize("first", ["student.", ""])
+def test_two_networks_that_both_fit_are_named(tmp_path, first):
+    other = HalvesNet().state_dict()
+    other["fc.bias"] = torch.tensor([1.0, 0])
+    both = prefixed(first, HalvesNet().state_dict()) | prefixed("teacher.", other)
+    torch.save(both, tmp_path / "w.pth")
+    named = "begin with 'student\\.'" if first else "the file itself"
+    with pytest.raises(
+        relook.ModelError, match=rf"that fit: .*{named}; names that begin with 'teacher\.'; save"
+    ) as caught:
+        relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+    # What the message says to do, done.
+    command = str(caught.value).split("as in ")[1]
+    target = tmp_path / "w-alone.pth"
+    exec(command.replace("'w-alone.pth'", "target"), {
+        "torch": torch, "checkpoint": both, "target": target,
+    })  # fmt: skip
+    classifier = relook.load("networks:make_halves", checkpoint=target)
+    assert classifier.network.fc.bias[0] == 1
+
+
+def test_the_network_in_training_comes_before_its_average(tmp_path, caplog):
+    plain, mean = HalvesNet().state_dict(), HalvesNet().state_dict()
+    plain["fc.bias"], mean["fc.bias"] = torch.tensor([1.0, 0]), torch.tensor([2.0, 0])
+    both = prefixed("online_model.", plain) | prefixed("ema_model.", mean)
+    torch.save(both, tmp_path / "w.pth")
+    classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+    assert classifier.network.fc.bias[0] == 1
+    assert "ignored, as the network has no place for it: ema_model." in caplog.text
 
 
 def test_an_averaged_model(tmp_path, caplog):

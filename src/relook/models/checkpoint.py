@@ -21,6 +21,9 @@ _log = logging.getLogger("relook")
 _DEPTH = 4
 """How deep a state dict may lie in a checkpoint's dicts."""
 
+_NAMED = 3
+"""So many names at most are written into a command."""
+
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """Names of modules that torch.compile and others put around a part of a network."""
 
@@ -33,6 +36,8 @@ _BOOKKEEPING = re.compile(
     # of losses and metrics
     r"|(^|\.)([a-z0-9]+_)*(criterions?|loss(es)?|metrics?|acc|accuracy|auroc|confmat)"
     r"(_[a-z0-9]+)*(\.|$)"
+    r"|(^|\.)(class_weights?|pos_weight|tp|fp|tn|fn)$"
+    r"|^(train|val|valid|validation|test)_([a-z0-9]+_)*(f1|f1score|precision|recall|auc|top[0-9]+)\."
 )
 """Tensors that training tools leave beside a network's weights."""
 
@@ -67,6 +72,7 @@ class _Fit:
         tensors: the network's, by the network's own names.
         missing, extra, shapes: what does not fit, in words.
         ignored: names that the network has no place for, of bookkeeping.
+        beside: other names outside of the prefix that all of the network's own have.
         classes: how many classes it has, where that alone tells it from the network.
     """
 
@@ -77,6 +83,7 @@ class _Fit:
     extra: list[str] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
     classes: int | None = None
 
     @property
@@ -206,7 +213,7 @@ def _choose(
         places = "; ".join(fit.described for fit in chosen)
         raise ModelError(
             f"{checkpoint}: holds several state dicts that fit: {places}; save the one that you "
-            "mean alone"
+            f"mean alone, as in {_alone(max(chosen, key=lambda fit: fit.prefix), checkpoint)}"
         )
     return first
 
@@ -217,7 +224,14 @@ def _fits(network: nn.Module, states: list[StateDict]) -> list[_Fit]:
     found = []
     for state in states:
         tensors = {_unwrapped(key): value for key, value in state.tensors.items()}
-        found += [_fit(own, names, state, tensors, p) for p in _prefixes(names, tensors)]
+        prefixes = _prefixes(names, tensors)
+        # Each of them is a network of its own, though one may stand inside of another.
+        complete = [
+            prefix
+            for prefix in prefixes
+            if all(prefix + n in tensors for n in names if not n.endswith("num_batches_tracked"))
+        ]
+        found += [_fit(own, names, state, tensors, p, complete) for p in prefixes]
     return found
 
 
@@ -236,24 +250,36 @@ def _fit(
     state: StateDict,
     tensors: State,
     prefix: str,
+    complete: list[str],
 ) -> _Fit:
     inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     found = {names[key]: value for key, value in inside.items() if key in names}
     missing = [k for k in own if k not in found and not k.endswith("num_batches_tracked")]
-    outside = [key for key in tensors if not key.startswith(prefix)]
-    left = [prefix + key for key in inside if key not in names] + outside
+    inner = tuple(p for p in complete if p != prefix and p.startswith(prefix))
+    others = [
+        key
+        for key in tensors
+        if not key.startswith(prefix)
+        or (key.startswith(inner) and key.removeprefix(prefix) not in names)
+    ]
+    apart = set(others)
+    left = [prefix + k for k in inside if k not in names and prefix + k not in apart] + others
     # Beside plain weights averaged ones are bookkeeping, but not the other way round.
-    averages = set() if _AVERAGED.search(prefix) else set(filter(_AVERAGED.search, outside))
+    averages = set() if _AVERAGED.search(prefix) else set(filter(_AVERAGED.search, others))
     known = [key for key in left if _BOOKKEEPING.search(key) or key in averages]
+    extra = [key for key in left if key not in known]
+    # What surrounds a whole network belongs to what it was trained in.
+    beside = [] if missing else [key for key in extra if key in apart]
     differ = {key for key, value in found.items() if own[key].shape != value.shape}
     return _Fit(
         state,
         prefix,
         found,
         missing,
-        [key for key in left if key not in known],
+        [key for key in extra if key not in beside],
         [f"{k} is {_shape(found[k])} there, {_shape(own[k])} here" for k in own if k in differ],
         [*known, *state.others],
+        beside,
         _other_classes(own, found, differ),
     )
 
@@ -275,21 +301,44 @@ def _are_equal(one: State, other: State) -> bool:
 
 
 def _refusal(network: nn.Module, fit: _Fit, checkpoint: Path) -> ModelError:
+    # Another number of classes is no fault of its own.
+    shapes = [] if fit.classes is not None and (fit.missing or fit.extra) else fit.shapes
     problems = [
         _some("it lacks", fit.missing),
         _some("it has extra", fit.extra),
-        _some("other shapes:", fit.shapes),
+        _some("other shapes:", shapes),
     ]
     where = f" ({fit.described})" if fit.prefix or fit.of.place else ""
     what = f"of another architecture than {type(network).__name__}"
     remedy = "name the architecture that it was trained with"
     if not fit.missing and not fit.extra:
         remedy = "name the architecture, or the input size (--input-size), it was trained with"
-    elif not fit.missing and not fit.shapes:
+    elif not fit.missing and not shapes:
         what = f"more than the weights of a {type(network).__name__}"
-        remedy = "save the weights of the network alone, or name the architecture that has these"
+        remedy = (
+            f"save the weights of the network alone, as in {_alone(fit, checkpoint)}, or name the "
+            "architecture that has these"
+        )
     found = "; ".join(filter(None, problems))
     return ModelError(f"{checkpoint}{where}: {what}: {found}; {remedy}")
+
+
+def _alone(fit: _Fit, checkpoint: Path) -> str:
+    """Python that saves the weights that fit, of the checkpoint that was read, and no others."""
+    state = "checkpoint" + "".join(f"[{key!r}]" for key in fit.of.place)
+    target = checkpoint.with_name(f"{checkpoint.stem}-alone.pth").name
+    chosen = f"k.startswith({fit.prefix!r})" if fit.prefix else ""
+    if fit.extra:
+        tops = sorted({key.removeprefix(fit.prefix).split(".")[0] for key in fit.extra})
+        own = {key.split(".")[0] for key in fit.tensors}
+        words = [key.removeprefix(fit.prefix) for key in fit.extra] if own & set(tops) else tops
+        unwanted = ", ".join(repr(fit.prefix + word) for word in words[:_NAMED])
+        more = ", ..." if len(words) > _NAMED else ","
+        without = f"not k.startswith(({unwanted}{more}))"
+        chosen = f"{chosen} and {without}" if chosen else without
+    if not chosen:
+        return f"torch.save({state}, {target!r})"
+    return f"torch.save({{k: v for k, v in {state}.items() if {chosen}}}, {target!r})"
 
 
 def _fill(network: nn.Module, fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
@@ -307,6 +356,10 @@ def _say(fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
         notes.append(f"of {fit.of.described}; the averaged ones in {averaged[0]} are not used")
     if fit.ignored:
         notes.append(_some("ignored, as the network has no place for it:", fit.ignored))
+    if fit.beside:
+        own = f"all of the network's weights have {fit.described}" if fit.prefix else ""
+        other = "other networks stand beside the network's weights"
+        notes.append(_some(f"left out, as {own or other}:", fit.beside))
     if notes:
         _log.warning("relook: weights of %s: %s", checkpoint, "; ".join(notes))
     elif fit.prefix:
