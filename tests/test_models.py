@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import functools
 import gzip
 import http.server
 import os
@@ -272,6 +274,72 @@ def test_checkpoints(tmp_path, weights, wrap, legacy, caplog):
     assert not caplog.messages
 
 
+class Recent(collections.deque):
+    """A list that no restricted unpickler knows."""
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_objects_beside_the_weights_are_passed_over(tmp_path, legacy):
+    network = HalvesNet()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    network(torch.rand(1, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    state = network.state_dict()
+    kept = {
+        "history": collections.defaultdict(list, loss=[0.5, 0.25]),
+        "recent": collections.deque([1, 2, 3], maxlen=3),
+        "own": Recent([1]),
+        "counts": collections.Counter("abc"),
+        "frozen": frozenset({1, 2}),
+        "set": {1, 2},
+        "slice": slice(1, 2),
+        "range": range(3),
+        "partial": functools.partial(torch.nn.functional.relu, inplace=True),
+        "complex": 1j,
+        "optimizer": optimizer,
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3),
+        "state_dict": state,
+    }
+    torch.save(kept, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+    loaded = classifier.network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("place", [(), ("state_dict",)])
+def test_weights_that_are_numpy_arrays(tmp_path, place):
+    kept = {key: value.numpy() for key, value in HalvesNet().state_dict().items()}
+    kept["fc.bias"] = np.array([0, 5], np.float32)
+    for key in place:
+        kept = {key: kept, "epoch": 3}
+    torch.save(kept, tmp_path / "w.pth")
+    with pytest.raises(relook.ModelError, match="its weights are NumPy arrays and not") as caught:
+        relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+    [command] = re.findall(r"save them as such: (.*) \(reading", str(caught.value))
+    run(f"import torch; {command}", tmp_path)
+    classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w-tensors.pth")
+    assert classifier.network.fc.bias.tolist() == [0, 5]
+
+
+def test_the_remedy_for_a_file_that_cannot_be_read_fits_what_is_in_it(tmp_path):
+    """Of a protocol that the restricted unpickler does not know."""
+    state = HalvesNet().state_dict()
+    state["fc.bias"] = torch.tensor([0.0, 5.0])
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pth", pickle_protocol=4)
+    with pytest.raises(relook.ModelError, match=r"weights_only=False\)\['state_dict'\]") as caught:
+        relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
+    [command] = re.findall(r'python -c "([^"]*)"', str(caught.value))
+    run(command, tmp_path)
+    classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.safetensors")
+    assert classifier.network.fc.bias.tolist() == [0, 5]
+
+
+def run(code, folder):
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = os.environ | {"PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+
+
 @pytest.mark.parametrize("prefix", ["model.", "module._orig_mod.", "net.backbone."])
 def test_other_classes_behind_a_prefix(tmp_path, prefix):
     torch.manual_seed(0)
@@ -487,9 +555,7 @@ def test_a_whole_pickled_model_is_refused_with_the_remedy(tmp_path):
         relook.load(SMALL, checkpoint=tmp_path / "model.pth")
     # The command in the message does what it says, where the code is and the file is trusted.
     [command] = re.findall(r'python -c "([^"]*)"', str(caught.value))
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", command], cwd=tmp_path, env=environment, check=True)
+    run(command, tmp_path)
     file = tmp_path / "model.safetensors"
     assert relook.load("networks:make_halves", checkpoint=file).labels == ("red", "green")
 
@@ -507,8 +573,10 @@ def test_other_files_given_as_checkpoints(tmp_path):
     refused("program.pt2", r"a program of torch\.export .*torch\.export\.load\('program.pt2'")
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07")
     refused("net.onnx", "an ONNX file, .* pass it as --model")
+    torch.onnx.export(network, (torch.rand(1, 3, 4, 4),), tmp_path / "net.pth", dynamo=False)
+    refused("net.pth", "an ONNX file, .* pass it as --model")
     torch.save(network.state_dict(), tmp_path / "w.pth.tar")
-    refused("", "a folder; name the file of weights in it, such as .*script.pt")
+    refused("", "a folder; name the file of weights in it, such as .*net.pth")
     (tmp_path / "w.pth.gz").write_bytes(gzip.compress((tmp_path / "w.pth.tar").read_bytes()))
     refused("w.pth.gz", r"compressed; unpack it first \(gunzip w.pth.gz\)")
     (tmp_path / "empty.pth").touch()

@@ -116,6 +116,16 @@ def read_states(checkpoint: Path) -> list[StateDict]:
     if found:
         return found
     keys: list[str] = []
+    arrays = _place_of_arrays(loaded, ())
+    if arrays is not None:
+        read = f"torch.load({checkpoint.name!r}, weights_only=False)"
+        read += "".join(f"[{key!r}]" for key in arrays)
+        raise ModelError(
+            f"{checkpoint}: its weights are NumPy arrays and not tensors; save them as such: "
+            f"torch.save({{k: torch.from_numpy(v) for k, v in {read}.items()}}, "
+            f"{checkpoint.with_name(f'{checkpoint.stem}-tensors.pth').name!r}) (reading it so runs "
+            "what the file brings along: only for a file that you trust)"
+        )
     if isinstance(loaded, Mapping):
         keys = [str(key) for key, value in loaded.items() if isinstance(value, StandsFor)][:1]
         loaded = loaded[keys[0]] if keys else loaded
@@ -138,6 +148,17 @@ def _state_dicts(loaded: object, place: tuple[str, ...]) -> Iterator[StateDict]:
         yield StateDict(place, tensors, tuple(key for key in named if key not in tensors))
     for key, value in named.items():
         yield from _state_dicts(value, (*place, key))
+
+
+def _place_of_arrays(loaded: object, place: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The keys that lead to a dict of NumPy arrays, where there is one."""
+    if not isinstance(loaded, Mapping) or len(place) > _DEPTH:
+        return None
+    kinds = [value.of for value in loaded.values() if isinstance(value, StandsFor)]
+    if any(kind.startswith("numpy.") and kind.endswith("._reconstruct") for kind in kinds):
+        return place
+    inside = (_place_of_arrays(v, (*place, k)) for k, v in loaded.items() if isinstance(k, str))
+    return next((found for found in inside if found is not None), None)
 
 
 def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn.Module:

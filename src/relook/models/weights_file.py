@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import re
 import tarfile
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,22 @@ _PACKED = {
     b"\xfd7zXZ": "unxz",
     b"\x28\xb5\x2f\xfd": "unzstd",
 }
+_ONNX = re.compile(rb"\x08[\x01-\x1f](\x12[\x01-\x3f][ -~]|:)", re.DOTALL)
+"""A version, then the producer's name or the graph."""
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _DAMAGE = (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError)
 
+_UNREADABLE = (ValueError, EOFError, KeyError, zipfile.BadZipFile, UnicodeDecodeError, IndexError)
+
 
 class StandsFor:
-    """In place of any object beside the weights: takes what it is given, and does nothing."""
+    """In place of any object beside the weights: takes what it is given, and does nothing.
+
+    Attributes:
+        of: the full name of its class or function.
+    """
+
+    of = ""
 
     def __init__(self, *_arguments: Any) -> None:
         pass
@@ -53,7 +66,7 @@ def load_plain(file: Path) -> object:
         # torch reports plain damage so too; its own text says which, over several lines.
         raise ModelError(
             f"{file}: not a file of plain tensors, or damaged; relook does not unpickle objects, "
-            f"so save model.state_dict(), best as safetensors: {convert(file)}"
+            f"so save model.state_dict(), best as safetensors: {convert(file, _keys(file))}"
         ) from error
     except _DAMAGE as error:
         raise ModelError(
@@ -66,7 +79,7 @@ def convert(file: Path, keys: Sequence[str] = (), load: str = "") -> str:
     """The command that makes a plain file of weights out of one that holds objects.
 
     Args:
-        file: of a model, or of a dict that holds one under `keys`.
+        file: of a model or a state dict, or of a dict that holds one under `keys`.
         keys: that lead to the model.
         load: what reads the file; `torch.load` by default.
     """
@@ -74,24 +87,34 @@ def convert(file: Path, keys: Sequence[str] = (), load: str = "") -> str:
     found = load + "".join(f"[{key!r}]" for key in keys)
     target = file.with_suffix(".safetensors").name
     return (
-        'python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous().clone() '
-        f'for k, v in {found}.state_dict().items()}}, {target!r})" (it runs what the file '
-        "brings along: only for a file that you trust, where its code is)"
+        f'python -c "import torch, safetensors.torch as s; m = {found}; '
+        "m = m.state_dict() if hasattr(m, 'state_dict') else m; "
+        "s.save_file({k: v.contiguous().clone() for k, v in m.items() if torch.is_tensor(v)}, "
+        f'{target!r})" (it runs what the file brings along: only for a file that you trust, where '
+        "its code is)"
     )
 
 
 def _unpickled(file: Path) -> object:
     """By torch's restricted unpickler, in which every class that it does not know is a stand-in."""
-    names = _foreign_names(file)
-    allowed = [(type(name.rpartition(".")[2], (StandsFor,), {}), name) for name in names]
-    try:
-        return _restricted(file, allowed)
-    except (pickle.UnpicklingError, TypeError, ValueError):
-        if not names:
-            raise
-    # Some of them are dicts, which are filled item by item.
-    dicts = [(_a_dict, name) if "numpy" not in name else (kind, name) for kind, name in allowed]
-    return _restricted(file, dicts)
+    stand_ins: dict[str, Any] = {
+        name: type(name.rpartition(".")[2], (StandsFor,), {"of": name})
+        for name in _foreign_names(file)
+    }
+    while True:
+        try:
+            return _restricted(file, [(kind, name) for name, kind in stand_ins.items()])
+        except pickle.UnpicklingError as error:
+            # Some of them are dicts or lists, which are filled item by item; which ones, it says.
+            filled = [
+                name
+                for name, kind in stand_ins.items()
+                if issubclass(kind, StandsFor) and f"but got {kind}" in str(error)
+            ]
+            if not filled:
+                raise
+            makes = _a_list if "to lists" in str(error) or "extend lists" in str(error) else _a_dict
+            stand_ins |= dict.fromkeys(filled, makes)
 
 
 def _restricted(file: Path, allowed: list[Any]) -> object:
@@ -106,6 +129,30 @@ class _a_dict:  # noqa: N801
         return OrderedDict()
 
 
+class _a_list:  # noqa: N801
+    """Makes an empty list, whatever it is given."""
+
+    def __new__(cls, *_arguments: Any) -> Any:
+        return []
+
+
+_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+"""Under which the weights lie in many checkpoints."""
+
+
+def _keys(file: Path) -> list[str]:
+    """The key that leads to the weights in a pickle of a dict, as far as its words tell."""
+    operations: list[tuple[str, object]] = []
+    with suppress(*_UNREADABLE):
+        for stream in _pickles(file):
+            operations = [(op.name, argument) for op, argument, _ in pickletools.genops(stream)]
+    names = [name for name, _ in operations if name != "FRAME"]
+    start = names.index("PROTO") + 1 if "PROTO" in names else 0
+    words = {argument for name, argument in operations if "UNICODE" in name}
+    is_dict = names[start : start + 1] == ["EMPTY_DICT"]
+    return [key for key in _KEYS if key in words][:1] if is_dict else []
+
+
 def _foreign_names(file: Path) -> list[str]:
     """Classes and functions that a pickle names, read off it without running it."""
     found = set()
@@ -113,8 +160,14 @@ def _foreign_names(file: Path) -> list[str]:
         for stream in _pickles(file):
             for operation, argument, _ in pickletools.genops(stream):
                 if operation.name == "GLOBAL":
-                    found.add(str(argument).replace(" ", "."))
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, UnicodeDecodeError, IndexError):
+                    # Under Python 2's names, as pickles have them, and under those of today.
+                    module, _, name = str(argument).partition(" ")
+                    today = NAME_MAPPING.get((module, name)) or (
+                        IMPORT_MAPPING.get(module, module),
+                        name,
+                    )
+                    found |= {f"{module}.{name}", ".".join(today)}
+    except _UNREADABLE:
         return []  # damaged, or no pickle: what reads it says so
     return sorted(found)
 
@@ -159,7 +212,7 @@ def _other_kind(file: Path, head: bytes) -> str:
     """What a file is that is no checkpoint, and what to do; nothing where it may be one."""
     if not head:
         return "empty; save or download it again"
-    if file.suffix.lower() == ".onnx":
+    if file.suffix.lower() == ".onnx" or _ONNX.match(head):
         return f"an ONNX file, which is a model with weights of its own; pass it as --model {file}"
     for start, command in _PACKED.items():
         if head.startswith(start):
