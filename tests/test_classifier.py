@@ -754,6 +754,8 @@ def test_programs_of_torch_export_are_refused_with_the_remedy(tmp_path):
     with pytest.raises(relook.ModelError, match=r"net\.pt2: a file, but .* ONNX .*torch\.export"):
         relook.load(tmp_path / "net.pt2")
     # What torch.fx traced is a module like others.
+    with pytest.raises(relook.ModelError, match=r"HalvesNet is on the meta device .*to_empty"):
+        check_module(HalvesNet().to("meta"))
     check_module(torch.fx.symbolic_trace(HalvesNet()))
 
 

@@ -56,6 +56,34 @@ def test_every_method_and_every_image_source(halves, red_and_green, method):
     assert float(of.maps.max()) == 1
 
 
+def test_classes_in_any_iterable_that_has_an_order(halves):
+    assert named_classes(halves, (c for c in ("green", 0))).tolist() == [1, 0]
+    assert named_classes(halves, range(2)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("classes", [{0, 1}, frozenset({1}), {"red": 0}])
+def test_classes_without_an_order(halves, classes):
+    with pytest.raises(RelookError, match=f"which a {type(classes).__name__} has not; pass a list"):
+        named_classes(halves, classes)
+
+
+def test_a_method_called_without_classes_says_what_to_pass(halves):
+    with pytest.raises(RelookError, match=r"needs a relook\.Classifier first, not a Tensor; call"):
+        checked(relook.ScoreCAM(), torch.rand(1, 3, 4, 4), 1, None)
+    [first] = halves.first_looks(torch.rand(1, 3, 4, 4))
+    for method in (relook.ScoreCAM(), relook.CAM(), relook.GradCAM()):
+        with pytest.raises(RelookError, match="needs the classes whose maps are wanted; call it"):
+            method(halves, first)
+
+
+def test_a_picture_goes_into_a_new_folder(halves, tmp_path):
+    photo = np.zeros((4, 4, 3), np.uint8)
+    relook.attribute(halves, photo).save_picture(tmp_path / "new" / "maps" / "o.png")
+    relook.Corrector(halves).correct(photo).save_picture(tmp_path / "more" / "o.png")
+    for file in ("new/maps/o.png", "more/o.png"):
+        assert Image.open(tmp_path / file).format == "PNG"
+
+
 def test_classes_by_name():
     labels = ["tabby_cat", "Tabby Cat", "crane", "Crane", "crane", "Café"]
     network = HalvesNet()

@@ -930,6 +930,11 @@ def check_module(module: object) -> None:
             f"a Classifier needs an nn.Module, not a {name}; files and names of models are for "
             "relook.load"
         )
+    if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
+        raise ModelError(
+            f"{name} is on the meta device (or a part of it), where tensors have shapes and no "
+            "values; make room for them with module.to_empty(device='cpu'), and load its weights"
+        )
 
 
 def check_pixels(pixels: object) -> None:

@@ -42,7 +42,7 @@ class CAM:
         self,
         classifier: Classifier,
         first: FirstLook,
-        classes: Classes,
+        classes: Classes | None = None,
         progress: Progress | None = None,
     ) -> AttributionMaps:
         """Maps of `classes` for the image of `first`.

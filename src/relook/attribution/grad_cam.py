@@ -28,7 +28,7 @@ class GradCAM:
         self,
         classifier: Classifier,
         first: FirstLook,
-        classes: Classes,
+        classes: Classes | None = None,
         progress: Progress | None = None,
     ) -> AttributionMaps:
         """Maps of `classes` for the image of `first`."""

@@ -105,6 +105,8 @@ def checked(method: object, classifier: object, first: object, classes: Any) -> 
         raise RelookError(
             f"{name} needs the first look at an image, not a {type(first).__name__}; {call}"
         )
+    if classes is None:
+        raise RelookError(f"{name} needs the classes whose maps are wanted; {call}")
     return class_indices(classifier, classes)
 
 

@@ -165,7 +165,7 @@ class ScoreCAM:
         self,
         classifier: Classifier,
         first: FirstLook,
-        classes: Classes,
+        classes: Classes | None = None,
         progress: Progress | None = None,
     ) -> AttributionMaps:
         """Maps of `classes` for the image of `first`.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
@@ -103,7 +104,7 @@ class Seen:
 def attribute(
     classifier: Classifier,
     image: ImageSource,
-    classes: Classes | str | Sequence[int | str] | None = None,
+    classes: Classes | str | Iterable[int | str] | None = None,
     method: str | Attribution | None = None,
     progress: Progress | None = None,
 ) -> Seen:
@@ -181,7 +182,7 @@ def _method(method: str | Attribution | None) -> Attribution:
 
 
 def named_classes(
-    classifier: Classifier, classes: Classes | str | Sequence[int | str]
+    classifier: Classifier, classes: Classes | str | Iterable[int | str]
 ) -> Int[Tensor, " k"]:
     """The indices of classes that are given by index or by name.
 
@@ -190,7 +191,12 @@ def named_classes(
     """
     if isinstance(classes, str):
         classes = [classes]
-    if isinstance(classes, Sequence):
+    if isinstance(classes, Set | Mapping):
+        raise RelookError(
+            f"classes must be in an order, which a {type(classes).__name__} has not; pass a list, "
+            "such as [281, 285]"
+        )
+    if isinstance(classes, Iterable) and not isinstance(classes, Tensor | np.ndarray | np.generic):
         labels = classifier.labels
         classes = [_named(labels, c) if isinstance(c, str) else c for c in classes]
     return class_indices(classifier, classes)

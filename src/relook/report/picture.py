@@ -80,6 +80,7 @@ def _write(figure: Figure, file: Path) -> None:
         text.set_parse_math(False)  # a $ in a name is a dollar
         # What is no text in the name of a file is shown as a code.
         text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
+    file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(file, format="png")
