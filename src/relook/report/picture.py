@@ -129,7 +129,7 @@ def _top(part: SubFigure, story: Story) -> None:
     chart.spines[["top", "right", "bottom"]].set_visible(False)
     if story.boxes:
         said = (
-            "bright: what the network saw first; by number: the parts that were asked about again"
+            "bright: what the network saw first\nby number: the parts that were asked about again"
         )
         photo.set_xlabel(said, fontsize=8, color="#555")
 
