@@ -74,9 +74,10 @@ _SIGMOIDS = (
     "probabilities that sum to 1: if the classes exclude each other, pass the network without its "
     'sigmoid (logits), or divide its outputs by their sum and pass outputs="probabilities"'
 )
-_OTHERS = [5, 6]
-"""Of the probing images those that stand beside noise in a batch: nearly white, with another mean,
-and nearly grey, with less contrast."""
+_PROBE, _OTHERS = 6, [0, 5]
+"""Of the probing images: the one that the network is probed with, which is nearly grey, and those
+that then stand beside it in a batch, noise of more contrast and another that is nearly white: they
+change the mean, the largest and the smallest value."""
 _LARGEST_STD = 10
 """Of pixels in [0, 1] it is about 0.25."""
 _CHUNK_PIXELS_CPU = 16 * 224 * 224
@@ -616,7 +617,8 @@ class Classifier(nn.Module):
     def _probe(self, layer: str | None) -> tuple[int, Target | None]:
         """Number of classes and target layer, from one forward of noise at the input size."""
         height, width = self.input_size
-        inputs = self.normalised(self.noise()).to(self.dtype)
+        pixels = probing_pixels(height, width)[_PROBE : _PROBE + 1]
+        inputs = self.normalised(pixels).to(self.dtype)
         try:
             seen = probe(self.network, inputs)
         except REFUSALS as error:
@@ -664,23 +666,17 @@ class Classifier(nn.Module):
         if together is None:
             self._try_formats(inputs)
         depends = varies = False
-        if not fits or together is None:
-            varies = not self._same(self._again(inputs, answer), self._again(inputs, answer))
-        else:
-            alone = [answer, *(self._try(other) for other in others.split(1))]
-            for place, (own, beside) in enumerate(zip(alone, together.split(1), strict=True)):
-                if own is not None and self._same(beside, own):
-                    continue
-                # In the same memory format: in another one rounding may add up to more.
-                again = self._again(inputs, answer)
-                varies = varies or not self._same(again, self._again(inputs, answer))
-                own = own if place else again
+        if not fits or together is None or not self._same(together[:1], answer):
+            # In one memory format: in another one rounding may add up to more.
+            alone = self._again(inputs, answer)
+            varies = not self._same(alone, self._again(inputs, answer))
+            if fits and together is not None:
                 # Beside itself an image has the statistics that it has alone; and rounding, which
                 # some networks blow up, is the same at the same place in batches of one size.
-                twins = self._again(images[[place] * len(images)], together).split(1)
-                depends |= not self._same(beside, twins[place])
-                if own is not None and self._same(twins[0], twins[-1]):
-                    depends |= not self._same(twins[place], own, _OTHER_ROUNDING)
+                twins = self._again(inputs.expand_as(images), together)
+                depends = not self._same(together[:1], twins[:1])
+                if self._same(twins[:1], twins[-1:]):
+                    depends |= not self._same(twins[:1], alone, _OTHER_ROUNDING)
         remarks = []
         if not fits:
             remarks.append("it takes one image at a time, which is slow")
