@@ -106,6 +106,7 @@ def ends_in(last, *, bias=0.0):
         (lambda y: torch.stack([y.sigmoid(), y.sigmoid()]).mean(0), "logits", "as sigmoids do"),
         (lambda y: torch.maximum(y.sigmoid(), y.flip(1).sigmoid()), "logits", "as sigmoids do"),
         (lambda y: 1 - y.sigmoid(), "logits", "as sigmoids do"),
+        (lambda y: y.sigmoid() ** 2, "logits", "as sigmoids do"),
         (lambda y: y.sigmoid() + 1e-7, "logits", "as sigmoids do"),
         (lambda y: y.tanh() * 0.5 + 0.5, "logits", "as sigmoids do"),
         (torch.sigmoid, "probabilities", "the outputs are no probabilities"),
@@ -199,6 +200,12 @@ class OfTheRange(SmallCNN):
 class Picky(SmallCNN):
     def forward(self, x):
         return super().forward(x * {1: 1.0}[len(x)])
+
+
+def test_a_layer_that_is_not_called_is_no_reason():
+    network = SmallCNN()
+    network.projector = nn.BatchNorm1d(4, track_running_stats=False)
+    assert relook.Classifier(network, **SIXTEEN).remarks == ()
 
 
 class OfTheBatch(SmallCNN):

@@ -146,6 +146,87 @@ def test_folders_of_numbers_and_names_are_not_put_in_order_unasked(tmp_path, nam
     }
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("cats", "dogs"), ["dog", "cat"]),
+        (("ng", "ok"), ["pass", "defect"]),
+        (("cat.", "dog."), ["dog", "cat"]),
+    ],
+)
+def test_labels_that_are_not_sorted_are_not_filled_in_sorted_order(tmp_path, names, labels):
+    """The model was trained in another order: cats would be taken for dogs."""
+    folders(tmp_path, *names, files=("a.png",))
+    with pytest.raises(DataError, match="The model's labels are not in sorted order"):
+        read_data(tmp_path, labels)
+    assert labels_of(read_data(tmp_path, labels, "string")) == {
+        f"{name}/a.png": index for index, name in enumerate(names)
+    }
+
+
+def test_names_that_are_like_other_labels_are_not_put_in_order(tmp_path):
+    folders(tmp_path, "1.dog", "2.cat", files=("a.png",))
+    with pytest.raises(DataError, match=r"In sorted order 1\.dog would be cat"):
+        read_data(tmp_path, ["cat", "dog"])
+    assert labels_of(read_data(tmp_path, ["cat", "dog"], "string")) == {
+        "1.dog/a.png": 0,
+        "2.cat/a.png": 1,
+    }
+
+
+def test_folders_that_count_from_0_mean_the_order_of_the_labels(tmp_path):
+    folders(tmp_path, "0", "1", "2", files=("a.png",))
+    assert labels_of(read_data(tmp_path, ["none", "mild", "proliferative"])) == {
+        f"{i}/a.png": i for i in range(3)
+    }
+
+
+def test_letters_of_full_width_are_the_same_letters(tmp_path):
+    folders(tmp_path, "ｃａｔ", "ｄｏｇ", files=("a.png",))
+    assert labels_of(read_data(tmp_path, ["dog", "cat"])) == {"ｃａｔ/a.png": 1, "ｄｏｇ/a.png": 0}
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "expected"),
+    [
+        (("00", "01", "02", "03"), ["3", "1", "2", "0"], [3, 1, 2, 0]),
+        (("01", "02", "03"), ["0", "1", "2", "3"], [1, 2, 3]),
+        (("1.0", "2.0", "3.0"), ["3", "2", "1"], [2, 1, 0]),
+        ([f"{i:02}" for i in range(1, 11)], [str(i) for i in range(1, 11)], list(range(10))),
+    ],
+)
+def test_numbers_are_compared_by_value_with_labels_that_are_numbers(
+    tmp_path, names, labels, expected
+):
+    data = read_data(folders(tmp_path, *names, files=("a.png",)), labels)
+    assert [image.label for image in data.images] == expected
+    assert data.matched == "by label"
+
+
+def test_folders_of_other_things_are_no_empty_classes(tmp_path):
+    """Each would shift the classes that sort after it."""
+    folders(tmp_path, "ant", "bee", "dog", "eel", files=("a.png",))
+    folders(tmp_path, "__pycache__", files=())
+    folders(tmp_path, "annotations", files=("a.xml",))
+    with pytest.raises(DataError, match="do not match the model's 5"):
+        read_data(tmp_path, ClassIndices.of(5))
+    data = read_data(tmp_path, ClassIndices.of(4))
+    assert [image.label for image in data.images] == [0, 1, 2, 3]
+    folders(tmp_path, "cat", files=())
+    data = read_data(tmp_path, ClassIndices.of(5))
+    assert [image.label for image in data.images] == [0, 1, 3, 4]
+    assert data.matched == "in sorted order, empty folders counted as classes"
+
+
+def test_classes_that_hold_the_same_folders_can_be_said_to_be_classes(tmp_path):
+    for name in ("ng", "ok"):
+        folders(tmp_path / name, "monday", "tuesday", files=("a.png",))
+    with pytest.raises(DataError, match="or say in which order they are: --class-order"):
+        read_data(tmp_path, ClassIndices.of(2))
+    found = labels_of(read_data(tmp_path, ClassIndices.of(2), "string"))
+    assert {name.split("/")[0]: label for name, label in found.items()} == {"ng": 0, "ok": 1}
+
+
 def test_one_name_in_two_forms_of_unicode_is_said_to_be_so(tmp_path):
     forms = [unicodedata.normalize(form, "café") for form in ("NFD", "NFC")]
     folders(tmp_path, *forms, files=("a.png",))

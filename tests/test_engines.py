@@ -6,9 +6,12 @@ import array
 import collections
 import copy
 import dataclasses
+import datetime
 import functools
+import types
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -122,6 +125,12 @@ def scaled_by(value):
     return scale, box
 
 
+class Config:
+    """Settings that nobody makes an object of."""
+
+    temperature = 1.0
+
+
 class Settings:
     def __init__(self):
         self.temperature = 1.0
@@ -148,8 +157,13 @@ class Tempered(SmallCNN):
         self.names = Names()
         self.scale, self.box = scaled_by(1.0)
         self.both = {"temperature": 1.0, "seen": 0}
+        self.config = Config
+        self.ordinary = [np.int64(3), np.random.default_rng(0), datetime.date(2026, 1, 1), len]
+        self.optional: int | None = None
 
     SCALE = 1.0
+    drop: float | None = None
+    SPACE = types.SimpleNamespace(temperature=1.0)
 
     def settle(self, y):
         return y
@@ -163,7 +177,7 @@ class Tempered(SmallCNN):
         for value in (
             *(self.slots.temperature, self.deep["a"]["b"]["c"]["d"]["e"], len(self.many[-1]) / 5),
             *(self.queue[0], self.array[0], self.names.temperature, self.SCALE),
-            self.both["temperature"],
+            *(self.both["temperature"], self.config.temperature, self.SPACE.temperature),
         ):
             y = y / value
         return y
@@ -217,18 +231,45 @@ def test_changes_that_are_not_in_the_tensors_are_noticed(change):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("SCALE", 3.0), ("settle", lambda self, y: y * 3)], ids=["value", "method"]
+    ("holder", "name", "value"),
+    [
+        (Tempered, "SCALE", 3.0),
+        (Tempered, "settle", lambda self, y: y * 3),
+        (Config, "temperature", 3.0),
+        (Tempered.SPACE, "temperature", 3.0),
+    ],
+    ids=["value", "method", "config", "namespace"],
 )
-def test_changes_of_the_networks_class_are_noticed(name, value, monkeypatch):
+def test_changes_of_the_networks_class_are_noticed(holder, name, value, monkeypatch):
     network = Tempered().eval()
     engines = Engines()
     before = engines.get(network, 500, SIZE)
-    monkeypatch.setattr(Tempered, name, value)
+    monkeypatch.setattr(holder, name, value)
     after = engines.get(network, 500, SIZE)
     assert after is not before
     inputs = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         torch.testing.assert_close(after(inputs), network(inputs), rtol=0, atol=1e-5)
+
+
+class Renormalised(SmallCNN):
+    """Writes its weights anew in every forward."""
+
+    def forward(self, x):
+        self.fc.weight.data = torch.renorm(self.fc.weight.data, 2, 0, 1.0)
+        return super().forward(x)
+
+
+def test_a_weight_that_every_forward_writes_is_watched_all_the_same():
+    network = Renormalised().eval()
+    engines = Engines()
+    with torch.no_grad():
+        network(torch.zeros(1, 3, *SIZE))
+    before = engines.get(network, 500, SIZE)
+    assert before is engines.get(network, 500, SIZE) is not None
+    with torch.no_grad():
+        network.fc.weight.data = network.fc.weight.data.flip(0) * torch.tensor([[0.5]])
+    assert engines.get(network, 500, SIZE) is not before
 
 
 def test_hooks_that_are_not_on_a_submodule_count_too():

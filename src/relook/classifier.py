@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -60,7 +60,7 @@ _UNBOUNDED = frozenset(
         *("Addmm", "Mm", "Bmm", "Baddbmm", "Mv", "Addmv", "Linear", "Convolution", "Addbmm"),
         *("MkldnnConvolution", "CudnnConvolution", "Gelu", "Silu", "Softplus", "Elu", "LogSoftmax"),
         *("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "Cdist", "EuclideanDist"),
-        *("LinalgVectorNorm", "Norm", "Pow", "Sqrt", "Log", "Prelu"),
+        *("Log", "Prelu"),
         # and of ONNX.
         *("Gemm", "MatMul", "Conv", "FusedGemm", "FusedMatMul", "FusedConv", "QGemm"),
         *("BatchNormalization", "LayerNormalization", "LogSoftmax", "PRelu", "Gelu"),
@@ -627,7 +627,7 @@ class Classifier(nn.Module):
                 f"({first_line(error)}); check input_size, and that it takes RGB images"
             ) from error
         answer = self._check_outputs(seen)
-        self._settle(inputs, answer)
+        self._settle(inputs, answer, {call.name for call in seen.calls})
         self._check_kind(answer, seen.ends_in)
         classes = answer.shape[1]
         aspect, grid = height / width, self._token_grid
@@ -646,7 +646,12 @@ class Classifier(nn.Module):
             self._choices = _choices(seen, aspect, grid)
         return classes, target
 
-    def _settle(self, inputs: Float[Tensor, "1 3 h w"], answer: Float[Tensor, "1 c"]) -> None:
+    def _settle(
+        self,
+        inputs: Float[Tensor, "1 3 h w"],
+        answer: Float[Tensor, "1 c"],
+        called: Collection[str],
+    ) -> None:
         """How images lie in memory, whether several go through the network at once, and what else
         has to be known of its answers.
 
@@ -656,6 +661,7 @@ class Classifier(nn.Module):
         Args:
             inputs: one normalised image.
             answer: the network's to it.
+            called: the layers that were called for it.
         """
         shows = isinstance(self.network, ShowsLayers)  # and hands its inputs on as arrays
         others = self.normalised(probing_pixels(*self.input_size)[_OTHERS]).to(inputs)
@@ -680,7 +686,7 @@ class Classifier(nn.Module):
         remarks = []
         if not fits:
             remarks.append("it takes one image at a time, which is slow")
-        elif statistics := _batch_statistics(self.network):
+        elif statistics := _batch_statistics(self.network, called):
             remarks.append(
                 f"{statistics} has no running statistics and takes those of the batch; images go "
                 "through the network one at a time, since an answer would depend on the others"
@@ -858,10 +864,11 @@ class Classifier(nn.Module):
             )
 
 
-def _batch_statistics(network: nn.Module) -> str:
-    """The first layer that normalises by the statistics of the batch also in eval mode."""
+def _batch_statistics(network: nn.Module, called: Collection[str]) -> str:
+    """The first layer called that normalises by the statistics of the batch also in eval mode."""
     for name, module in network.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and module.running_mean is None and name in called:
             return f"{type(module).__name__} {name!r}"
     return ""
 

@@ -15,6 +15,7 @@ Labels = Iterable[Any] | Mapping[Any, Any]
 """What is taken for names: see `class_labels`."""
 
 _INDEX = re.compile(r"[0-9]+")
+_NUMBER = re.compile(r"[0-9]+(\.0*)?")
 
 
 class ClassIndices(tuple[str, ...]):
@@ -68,7 +69,8 @@ def class_labels(labels: Labels) -> tuple[str, ...]:
 
 def plain(name: str) -> str:
     """What two spellings of one class name have in common: case, spaces, - and _ aside."""
-    return " ".join(composed(name).replace("_", " ").replace("-", " ").casefold().split())
+    same = unicodedata.normalize("NFKC", name)  # letters of full width are the same ones
+    return " ".join(same.replace("_", " ").replace("-", " ").casefold().split())
 
 
 def composed(name: str) -> str:
@@ -84,6 +86,8 @@ def by_label(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
     if isinstance(labels, ClassIndices):
         return found
     forms: tuple[Callable[[str], str], ...] = (str, composed, plain)
+    if all(_NUMBER.fullmatch(name) for name in (*names, *labels)):
+        forms = (str, lambda name: repr(float(name)))  # 01 and 1.0 are 1
     for form in forms:
         theirs, ours = Counter(map(form, labels)), Counter(map(form, names))
         index = {form(label): i for i, label in enumerate(labels)}

@@ -309,7 +309,7 @@ _PASSES_ON = re.compile(
     "(View|UnsafeView|Reshape|Squeeze|Unsqueeze|Flatten|Transpose|Permute|T|Clone|ToCopy|Alias|"
     "Expand|Select|Slice|Cat|Stack|Flip|Mul|Div|Add|Sub|Rsub|Neg|Mean|Sum|Amax|Amin|Max|Min|"
     "Maximum|Minimum|AvgPool2D|AdaptiveAvgPool2D|MaxPool2DWithIndices|AdaptiveMaxPool2D|Clamp|"
-    "ClampMin|ClampMax|Hardtanh|Relu|Threshold|LeakyRelu)Backward"
+    "ClampMin|ClampMax|Hardtanh|Relu|Threshold|LeakyRelu|Where)Backward"
 )
 
 

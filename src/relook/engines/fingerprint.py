@@ -9,10 +9,9 @@ import logging
 import marshal
 import os
 import re
-import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -20,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from relook.errors import first_line
 
 _DEPTH = 12
 """So far into the attributes of attributes."""
@@ -32,11 +33,12 @@ _PLAIN = (
     *(torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout),
 )
 _THEMSELVES = (
-    *(type, ModuleType, enum.Enum, re.Pattern, np.dtype, os.PathLike, logging.Logger),
-    *(weakref.ReferenceType, type(threading.Lock()), type(threading.RLock())),
-    *(torch.jit.ScriptFunction, torch.Generator, property, staticmethod, classmethod),
+    *(enum.Enum, re.Pattern, np.dtype, os.PathLike, logging.Logger, weakref.ReferenceType),
+    *(torch.jit.ScriptFunction, property, staticmethod, classmethod),
 )
 """What does not change, or changes no answer."""
+_UNSEEN = (Iterator, memoryview, torch.ScriptObject)
+"""What changes without a sign, and may change an answer."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
@@ -85,21 +87,17 @@ def _of_tensors(tensors: Mapping[str, Tensor]) -> dict[str, object]:
             for t in tensors.values():
                 half = t.dtype in (torch.float16, torch.bfloat16)
                 values = torch.view_as_real(t) if t.is_complex() else t
-                total = values.sum(dtype=torch.float32 if half else None)
+                summed = values.sum(dtype=torch.float32 if half else None)
                 wide = torch.float32 if t.device.type == "mps" else torch.float64
-                by_device.setdefault(t.device, []).append(total.to(wide))
+                by_device.setdefault(t.device, []).append(summed.to(wide))
             sums = {device: iter(torch.stack(s).tolist()) for device, s in by_device.items()}
             for name, t in tensors.items():
-                found[f"{name}="] = (
-                    t.data_ptr(),
-                    0 if t.is_inference() else t._version,
-                    tuple(t.shape),
-                    t.dtype,
-                    t.device,
-                    repr(next(sums[t.device])),  # as text, in which NaN equals NaN
-                )
-        except (RuntimeError, TypeError) as error:  # of eight bits, sparse, without data
-            raise UnreadableError(f"a tensor cannot be added up ({error})") from error
+                # Apart from each other: a forward that writes a weight anew changes the first.
+                found[f"{name}@"] = (t.data_ptr(), 0 if t.is_inference() else t._version)
+                total = repr(next(sums[t.device]))  # as text, in which NaN equals NaN
+                found[f"{name}="] = (tuple(t.shape), t.dtype, t.device, total)
+        except (RuntimeError, TypeError, ValueError) as error:  # sparse, of eight bits, not there
+            raise UnreadableError(f"a tensor cannot be added up: {first_line(error)}") from error
     return found
 
 
@@ -124,6 +122,7 @@ class _Walk:
         self.tensors: dict[str, Tensor] = {}
         self.hooked = False
         self._known: dict[int, str] = {}
+        self._classes: set[type] = set()
         self._kept: list[object] = []  # else another object could get the address of one
 
     def module(self, network: nn.Module, prefix: str) -> None:
@@ -146,19 +145,21 @@ class _Walk:
     def _of_class(self, own: type) -> None:
         """Methods and class variables; PyTorch's own are left alone."""
         for kind in own.__mro__:
-            if id(kind) in self._known or kind.__module__.partition(".")[0] in (
-                "torch",
-                "builtins",
-            ):
+            if kind in self._classes or kind.__module__.partition(".")[0] in ("torch", "builtins"):
                 continue
-            self._known[id(kind)] = kind.__qualname__
+            self._classes.add(kind)
             for name, value in vars(kind).items():
                 key = f"{kind.__module__}.{kind.__qualname__}.{name}"
-                if isinstance(value, Tensor | nn.Module | list | dict | set | np.ndarray):
-                    self._visit(value, key, _DEPTH)
-                elif not name.startswith(("__", "_abc_")) or name == "__call__":
-                    plain = isinstance(value, _PLAIN)
-                    self.seen[key] = repr(value) if plain else _Itself(value)
+                if name.startswith(("__", "_abc_")) and name != "__call__":
+                    continue
+                closed = isinstance(value, FunctionType) and not value.__closure__
+                if closed:  # most methods: nothing hangs on them
+                    self.seen[key] = _Itself(value)
+                else:
+                    try:
+                        self._visit(value, key, _DEPTH)
+                    except UnreadableError:  # inside a library's own decorator, say
+                        self.seen[key] = _Itself(value)
 
     def _visit(self, value: Any, key: str, depth: int) -> None:
         if isinstance(value, _PLAIN):
@@ -177,7 +178,9 @@ class _Walk:
     def _shape(self, value: Any) -> object:
         """What is to be compared of an object beside its parts."""
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            return (value.shape, value.dtype, value.tobytes())
+            return (value.shape, value.dtype, hash(value.tobytes()))
+        if isinstance(value, np.generic):
+            return repr(value)
         if isinstance(value, array.array | bytearray):
             return (type(value), bytes(value))
         if isinstance(value, (FunctionType, *_THEMSELVES)) or self._is_of_torch(value):
@@ -188,6 +191,8 @@ class _Walk:
             return (type(value), tuple(map(repr, value)))
         if isinstance(value, list | tuple | deque | set | frozenset):
             return (type(value), len(value), self._whole(value))
+        if isinstance(value, type | ModuleType):
+            return _Itself(value)
         return type(value)
 
     def _parts(self, value: Any, key: str) -> Iterable[tuple[object, Any]]:
@@ -213,6 +218,14 @@ class _Walk:
             return (("self", value.__self__),)
         if isinstance(value, functools.partial):
             return enumerate([value.func, value.args, value.keywords])
+        if isinstance(value, type):
+            self._of_class(value)
+            return ()
+        if isinstance(value, ModuleType):  # of settings, say
+            named = ((n, v) for n, v in vars(value).items() if not n.startswith("__"))
+            return [(name, part) for name, part in named if isinstance(part, _PLAIN)]
+        if isinstance(value, _UNSEEN):
+            raise UnreadableError(f"{key} is a {type(value).__name__}")
         own = [*getattr(value, "__dict__", {}).items(), *_slots(value)]
         if isinstance(value, Mapping):
             return [*((repr(name), part) for name, part in value.items()), *own]
@@ -220,8 +233,9 @@ class _Walk:
             return [*enumerate(value), *own]
         if isinstance(value, set | frozenset):
             return [*enumerate(sorted(value, key=repr)), *own]
-        if not own and type(value).__module__ != "__main__" and not hasattr(value, "__dict__"):
-            raise UnreadableError(f"{key} is a {type(value).__name__}")
+        if not own and not hasattr(value, "__dict__"):
+            self.seen[key] = _Itself(value)  # of another library: a date, a generator, a lock
+            return ()
         self._of_class(type(value))
         return own
 

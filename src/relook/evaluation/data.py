@@ -221,7 +221,7 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
         left = f" (it holds {found.left_out})" if str(found.left_out) else ""
         raise DataError(f"{readable(root)}: {what}{left}{'. ' if told else ''}{told}")
     names = sorted({name for _, name in found.images})
-    if not are_known(names, labels):
+    if order is None and not are_known(names, labels):
         found.check_parts()
     matching = match(
         names,
@@ -229,7 +229,7 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
         readable(root),
         indices=is_imagenet(labels),  # which everybody knows; no other folders' numbers are
         order=order,
-        unused=found.left_out.empty,
+        unused=found.blank,
         doubt=told if tables else _doubt(found),
         hint=told,
     )

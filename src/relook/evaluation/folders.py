@@ -96,6 +96,7 @@ class ClassFolders:
             evaluate on first: all images are in folders inside, and train, val, test or the like
             is a word of the name, or all class folders hold folders of the same names.
         left_out: what is not used.
+        blank: class folders that hold nothing at all.
     """
 
     root: Path
@@ -103,6 +104,7 @@ class ClassFolders:
     names: tuple[str, ...]
     parts: tuple[str, ...]
     left_out: LeftOut
+    blank: tuple[str, ...]
 
     @property
     def are_called_parts(self) -> bool:
@@ -119,8 +121,8 @@ class ClassFolders:
             raise DataError(
                 f"{readable(self.root)}: {listed} {are}, not classes: class folders lie inside. "
                 f"Name the one that is meant: {readable(self.root / self.parts[0])}. (Where they "
-                "are the classes: pass a table of images and labels, or name the model's classes "
-                "as the folders are called)"
+                "are the classes: pass a table of images and labels, name the model's classes as "
+                "the folders are called, or say in which order they are: --class-order)"
             )
 
 
@@ -137,6 +139,7 @@ def read_folders(root: Path) -> ClassFolders:
     images: list[tuple[Path, str]] = []
     names: list[str] = []
     inner: dict[str, set[str]] = {}
+    blank: list[str] = []
     above = frozenset({_identity(root)})
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
@@ -155,11 +158,13 @@ def read_folders(root: Path) -> ClassFolders:
             names.append(name)
             if not found:
                 left.empty.append(name)
+                if not any(path.iterdir()):
+                    blank.append(name)
             else:
                 depth = len(path.parts)
                 paths = (image.parts[depth:] for image in found)
                 inner[name] = {parts[0] if len(parts) > 1 else "" for parts in paths}
-    return ClassFolders(root, tuple(images), tuple(names), _parts(inner), left)
+    return ClassFolders(root, tuple(images), tuple(names), _parts(inner), left, tuple(blank))
 
 
 def _parts(inner: Mapping[str, set[str]]) -> tuple[str, ...]:
@@ -221,7 +226,9 @@ def _count_hidden(folder: Path, above: frozenset[tuple[int, int]], left: LeftOut
 
 
 def _is_hidden(name: str, folder: bool) -> bool:
-    return name.startswith(".") or (folder and name.casefold() in _SYSTEM)
+    return name.startswith(".") or (
+        folder and (name.casefold() in _SYSTEM or name.startswith("__"))
+    )
 
 
 def _is_image(entry: os.DirEntry[str], left: LeftOut) -> bool:

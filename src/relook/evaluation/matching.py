@@ -88,12 +88,17 @@ def match(
         return Matching({name: int(name) for name in names}, "by class index")
     everything = _everything(names, labels, unused)
     if everything:
-        doubt = doubt or _doubtful_order(everything, places or {})
+        doubt = doubt or _doubtful_order(everything, places or {}) or _unsorted(names, labels)
     # Names that are like labels were meant to be these, and numbers in a table indices: no guess.
     alike = not isinstance(labels, ClassIndices) and {*map(plain, names)} & {*map(plain, labels)}
     may_guess = not alike and not (indices and are_numbers) and not doubt
     if everything and (order or may_guess):
-        return _in_order(names, everything, where, order)
+        found = _in_order(names, everything, where, order)
+        if not order and (other := _resembling(found.classes, labels)):
+            raise _mismatch(names, labels, where, own, indices, other)
+        if len(everything) > len(names) and unused:
+            return Matching(found.classes, f"{found.matched}, empty folders counted as classes")
+        return found
     raise _mismatch(names, labels, where, own, indices, doubt or hint)
 
 
@@ -138,6 +143,43 @@ def _doubtful_order(names: Sequence[str], places: Mapping[str, str]) -> str:
         f"Some of its class names are numbers and some are not, so that their order is a guess; "
         f"those that {are}: {told}. Put these right or leave them out; or, if all are classes, "
         "say in which order: --class-order string or natural, in Python read_data(..., order=)"
+    )
+
+
+def _resembling(classes: Mapping[str, int], labels: Sequence[str]) -> str:
+    """Which name is like the label of another class than its own; a sentence, or nothing."""
+    if isinstance(labels, ClassIndices):
+        return ""
+    for name, own in classes.items():
+        like = [
+            i for i, label in enumerate(labels) if len(label) > 2 and plain(label) in plain(name)
+        ]
+        if like and own not in like:
+            return (
+                f"In sorted order {name} would be {labels[own]}: name the data's classes as the "
+                "model does; or, if that is right, say so: --class-order string, in Python "
+                'read_data(..., order="string")'
+            )
+    return ""
+
+
+def _unsorted(names: Sequence[str], labels: Sequence[str]) -> str:
+    """Why sorted names are not in the order of the model's labels; a sentence, or nothing.
+
+    Names that count from 0 or 1 on mean that order, whatever the labels are.
+    """
+    if isinstance(labels, ClassIndices) or any(
+        [*labels] == sorted(labels, key=key) for key in (composed, _natural, plain)
+    ):
+        return ""
+    if all(_INDEX.fullmatch(name) for name in names):
+        values = sorted(map(int, names))
+        if values in (list(range(len(labels))), list(range(1, len(labels) + 1))):
+            return ""
+    return (
+        f"The model's labels are not in sorted order ({some(labels, 3)}), so that the order of the "
+        "data's names says nothing: name them as the model does; or, if they sort in the model's "
+        "order, say so: --class-order string or natural, in Python read_data(..., order=)"
     )
 
 
@@ -224,7 +266,7 @@ def _mismatch(
     has = some(labels) if named else f"{len(labels):,} classes without names"
     # What is meant instead comes before what does not fit.
     return DataError(
-        f"{where}: its {len(names)} class{'' if len(names) == 1 else 'es'} do not match the "
+        f"{where}: its {len(names)} class{' does' if len(names) == 1 else 'es do'} not match the "
         f"model's {len(labels)}. {hint}{'. ' if hint else ''}{fit}: {some(strange)}. The model "
         f"has: {has}. {remedy}"
     )

@@ -62,7 +62,18 @@ _KEEPS = frozenset(
     (
         *(*_PASSES_ON, *_RESHAPES),
         *("Unsqueeze", "Expand", "Slice", "Gather", "Concat", "Mul", "Div", "Add", "Sub", "Neg"),
-        *("Mean", "Sum", "Max", "Min", "Clip", "Relu", "LeakyRelu", "ReduceMean", "ReduceSum"),
+        *(
+            "Mean",
+            "Sum",
+            "Max",
+            "Min",
+            "Clip",
+            "Relu",
+            "LeakyRelu",
+            "ReduceMean",
+            "ReduceSum",
+            "Where",
+        ),
         *("ReduceMax", "ReduceMin", "GlobalAveragePool", "AveragePool", "GlobalMaxPool", "MaxPool"),
     )
 )
