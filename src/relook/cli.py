@@ -215,38 +215,41 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     console = Console()
     failed: list[str] = []
     written: set[str] = set()
-    with progress_bars(len(images)) as bars:
-        for place, image in enumerate(images):
-            bars.begin(readable(Path(image).name))
-            try:
-                correction = corrector.correct(image, bars.forwards)
-            except KeyboardInterrupt:
-                _complain(f"stopped after {place} of {len(images)} images")
-                return INTERRUPTED
-            except (RelookError, RuntimeError, MemoryError) as error:
-                # RuntimeError: what PyTorch raises, out of memory among it. The others go on.
-                name = readable(image)
-                failed.append(name)
-                message = str(error) if isinstance(error, RelookError) else f"{name}: {error}"
-                _complain(message)
-                if as_json:
-                    typer.echo(json.dumps({"image": name, "error": message}))
-                continue
-            finally:
-                bars.end()
-            if as_json:
-                typer.echo(json.dumps(correction.to_json()))
-                if output is None:
-                    continue
-            story = tell(correction)
-            if not as_json:
-                print_story(console, story)
-            if output is not None:
+    begun = 0
+    try:
+        with progress_bars(len(images)) as bars:
+            for image in images:
+                bars.begin(readable(Path(image).name))
+                begun += 1
                 try:
-                    save_picture(story, output / _picture_name(image, written))
-                except OSError as error:  # the answer stands; the picture is what failed
-                    failed.append(readable(image))
-                    _complain(f"{readable(image)}: its picture cannot be written ({error})")
+                    correction = corrector.correct(image, bars.forwards)
+                except (RelookError, RuntimeError, MemoryError) as error:
+                    # RuntimeError: what PyTorch raises, out of memory among it. The others go on.
+                    name = readable(image)
+                    failed.append(name)
+                    message = str(error) if isinstance(error, RelookError) else f"{name}: {error}"
+                    _complain(message)
+                    if as_json:
+                        typer.echo(json.dumps({"image": name, "error": message}))
+                    continue
+                finally:
+                    bars.end()
+                if as_json:
+                    typer.echo(json.dumps(correction.to_json()))
+                    if output is None:
+                        continue
+                story = tell(correction)
+                if not as_json:
+                    print_story(console, story)
+                if output is not None:
+                    try:
+                        save_picture(story, output / _picture_name(image, written))
+                    except OSError as error:  # the answer stands; the picture is what failed
+                        failed.append(readable(image))
+                        _complain(f"{readable(image)}: its picture cannot be written ({error})")
+    except KeyboardInterrupt:  # wherever in an image it comes
+        _complain(f"stopped after {max(0, begun - 1)} of {len(images)} images")
+        return INTERRUPTED
     if output is not None and written:
         typer.echo(f"pictures: {output}", err=True)
     if len(failed) > 1 or (failed and len(images) > 1):
@@ -267,7 +270,7 @@ def _refuse_absent(images: list[str], as_json: bool) -> None:
         except ImageError as error:
             _complain(str(error))
             if as_json:
-                typer.echo(json.dumps({"image": image, "error": str(error)}))
+                typer.echo(json.dumps({"image": readable(image), "error": str(error)}))
     raise typer.Exit(FAILED)
 
 
