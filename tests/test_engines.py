@@ -152,6 +152,7 @@ class Tempered(SmallCNN):
         self.slots = Slots()
         self.deep = {"a": {"b": {"c": {"d": {"e": 1.0}}}}}
         self.many = [str(number) for number in range(50_000)]
+        self.table = {str(number): 1.0 for number in range(200)}
         self.queue = collections.deque([1.0])
         self.array = array.array("d", [1.0])
         self.names = Names()
@@ -176,7 +177,7 @@ class Tempered(SmallCNN):
     def rest(self, y):
         for value in (
             *(self.slots.temperature, self.deep["a"]["b"]["c"]["d"]["e"], len(self.many[-1]) / 5),
-            *(self.queue[0], self.array[0], self.names.temperature, self.SCALE),
+            *(self.table["7"], self.queue[0], self.array[0], self.names.temperature, self.SCALE),
             *(self.both["temperature"], self.config.temperature, self.SPACE.temperature),
         ):
             y = y / value
@@ -207,6 +208,7 @@ class Tempered(SmallCNN):
         lambda n: setattr(n.slots, "temperature", 3.0),
         lambda n: n.deep["a"]["b"]["c"]["d"].update(e=3.0),
         lambda n: n.many.__setitem__(-1, "1234567"),
+        lambda n: n.table.update({"7": 3.0}),
         lambda n: n.queue.__setitem__(0, 3.0),
         lambda n: n.array.__setitem__(0, 3.0),
         lambda n: setattr(n.names, "temperature", 3.0),

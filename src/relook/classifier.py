@@ -74,7 +74,7 @@ _SIGMOIDS = (
     "probabilities that sum to 1: if the classes exclude each other, pass the network without its "
     'sigmoid (logits), or divide its outputs by their sum and pass outputs="probabilities"'
 )
-_PROBE, _OTHERS = 6, [0, 5]
+_TRIED = [6, 0, 5]
 """Of the probing images: the one that the network is probed with, which is nearly grey, and those
 that then stand beside it in a batch, noise of more contrast and another that is nearly white: they
 change the mean, the largest and the smallest value."""
@@ -617,8 +617,8 @@ class Classifier(nn.Module):
     def _probe(self, layer: str | None) -> tuple[int, Target | None]:
         """Number of classes and target layer, from one forward of noise at the input size."""
         height, width = self.input_size
-        pixels = probing_pixels(height, width)[_PROBE : _PROBE + 1]
-        inputs = self.normalised(pixels).to(self.dtype)
+        images = self.normalised(probing_pixels(height, width)[_TRIED]).to(self.dtype)
+        inputs = images[:1]
         try:
             seen = probe(self.network, inputs)
         except REFUSALS as error:
@@ -627,7 +627,7 @@ class Classifier(nn.Module):
                 f"({first_line(error)}); check input_size, and that it takes RGB images"
             ) from error
         answer = self._check_outputs(seen)
-        self._settle(inputs, answer, {call.name for call in seen.calls})
+        self._settle(images, answer, {call.name for call in seen.calls})
         self._check_kind(answer, seen.ends_in)
         classes = answer.shape[1]
         aspect, grid = height / width, self._token_grid
@@ -648,7 +648,7 @@ class Classifier(nn.Module):
 
     def _settle(
         self,
-        inputs: Float[Tensor, "1 3 h w"],
+        images: Float[Tensor, "n 3 h w"],
         answer: Float[Tensor, "1 c"],
         called: Collection[str],
     ) -> None:
@@ -659,13 +659,12 @@ class Classifier(nn.Module):
         network that takes maps for rows of numbers as they lie in memory (`view`) fails on them.
 
         Args:
-            inputs: one normalised image.
-            answer: the network's to it.
+            images: normalised, with little in common.
+            answer: the network's to the first of them, alone.
             called: the layers that were called for it.
         """
         shows = isinstance(self.network, ShowsLayers)  # and hands its inputs on as arrays
-        others = self.normalised(probing_pixels(*self.input_size)[_OTHERS]).to(inputs)
-        images = torch.cat([inputs, others])
+        inputs = images[:1]
         with ValuesRead() as read:
             together = self._try_formats(images)
         fits = together is not None and together.shape == (len(images), answer.shape[1])

@@ -171,6 +171,10 @@ class _Walk:
             self._kept.append(value)
             if depth == 0 or len(self._kept) > _MOST:
                 raise UnreadableError(f"{key} holds too much")
+            whole = self._whole(value)
+            if whole is not None:
+                self.seen[key] = (type(value), len(value), whole)
+                return
             self.seen[key] = self._shape(value)
             for name, part in self._parts(value, key):
                 self._visit(part, f"{key}.{name}", depth - 1)
@@ -190,7 +194,7 @@ class _Walk:
         if isinstance(value, Mapping):
             return (type(value), tuple(map(repr, value)))
         if isinstance(value, list | tuple | deque | set | frozenset):
-            return (type(value), len(value), self._whole(value))
+            return (type(value), len(value))
         if isinstance(value, type | ModuleType):
             return _Itself(value)
         return type(value)
@@ -204,7 +208,7 @@ class _Walk:
             self.module(value, f"{key}/")
             return ()
         known = isinstance(value, (array.array, bytearray, *_THEMSELVES))
-        if known or self._is_of_torch(value) or self._whole(value) is not None:
+        if known or self._is_of_torch(value):
             return ()
         if isinstance(value, np.ndarray):
             return enumerate(value.flat) if value.dtype.hasobject else ()
