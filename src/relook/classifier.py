@@ -617,7 +617,8 @@ class Classifier(nn.Module):
     def _probe(self, layer: str | None) -> tuple[int, Target | None]:
         """Number of classes and target layer, from one forward of noise at the input size."""
         height, width = self.input_size
-        images = self.normalised(probing_pixels(height, width)[_TRIED]).to(self.dtype)
+        probing = self._probing_inputs()
+        images = torch.cat([probing[place] for place in _TRIED])
         inputs = images[:1]
         try:
             seen = probe(self.network, inputs)
@@ -748,12 +749,16 @@ class Classifier(nn.Module):
         tolerance = max(tolerance, _SAME_ANSWER.get(self.dtype, 0.0))
         return off <= tolerance * max(float(other.abs().max()), 1e-6)
 
+    def _probing_inputs(self) -> tuple[Float[Tensor, "1 3 h w"], ...]:
+        """Normalised images that have little in common, see `probing_pixels`."""
+        return tuple(self.normalised(probing_pixels(*self.input_size)).to(self.dtype).split(1))
+
     def _decides_by_values(self) -> bool:
         """Whether what the network's code reads out of tensors is another for other images."""
         found = set()
-        for pixels in probing_pixels(*self.input_size):
+        for image in self._probing_inputs():
             with ValuesRead() as read:
-                self._try(self.normalised(pixels.unsqueeze(0)).to(self.dtype))
+                self._try(image)
             found.add(repr(read.values))
         return len(found) > 1
 
@@ -817,8 +822,8 @@ class Classifier(nn.Module):
         if logits or (distribution and ends_in == {"Softmax"}):
             return
         answers = [answer]
-        for pixels in probing_pixels(*self.input_size):
-            found = self._try(self.normalised(pixels.unsqueeze(0)).to(self.dtype))
+        for image in self._probing_inputs():
+            found = self._try(image)
             if found is None or float(found.min()) < 0:
                 break
             answers.append(found)

@@ -394,8 +394,11 @@ def evaluate(
 
 def _say_data(data: LabelledImages, what: str) -> None:
     """How many images there are, which classes they were taken for, and what was left out."""
-    images = f"{len(data):,} {what}{'' if len(data) == 1 else 's'}"
-    typer.echo(f"{images}, labels matched {data.matched}: {data.examples}", err=True)
+    from relook.report.story import count
+
+    typer.echo(
+        f"{count(len(data), what)}, labels matched {data.matched}: {data.examples}", err=True
+    )
     if data.left_out:
         typer.echo(f"left out: {data.left_out}", err=True)
 
