@@ -1,9 +1,9 @@
-"""Networks of one's own for the study of second looks, trained on three real data sets.
+"""Networks of one's own for the study of second looks, trained on four real data sets.
 
     python benchmarks/trained.py DATA [--seed N]
 
-EfficientNet-Lite0, from its ImageNet weights, on `DATA/rsscn7` (satellite scenes, 7 classes) and on
-the solar cells of the package `elpv-dataset` (functional or defective, half of them for the test,
+EfficientNet-Lite0, from its ImageNet weights, on `DATA/rsscn7` (satellite scenes, 7 classes), on
+`DATA/trash` (full-size photos of waste, 6 classes) and on the solar cells of the package `elpv-dataset` (functional or defective, half of them for the test,
 split by the seed); a ResNet-20 from scratch on Fashion-MNIST (Debian's `dataset-fashion-mnist`).
 What is there already is not made again. Writes weights, and the test images as class folders, to
 benchmarks/results/trained:
@@ -119,10 +119,10 @@ def write(folder: Path, images: Iterator[tuple[Image.Image, str]]) -> None:
         image.save(folder / label / f"{number:05}.png")
 
 
-def rsscn7(data: Path) -> nn.Module:
+def from_folders(data: Path, epochs: int) -> nn.Module:
     labels = sorted(folder.name for folder in (data / "train").iterdir() if folder.is_dir())
     train = read_data(data / "train", labels).images
-    return fine_tuned(stacked([(i.open(), i.label) for i in train]), len(labels), 4)
+    return fine_tuned(stacked([(i.open(), i.label) for i in train]), len(labels), epochs)
 
 
 def elpv(folder: Path, seed: int) -> nn.Module:
@@ -169,7 +169,8 @@ def main() -> None:
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], nn.Module]] = {
-        "rsscn7": lambda: rsscn7(arguments.data / "rsscn7"),
+        "rsscn7": lambda: from_folders(arguments.data / "rsscn7", 4),
+        "trash": lambda: from_folders(arguments.data / "trash", 8),
         "elpv": lambda: elpv(RESULTS / "elpv", arguments.seed),
         "fashion": lambda: fashion_mnist(RESULTS / "fashion"),
     }
