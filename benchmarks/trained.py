@@ -3,9 +3,10 @@
     python benchmarks/trained.py DATA [--seed N]
 
 EfficientNet-Lite0, from its ImageNet weights, on `DATA/rsscn7` (satellite scenes, 7 classes), on
-`DATA/trash` (full-size photos of waste, 6 classes) and on the solar cells of the package `elpv-dataset` (functional or defective, half of them for the test,
-split by the seed); a ResNet-20 from scratch on Fashion-MNIST (Debian's `dataset-fashion-mnist`).
-What is there already is not made again. Writes weights, and the test images as class folders, to
+`DATA/trash` (full-size photos of waste, 6 classes) and on the solar cells of the package
+`elpv-dataset` (functional or defective, half of them for the test, split by the seed); a ResNet-20
+from scratch on Fashion-MNIST (Debian's `dataset-fashion-mnist`). What is there already
+is not made again. Writes weights, and the test images as class folders, to
 benchmarks/results/trained:
 
     cd benchmarks/results/trained

@@ -28,7 +28,8 @@ from relook.looks import (
     make_look,
 )
 from relook.looks.crops import corner_boxes
-from relook.looks.larger import grown, larger_size
+from relook.looks.frame import grown
+from relook.looks.larger import larger_size
 from relook.looks.weights import weigh
 from relook.looks.zoom import fitted, region
 
@@ -207,7 +208,8 @@ def test_a_file_that_is_no_preset_is_named(tmp_path, cnn, content, said):
 def test_an_unknown_look_lists_the_known_ones():
     with pytest.raises(
         RelookError,
-        match="poster, quick, best, zoom, flip, whole, larger, fivecrop, tencrop, several",
+        match="poster, quick, best, zoom, flip, whole, larger, uncropped, rotations, symmetries, "
+        "fivecrop, tencrop, several",
     ):
         make_look("flop")
 

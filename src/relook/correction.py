@@ -28,7 +28,7 @@ from relook.classifier import Classifier, FirstLook, check_finite, check_pixels,
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box
 from relook.images import ImageSource, image_name, open_image
-from relook.looks import Look, Preset, SecondLook, Views
+from relook.looks import Frame, Look, Preset, SecondLook, Views
 
 AMBIGUOUS = 0.5
 """An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
@@ -72,6 +72,7 @@ class SeenView:
         of: for a view made for one of the top-k classes its place among them; None for others.
         box: the part of the original that it was cut from, in its own pixels; None where it was
             not cut from it.
+        frame: what of the photo it shows, in which shape and at which scale; None without a box.
     """
 
     what: str
@@ -79,6 +80,7 @@ class SeenView:
     probabilities: Float[Tensor, " c"]
     of: int | None = None
     box: Box | None = None
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -356,7 +358,7 @@ class Corrector(nn.Module):
         except NotFiniteError as error:
             raise NotFiniteError(f"{name}: {error}") from error
         second = outcome.second or SecondLook.without_maps(pixels)
-        seen = _seen(outcome)
+        seen = _seen(outcome, self.classifier)
         shown, answers = _of_classes(seen, len(second.maps), outcome)
         return Correction(
             image=name,
@@ -513,11 +515,19 @@ class _Waiting:
         return self.asked + (self.second.forwards if self.second else 0)
 
 
-def _seen(outcome: Outcome) -> tuple[SeenView, ...]:
+def _seen(outcome: Outcome, classifier: Classifier) -> tuple[SeenView, ...]:
     """Every view with its answer."""
+    first = outcome.first
+    shown, own = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
+
+    def frame(pixels: Tensor, box: Box | None) -> Frame | None:
+        if box is None:
+            return None
+        return Frame.of(box, (pixels.shape[1], pixels.shape[2]), shown, first.extent, own)
+
     batches = outcome.second.views if outcome.second else ()
     return tuple(
-        SeenView(views.what, pixels, answer, of, box)
+        SeenView(views.what, pixels, answer, of, box, frame(pixels, box))
         for views, answers in zip(batches, outcome.view_answers, strict=True)
         for pixels, answer, of, box in zip(
             views.pixels.cpu(),

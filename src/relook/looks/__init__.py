@@ -2,12 +2,15 @@
 
 from relook.looks.crops import Crops
 from relook.looks.flip import Flip
+from relook.looks.frame import Frame
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
 from relook.looks.presets import LOOKS, Preset, make_look
 from relook.looks.protocol import Look, SecondLook, Views
+from relook.looks.symmetries import Symmetries
 from relook.looks.together import Together
+from relook.looks.uncropped import Uncropped
 from relook.looks.whole import Whole
 from relook.looks.zoom import Zoom
 
@@ -15,13 +18,16 @@ __all__ = [
     "LOOKS",
     "Crops",
     "Flip",
+    "Frame",
     "Larger",
     "Look",
     "Mask",
     "Mirrored",
     "Preset",
     "SecondLook",
+    "Symmetries",
     "Together",
+    "Uncropped",
     "Views",
     "Whole",
     "Zoom",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
-from relook.geometry import Box
+from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
 _SCALE = 9 / 7
@@ -76,12 +76,3 @@ def larger_size(own: tuple[int, int], there: float) -> tuple[int, int]:
     scale = min(_SCALE, there) + 1e-9
     height, width = (max(side, _STEP * int(side * scale / _STEP)) for side in own)
     return height, width
-
-
-def grown(box: Box, extent: tuple[int, int]) -> Box:
-    """The box, its shape and centre kept, as large as an image of (width, height) allows."""
-    width, height = extent
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    wide, high = (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
-    scale = max(1.0, min(min(x, width - x) / wide, min(y, height - y) / high))
-    return x - scale * wide, y - scale * high, x + scale * wide, y + scale * high

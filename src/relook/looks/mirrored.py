@@ -1,4 +1,4 @@
-"""The views of a look, and the mirror image of each."""
+"""The mirror images of a look's views, beside the views or in their place."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from relook.looks.together import together
 
 @dataclass(frozen=True)
 class Mirrored:
-    """Every view of `look` is asked about twice, as it is and mirrored left to right, both at its
-    weight.
+    """Every view of `look` mirrored left to right, at its weight, beside the view as it is.
 
     Attributes:
         look: whose views are mirrored.
         otherwise: the look that is taken where that one has no view; None: there is none then.
+        alone: the mirror images are asked about in place of the views.
     """
 
     look: Look
     otherwise: Look | None = None
+    alone: bool = False
 
     @property
     def needs_activations(self) -> bool:
@@ -47,7 +48,7 @@ class Mirrored:
         classes: Int[Tensor, " k"],
         progress: Progress | None = None,
     ) -> SecondLook:
-        """Twice as many views as the look has."""
+        """Twice as many views as the look has, or as many."""
         second = self.look(classifier, first, classes, progress)
         if not second.views and self.otherwise is not None:
             other = self.otherwise(classifier, first, classes, progress)
@@ -60,7 +61,12 @@ class Mirrored:
                 )
             return together(second, other)
         mirrored = tuple(
-            replace(views, pixels=views.pixels.flip(-1), of=None, what=f"{views.what}, mirrored")
+            replace(
+                views,
+                pixels=views.pixels.flip(-1),
+                of=views.of if self.alone else None,
+                what=f"{views.what}, mirrored",
+            )
             for views in second.views
         )
-        return replace(second, views=(*second.views, *mirrored))
+        return replace(second, views=mirrored if self.alone else (*second.views, *mirrored))

@@ -19,7 +19,9 @@ from relook.looks.larger import Larger
 from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
 from relook.looks.protocol import Look
+from relook.looks.symmetries import Symmetries
 from relook.looks.together import Together
+from relook.looks.uncropped import Uncropped
 from relook.looks.whole import Whole
 from relook.looks.zoom import Zoom
 
@@ -79,6 +81,9 @@ LOOKS: dict[str, Callable[..., Look]] = {
     "flip": Flip,
     "whole": Whole,
     "larger": Larger,
+    "uncropped": Uncropped,
+    "rotations": Symmetries,
+    "symmetries": partial(Symmetries, mirrored=True),
     "fivecrop": Crops,
     "tencrop": partial(Crops, flip=True),
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
-from relook.looks.larger import grown
+from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
 _SEEN = "without the whole image, of which the network has seen all that fits its input's shape"

@@ -1,0 +1,98 @@
+"""What a view shows of the photo, and how large: region, shape and scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from relook.geometry import Box
+
+Region = Literal["crop", "square", "all", "part"]
+
+_MOST = 0.9
+"""Of the photo's area, from which on a view shows all of it: sides are cut to whole steps."""
+_ALIKE = 0.02
+"""So far apart, in shares of the sides, two boxes are the same."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a view says of itself.
+
+    Attributes:
+        region: "crop": the part that the first look showed; "square": that part grown, its shape
+            kept, until it meets the photo's edge; "all": the whole photo; "part": any other.
+        shape: "input" where the view has the shape of the network's own input, else "own".
+        scale: how large things are in it, relative to the first look, where the network's own
+            resize decides that: at 1 they are as large, at 2 twice as large on each side.
+
+    >>> Frame.of((0, 0, 500, 375), (256, 341), (86, 23, 414, 352), (500, 375), (224, 224))
+    Frame(region='all', shape='own', scale=1.0)
+    """
+
+    region: Region
+    shape: Literal["input", "own"]
+    scale: float
+
+    @classmethod
+    def of(
+        cls,
+        box: Box,
+        size: tuple[int, int],
+        shown: Box,
+        extent: tuple[int, int],
+        own: tuple[int, int],
+    ) -> Frame:
+        """Of a box of the photo that was brought to a size.
+
+        Args:
+            box: in pixels of the photo.
+            size: (height, width) of the view.
+            shown: what the first look showed.
+            extent: (width, height) of the photo.
+            own: (height, width) of the first look.
+        """
+        width, height = box[2] - box[0], box[3] - box[1]
+        (across, down), (own_across, own_down) = per_pixel(box, size), per_pixel(shown, own)
+        same_shape = abs(math.log(size[1] * own[0] / (size[0] * own[1]))) < _ALIKE
+        return cls(
+            region=_region(box, shown, extent, width * height),
+            shape="input" if same_shape else "own",
+            scale=round(math.sqrt(across * down / (own_across * own_down)), 2),
+        )
+
+
+def grown(box: Box, extent: tuple[int, int]) -> Box:
+    """The box, its shape and centre kept, as large as an image of (width, height) allows."""
+    width, height = extent
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    wide, high = (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
+    scale = max(1.0, min(min(x, width - x) / wide, min(y, height - y) / high))
+    return x - scale * wide, y - scale * high, x + scale * wide, y + scale * high
+
+
+def per_pixel(box: Box, size: tuple[int, int]) -> tuple[float, float]:
+    """How many pixels, across and down, one of the photo becomes where a box is brought to a
+    (height, width).
+    """
+    return size[1] / (box[2] - box[0]), size[0] / (box[3] - box[1])
+
+
+def sees_all(shown: Box, extent: tuple[int, int]) -> bool:
+    """Whether a box is the photo, to 2 % of its sides."""
+    return _alike(shown, (0.0, 0.0, float(extent[0]), float(extent[1])))
+
+
+def _region(box: Box, shown: Box, extent: tuple[int, int], area: float) -> Region:
+    if _alike(box, shown):
+        return "crop"
+    if area >= _MOST * extent[0] * extent[1]:
+        return "all"
+    return "square" if _alike(box, grown(shown, extent)) else "part"
+
+
+def _alike(box: Box, other: Box) -> bool:
+    wide, high = other[2] - other[0], other[3] - other[1]
+    sides = (wide, high, wide, high)
+    return all(abs(a - b) <= _ALIKE * s for a, b, s in zip(box, other, sides, strict=True))

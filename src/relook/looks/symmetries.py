@@ -1,0 +1,76 @@
+"""Rotations and mirror images: natural where a photo has no up and down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.looks.protocol import SecondLook, Views
+
+
+@dataclass(frozen=True)
+class Symmetries:
+    """The image turned by 90, 180 and 270 degrees; with `mirrored` all eight symmetries of a
+    square, the first look among them. All weigh the same.
+
+    For satellite scenes, cells, and whatever else has no up and down. A quarter turn of an input
+    that is not square needs a network that takes it; of one that does not the half turn is left.
+
+    Attributes:
+        mirrored: eight symmetries in place of four rotations.
+    """
+
+    mirrored: bool = False
+
+    @property
+    def needs_activations(self) -> bool:
+        """No map is needed."""
+        return False
+
+    @property
+    def needs_original(self) -> bool:
+        """The pixels are enough."""
+        return False
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """Three views, or seven; one, or three, of a network that takes no quarter turns."""
+        height, width = first.pixels.shape[1:]
+        quarters = height == width or classifier.takes(width, height)
+        turns = (1, 2, 3) if quarters else (2,)
+        ways = [(turn, False) for turn in turns]
+        if self.mirrored:
+            ways += [(turn, True) for turn in (0, *turns)]
+        weights = torch.ones_like(first.probabilities).unsqueeze(0)
+        shown = (classifier.shown(first),)
+        views = [
+            Views(_turned(first.pixels, *way).unsqueeze(0), weights, what=_what(*way), boxes=shown)
+            for way in ways
+        ]
+        refused = (
+            ()
+            if quarters
+            else (f"without quarter turns, since {classifier.name} does not take {width}×{height}",)
+        )
+        return SecondLook.without_maps(first.pixels, *views, left_out=refused)
+
+
+def _turned(pixels: Tensor, turn: int, mirrored: bool) -> Tensor:
+    turned = torch.rot90(pixels, turn, (1, 2))
+    return turned.flip(-1) if mirrored else turned
+
+
+def _what(turn: int, mirrored: bool) -> str:
+    if not turn:
+        return "mirror image"
+    return f"turned by {90 * turn}°" + (", mirrored" if mirrored else "")

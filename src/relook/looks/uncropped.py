@@ -1,0 +1,128 @@
+"""All of the photo at the scale of the first look: what the centre crop threw away."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.geometry import Box
+from relook.looks.frame import grown, per_pixel, sees_all
+from relook.looks.protocol import SecondLook, Views
+
+_SEEN = "without what lies around the crop: the network has seen all of the image"
+
+
+@dataclass(frozen=True)
+class Uncropped:
+    """All of the photo, in its own shape, nothing cropped, nothing distorted, and everything in it
+    as large as in the first look; its answer weighs as much as the first.
+
+    A network knows things at the scale that it was trained on. The largest square of a photo
+    brought to the network's input shows more by showing it smaller; this does not.
+
+    A network that takes no other size than its own gets the two ends of a photo that is longer
+    than its input's shape, at the same scale, which share the weight; of other photos it gets the
+    largest part in the input's shape, which is smaller. Where the network saw all there is no view.
+
+    Attributes:
+        scale: of the view, relative to the first look.
+        most: what the view may cost, in forwards at the network's own input size. A longer photo
+            is shown smaller; and where its shorter side would be less than the input's, its ends
+            are cut off.
+    """
+
+    scale: float = 1.0
+    most: float = 2.0
+
+    @property
+    def needs_activations(self) -> bool:
+        """No map is needed."""
+        return False
+
+    @property
+    def needs_original(self) -> bool:
+        """It shows what the first look's crop cut off."""
+        return True
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """One view, or two, or none."""
+        shown, own = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
+        if sees_all(shown, first.extent):
+            return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
+        box, size = uncropped(first.extent, shown, own, self.scale, self.most)
+        what, boxes = "uncropped", [box]
+        left_out: tuple[str, ...] = ()
+        if size != own and not classifier.takes(*size):
+            boxes, size = ends(first.extent, shown), own
+            what = "one end" if len(boxes) > 1 else "largest part"
+            left_out = (
+                f"without the uncropped image, since {classifier.name} takes {own[0]}×{own[1]} "
+                "alone; parts of that size instead",
+            )
+        pixels = torch.stack([classifier.cut(first, box, size) for box in boxes])
+        weights = torch.full_like(first.probabilities, 1 / len(boxes)).expand(len(boxes), -1)
+        views = Views(pixels, weights, what=what, boxes=tuple(boxes))
+        return SecondLook.without_maps(first.pixels, views, left_out=left_out)
+
+
+def uncropped(
+    extent: tuple[int, int], shown: Box, own: tuple[int, int], scale: float, most: float
+) -> tuple[Box, tuple[int, int]]:
+    """The box and the (height, width) of a view of all of a photo.
+
+    Sides are whole steps, so that photos of nearly one shape can be asked about together, and the
+    box loses up to half a step for it: nothing is distorted.
+    """
+    across, down = per_pixel(shown, own)
+    width, height = scale * across * extent[0], scale * down * extent[1]
+    area = own[0] * own[1]
+    smaller = min(1.0, math.sqrt(most * area / (width * height)))
+    smaller = max(smaller, min(1.0, max(own[1] / width, own[0] / height)))
+    step = next((s for s in (32, 16, 8) if 7 * s <= min(own)), 8)
+    wide, high = (
+        max(side, step * round(smaller * length / step))
+        for length, side in ((width, own[1]), (height, own[0]))
+    )
+    while wide * high > most * area and (wide > own[1] or high > own[0]):
+        if wide - own[1] >= high - own[0]:
+            wide = max(own[1], wide - step)
+        else:
+            high = max(own[0], high - step)
+    # The largest part of that shape: `wide` is to `high` as its sides are in the first look.
+    times = min(extent[0] * across / wide, extent[1] * down / high)
+    half_width, half_height = times * wide / across / 2, times * high / down / 2
+    x, y = extent[0] / 2, extent[1] / 2
+    return (x - half_width, y - half_height, x + half_width, y + half_height), (high, wide)
+
+
+def ends(extent: tuple[int, int], shown: Box) -> list[Box]:
+    """Boxes as large as `shown` at both ends of a photo that is longer than they are; of one that
+    is not, the largest box of that shape.
+    """
+    width, height = extent
+    wide, high = shown[2] - shown[0], shown[3] - shown[1]
+    largest = grown(shown, extent)
+    across, down = width - (largest[2] - largest[0]), height - (largest[3] - largest[1])
+    if max(across / wide, down / high) < _LONGER:
+        return [largest]
+    if across / wide > down / high:
+        y = (height - high) / 2
+        return [(x, y, x + wide, y + high) for x in (0.0, width - wide)]
+    x = (width - wide) / 2
+    return [(x, y, x + wide, y + high) for y in (0.0, height - high)]
+
+
+_LONGER = 0.1
+"""Of the crop's side, from which on there is something beyond the largest part of its shape."""
