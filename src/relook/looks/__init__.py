@@ -3,6 +3,7 @@
 from relook.looks.crops import Crops
 from relook.looks.flip import Flip
 from relook.looks.frame import Frame
+from relook.looks.in_turn import InTurn
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
@@ -19,6 +20,7 @@ __all__ = [
     "Crops",
     "Flip",
     "Frame",
+    "InTurn",
     "Larger",
     "Look",
     "Mask",

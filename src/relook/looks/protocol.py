@@ -48,6 +48,8 @@ class SecondLook:
         left_out: what the look does without because this network cannot be asked about it: in
             words, each beginning with "without" and the same for all images.
         no_view: what it does without because this image has no such view, in the same words.
+        in_turn: whether the batches of views are asked about one after the other, until the answer
+            is settled, and not all at once.
     """
 
     views: tuple[Views, ...]
@@ -57,6 +59,7 @@ class SecondLook:
     backwards: int = 0
     left_out: tuple[str, ...] = ()
     no_view: tuple[str, ...] = ()
+    in_turn: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:

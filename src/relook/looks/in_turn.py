@@ -1,0 +1,45 @@
+"""The views of a look one after the other, until the answer is settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.looks.protocol import Look, SecondLook
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """The views of a look in their order, each only where those before it have not settled the
+    answer (see `relook.correction.settled`). It saves forwards; the answer is nearly always the
+    same, its probabilities are those of the views that were asked about.
+
+    Attributes:
+        look: whose views are asked about; those that tell most come first.
+    """
+
+    look: Look
+
+    @property
+    def needs_activations(self) -> bool:
+        """If the look does."""
+        return self.look.needs_activations
+
+    @property
+    def needs_original(self) -> bool:
+        """If the look does."""
+        return self.look.needs_original
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """The look's views, to be asked about in turn."""
+        return replace(self.look(classifier, first, classes, progress), in_turn=True)
