@@ -11,7 +11,8 @@ import relook
 from networks import counting_forwards
 from relook.correction import settled
 from relook.looks import Flip, Frame, InTurn, Mirrored, Symmetries, Together, Uncropped, Whole
-from relook.looks.uncropped import ends, uncropped
+from relook.looks.ends import ends
+from relook.looks.uncropped import uncropped
 from test_looks import corners, means, numbered
 
 CROP = (86, 23, 414, 352)
@@ -85,8 +86,16 @@ def test_a_network_of_one_size_gets_both_ends_of_a_long_photo():
 
 
 def test_the_ends_of_a_photo():
-    assert ends((16, 32), (4, 12, 12, 20)) == [(4, 0, 12, 8), (4, 24, 12, 32)]
-    assert ends((16, 16), (4, 4, 12, 12)) == [(0, 0, 16, 16)]
+    assert ends((16, 32), (4, 12, 12, 20)) == ((4, 0, 12, 8), (4, 24, 12, 32))
+    assert ends((16, 16), (4, 4, 12, 12)) == ()
+    wide = means(8, crop_pct=0.5)
+    correction = relook.Corrector(wide, look="ends").correct(numbered(16, 32))
+    assert corners(wide.network.shown[-2:]) == [(0, 4, 7, 11), (24, 4, 31, 11)]
+    assert correction.cost == 3
+    square = relook.Corrector(wide, look="ends").correct(numbered(16, 16))
+    assert square.no_view == (
+        "without the ends of the photo, which has none beyond what the network has seen",
+    )
 
 
 def test_where_all_was_seen_there_is_nothing_uncropped():

@@ -1,6 +1,7 @@
 """What to look at again: one file a view, and the presets made of them."""
 
 from relook.looks.crops import Crops
+from relook.looks.ends import Ends
 from relook.looks.flip import Flip
 from relook.looks.frame import Frame
 from relook.looks.in_turn import InTurn
@@ -18,6 +19,7 @@ from relook.looks.zoom import Zoom
 __all__ = [
     "LOOKS",
     "Crops",
+    "Ends",
     "Flip",
     "Frame",
     "InTurn",

@@ -14,6 +14,7 @@ from relook.arguments import real_number, whole_number
 from relook.attribution import CAM, Activity, Attribution, GradCAM, ScoreCAM
 from relook.errors import RelookError
 from relook.looks.crops import Crops
+from relook.looks.ends import Ends
 from relook.looks.flip import Flip
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
@@ -82,6 +83,7 @@ LOOKS: dict[str, Callable[..., Look]] = {
     "whole": Whole,
     "larger": Larger,
     "uncropped": Uncropped,
+    "ends": Ends,
     "rotations": Symmetries,
     "symmetries": partial(Symmetries, mirrored=True),
     "fivecrop": Crops,

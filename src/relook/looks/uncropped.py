@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -12,6 +12,7 @@ from torch import Tensor
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
 from relook.geometry import Box
+from relook.looks.ends import ends, views_of
 from relook.looks.frame import grown, per_pixel, sees_all
 from relook.looks.protocol import SecondLook, Views
 
@@ -62,19 +63,18 @@ class Uncropped:
         if sees_all(shown, first.extent):
             return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
         box, size = uncropped(first.extent, shown, own, self.scale, self.most)
-        what, boxes = "uncropped", [box]
-        left_out: tuple[str, ...] = ()
         if size != own and not classifier.takes(*size):
-            boxes, size = ends(first.extent, shown), own
-            what = "one end" if len(boxes) > 1 else "largest part"
-            left_out = (
-                f"without the uncropped image, since {classifier.name} takes {own[0]}×{own[1]} "
-                "alone; parts of that size instead",
-            )
-        pixels = torch.stack([classifier.cut(first, box, size) for box in boxes])
-        weights = torch.full_like(first.probabilities, 1 / len(boxes)).expand(len(boxes), -1)
-        views = Views(pixels, weights, what=what, boxes=tuple(boxes))
-        return SecondLook.without_maps(first.pixels, views, left_out=left_out)
+            boxes = ends(first.extent, shown) or (grown(shown, first.extent),)
+            views = views_of(classifier, first, boxes)
+            if len(boxes) == 1:
+                views = replace(views, what="largest part")
+            instead = f"without the uncropped image, since {classifier.name} takes "
+            instead += f"{own[0]}×{own[1]} alone; parts of that size instead"
+            return SecondLook.without_maps(first.pixels, views, left_out=(instead,))
+        pixels = classifier.cut(first, box, size).unsqueeze(0)
+        weights = torch.ones_like(first.probabilities).unsqueeze(0)
+        views = Views(pixels, weights, what="uncropped", boxes=(box,))
+        return SecondLook.without_maps(first.pixels, views)
 
 
 def uncropped(
@@ -105,24 +105,3 @@ def uncropped(
     half_width, half_height = times * wide / across / 2, times * high / down / 2
     x, y = extent[0] / 2, extent[1] / 2
     return (x - half_width, y - half_height, x + half_width, y + half_height), (high, wide)
-
-
-def ends(extent: tuple[int, int], shown: Box) -> list[Box]:
-    """Boxes as large as `shown` at both ends of a photo that is longer than they are; of one that
-    is not, the largest box of that shape.
-    """
-    width, height = extent
-    wide, high = shown[2] - shown[0], shown[3] - shown[1]
-    largest = grown(shown, extent)
-    across, down = width - (largest[2] - largest[0]), height - (largest[3] - largest[1])
-    if max(across / wide, down / high) < _LONGER:
-        return [largest]
-    if across / wide > down / high:
-        y = (height - high) / 2
-        return [(x, y, x + wide, y + high) for x in (0.0, width - wide)]
-    x = (width - wide) / 2
-    return [(x, y, x + wide, y + high) for y in (0.0, height - high)]
-
-
-_LONGER = 0.1
-"""Of the crop's side, from which on there is something beyond the largest part of its shape."""

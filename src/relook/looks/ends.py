@@ -1,0 +1,76 @@
+"""Both ends of a long photo, at the scale of the first look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.classifier import Classifier, FirstLook
+from relook.geometry import Box
+from relook.looks.protocol import SecondLook, Views
+
+_LONGER = 0.1
+"""Of the crop's side, by which the photo has to be longer than it."""
+_NO_ENDS = "without the ends of the photo, which has none beyond what the network has seen"
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two ends of a photo that is longer than what the network saw of it, each as large as
+    that, in the middle of the shorter side; together they weigh as much as the first answer.
+
+    At the network's own input size, so that any network takes them, and everything as large as in
+    the first look. Of a photo that is not longer there is no view.
+    """
+
+    @property
+    def needs_activations(self) -> bool:
+        """No map is needed."""
+        return False
+
+    @property
+    def needs_original(self) -> bool:
+        """They show what the first look's crop cut off."""
+        return True
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """Two views, or none."""
+        boxes = ends(first.extent, classifier.shown(first))
+        if not boxes:
+            return SecondLook.without_maps(first.pixels, no_view=(_NO_ENDS,))
+        return SecondLook.without_maps(first.pixels, views_of(classifier, first, boxes))
+
+
+def views_of(classifier: Classifier, first: FirstLook, boxes: tuple[Box, ...]) -> Views:
+    """Boxes at the network's input size, which share the weight of one view."""
+    size = (first.pixels.shape[1], first.pixels.shape[2])
+    pixels = torch.stack([classifier.cut(first, box, size) for box in boxes])
+    weights = torch.full_like(first.probabilities, 1 / len(boxes)).expand(len(boxes), -1)
+    return Views(pixels, weights, what="one end", boxes=boxes)
+
+
+def ends(extent: tuple[int, int], shown: Box) -> tuple[Box, ...]:
+    """Boxes as large as `shown` at both ends of a photo of (width, height) `extent`; none where
+    that is not longer.
+    """
+    width, height = extent
+    wide, high = shown[2] - shown[0], shown[3] - shown[1]
+    # What the shorter side leaves over, the longer one does too: that is no end.
+    across, down = width / wide, height / high
+    if max(across, down) < min(across, down) + _LONGER:
+        return ()
+    if across > down:
+        y = (height - high) / 2
+        return tuple((x, y, x + wide, y + high) for x in (0.0, width - wide))
+    x = (width - wide) / 2
+    return tuple((x, y, x + wide, y + high) for y in (0.0, height - high))
