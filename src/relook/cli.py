@@ -193,7 +193,7 @@ def predict(
         _make_folder(output)
     with _usage_errors():
         preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
-        preset.make()  # what cannot be is said before the network is loaded
+        preset.check()  # what cannot be is said before the network is loaded
         own = _own(token_grid, labels, input_size, layout, mean, std)
         _refuse_absent(images, as_json)
         classifier = _classifier(model, checkpoint, layer, device, dtype, own)
@@ -364,7 +364,7 @@ def evaluate(
         from relook.looks import Preset
 
         preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
-        preset.make()
+        preset.check()
         own = _own(token_grid, labels, input_size, layout, mean, std)
         classifier = _classifier(model, checkpoint, layer, device, dtype, own)
         # What is to be chosen yet needs no target layer; flip stands in.
@@ -730,7 +730,7 @@ def compare(
         from relook.multicam import unseen_images
 
         preset = _preset("poster", gate, None, None, None, None, budget, fast)
-        preset.make()
+        preset.check()
         trained = load_trained(model, device)
         labelled = unseen_images(trained.training, data)
     _say_data(labelled, "test image")

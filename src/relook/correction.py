@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from relook.arguments import Number, real_number, whole_number
 from relook.attribution import Progress
+from relook.cascade import class_order, forward_cost
 from relook.classifier import Classifier, FirstLook, check_finite, check_pixels, is_out_of_memory
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box
 from relook.images import ImageSource, image_name, open_image
-from relook.looks import Frame, Look, Preset, SecondLook, Views
+from relook.looks import Frame, Look, Preset, SecondLook, Views, networks
 
 AMBIGUOUS = 0.5
 """An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
@@ -279,7 +280,8 @@ class Corrector(nn.Module):
                 the cost of one forward. "none" looks again at every image, and so does None for
                 a look that has no gate of its own.
             look: a name ("poster", "quick", "best", "zoom", "flip", "whole", "larger", "fivecrop",
-                "tencrop", several joined by +), a file that tuning saved or a
+                "tencrop", "network:MODEL" for a second network, several joined by +), a file that
+                tuning saved or a
                 `relook.looks.Preset`, whose k and gate hold where none are given here, or an
                 object, such as `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
             budget: at most how many masked forwards an image gets for its maps; None is all that
@@ -288,7 +290,8 @@ class Corrector(nn.Module):
         Raises:
             RelookError: k, gate or budget is out of range, there is no such look, or it takes no
                 budget.
-            ModelError: the look needs a target layer and the classifier has none.
+            ModelError: the look needs a target layer and the classifier has none; a second network
+                cannot be loaded, or has other classes.
         """
         super().__init__()
         if not isinstance(classifier, Classifier):
@@ -314,7 +317,7 @@ class Corrector(nn.Module):
             k = look.k if k is None else k
             gate = look.gate if gate is None else gate
             called = replace(look, k=None, gate=None).describe()
-            look = look.make()
+            look = look.make(classifier)
         elif not isinstance(look, Look):
             raise RelookError(
                 f"look must be a name, a file that tuning saved, or a look of relook.looks; not "
@@ -335,6 +338,9 @@ class Corrector(nn.Module):
         self.called = called
         if self.look.needs_activations:
             _ = classifier.target_layer  # raises if there is none: now, not at the first image
+        for number, network in enumerate(networks(self.look), 2):
+            class_order(classifier, network)  # raises if there is none
+            self.add_module(f"network_{number}", network)  # `.to(device)` moves it too
 
     def extra_repr(self) -> str:
         """The settings, for `print(corrector)`."""
@@ -458,7 +464,11 @@ class Corrector(nn.Module):
             boxes = some.boxes
             if boxes is not None and some.of is not None:
                 boxes = tuple(b for b, c in zip(boxes, some.of.tolist(), strict=True) if c < k)
-            views.append(Views(some.pixels[kept], some.weights[kept], of, some.what, boxes))
+            views.append(
+                replace(
+                    some, pixels=some.pixels[kept], weights=some.weights[kept], of=of, boxes=boxes
+                )
+            )
             answers.append(asked[kept])
         second = replace(
             outcome.second,
@@ -486,35 +496,41 @@ class Corrector(nn.Module):
             yield self._sum(w, tuple(view_answers), seconds * w.asked / max(1, forwards))
 
     def _ask(self, batches: Sequence[Views]) -> list[Tensor]:
-        """Answers to every view, in order; views of one size go through the network together."""
+        """Answers to every view, in order; views of one size for one network go through it
+        together.
+        """
         answers: dict[int, Tensor] = {}
-        sizes = {views.pixels.shape[-2:] for views in batches}
-        for size in sizes:
-            members = [i for i, views in enumerate(batches) if views.pixels.shape[-2:] == size]
+        groups: dict[tuple[Classifier, torch.Size], list[int]] = {}
+        for i, batch in enumerate(batches):
+            group = (batch.by or self.classifier, batch.pixels.shape[-2:])
+            groups.setdefault(group, []).append(i)
+        for (network, _), members in groups.items():
             views = torch.cat([batches[i].pixels for i in members])
-            asked = self._many(views)
-            if asked.shape != (len(views), len(self.classifier.labels)):
-                raise self._refusal(views, f"it answers with {tuple(asked.shape)}")
-            check_finite(asked, self.classifier.dtype)
+            asked = self._many(network, views)
+            if network is not self.classifier:
+                order = list(class_order(self.classifier, network))
+                asked = asked[:, order].to(batches[members[0]].weights)
             counts = [len(batches[i].pixels) for i in members]
             answers |= dict(zip(members, asked.split(counts), strict=True))
         return [answers[i] for i in range(len(batches))]
 
-    def _many(self, views: Tensor) -> Tensor:
+    def _many(self, network: Classifier, views: Tensor) -> Tensor:
         try:
-            return self.classifier.many(views)
+            asked = network.many(views)
         except (RuntimeError, ValueError, AssertionError) as error:
-            own = views.shape[-2:] == self.classifier.input_size
+            own = views.shape[-2:] == network.input_size
             if own or is_out_of_memory(error):
                 raise
-            raise self._refusal(views, first_line(error)) from error
-
-    def _refusal(self, views: Tensor, why: str) -> ModelError:
-        height, width = views.shape[-2:]
-        return ModelError(
-            f"{self.classifier.name} takes no inputs of {height}×{width} "
-            f"({why}); use a look at its own size, such as tencrop"
-        )
+            raise _refusal(network, views, first_line(error)) from error
+        if asked.shape != (len(views), len(network.labels)):
+            raise _refusal(network, views, f"it answers with {tuple(asked.shape)}")
+        try:
+            check_finite(asked, network.dtype)
+        except NotFiniteError as error:
+            if network is self.classifier:
+                raise
+            raise NotFiniteError(f"{network.name}: {error}") from error
+        return asked
 
     def _sum(self, w: _Waiting, view_answers: tuple[Tensor, ...], seconds: float) -> Outcome:
         y = w.first.probabilities
@@ -526,7 +542,9 @@ class Corrector(nn.Module):
             cost += (w.second.forwards + _BACKWARD * w.second.backwards) * own
             for views, answers in zip(w.views, view_answers, strict=True):
                 r = r + correction_term(views.weights, answers)
-                cost += len(views.pixels) * self.classifier.cost(*views.pixels.shape[-2:])
+                network = views.by or self.classifier
+                each = network.cost(*views.pixels.shape[-2:])
+                cost += len(views.pixels) * each * forward_cost(network, self.classifier)
             after = corrected_probabilities(y, r)
         return Outcome(
             w.first, w.classes, w.second, view_answers, after, forwards, cost, w.seconds + seconds
@@ -580,19 +598,27 @@ class _Waiting:
         return self.asked + (self.second.forwards if self.second else 0)
 
 
+def _refusal(network: Classifier, views: Tensor, why: str) -> ModelError:
+    height, width = views.shape[-2:]
+    return ModelError(
+        f"{network.name} takes no inputs of {height}×{width} "
+        f"({why}); use a look at its own size, such as tencrop"
+    )
+
+
 def _seen(outcome: Outcome, classifier: Classifier) -> tuple[SeenView, ...]:
     """Every view with its answer."""
     first = outcome.first
     shown, own = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
 
-    def frame(pixels: Tensor, box: Box | None) -> Frame | None:
-        if box is None:
+    def frame(views: Views, pixels: Tensor, box: Box | None) -> Frame | None:
+        if box is None or views.by is not None:  # another network has another scale
             return None
         return Frame.of(box, (pixels.shape[1], pixels.shape[2]), shown, first.extent, own)
 
     batches = outcome.second.views if outcome.second else ()
     return tuple(
-        SeenView(views.what, pixels, answer, of, box, frame(pixels, box))
+        SeenView(views.what, pixels, answer, of, box, frame(views, pixels, box))
         for views, answers in zip(batches, outcome.view_answers, strict=True)
         for pixels, answer, of, box in zip(
             views.pixels.cpu(),

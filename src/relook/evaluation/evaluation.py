@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ from relook.evaluation.run import Run
 from relook.evaluation.statistics import Method, Pairing, Statistics
 from relook.evaluation.work import Labelled, Rows, work
 from relook.folder import versions, write_atomically
-from relook.looks import Look, Preset
+from relook.looks import Look, Preset, networks
 
 
 @dataclass(frozen=True)
@@ -209,15 +209,8 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
         layer = None
     return {
         "model": {
-            "name": classifier.name,
+            **_network(classifier),
             "layer": layer,
-            "weights": weights_digest(classifier),
-            "input_size": list(classifier.input_size),
-            "geometry": repr(classifier.geometry),
-            "mean": list(classifier.mean),
-            "std": list(classifier.std),
-            "dtype": str(classifier.dtype).removeprefix("torch."),
-            "device": classifier.device.type,
             "labels": list(classifier.labels),
             "remarks": list(classifier.remarks),
         },
@@ -231,6 +224,31 @@ def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
         },
         "versions": versions(),
     }
+
+
+def _network(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "name": classifier.name,
+        "weights": weights_digest(classifier),
+        "input_size": list(classifier.input_size),
+        "geometry": repr(classifier.geometry),
+        "mean": list(classifier.mean),
+        "std": list(classifier.std),
+        "dtype": str(classifier.dtype).removeprefix("torch."),
+        "device": classifier.device.type,
+    }
+
+
+def second_networks(looks: Iterable[Look]) -> dict[str, Any]:
+    """The second networks that looks ask, as settings; of their labels a hash. Nothing where there
+    are none.
+    """
+    found = dict.fromkeys(network for look in looks for network in networks(look))
+    told = {
+        str(number): {**_network(network), "labels": _digest("\0".join(network.labels))}
+        for number, network in enumerate(found, 2)
+    }
+    return {"networks": told} if told else {}
 
 
 def rivals_of(
@@ -260,9 +278,10 @@ def rivals_of(
     return rivals
 
 
-def named(corrector: Corrector) -> dict[str, str | None]:
-    """What a corrector's look is called, and all of its options."""
-    return {"called": corrector.called, "look": spelt(corrector.look)}
+def named(corrector: Corrector) -> dict[str, Any]:
+    """What a corrector's look is called, all of its options, and the second networks it asks."""
+    look = corrector.look
+    return {"called": corrector.called, "look": spelt(look), **second_networks([look])}
 
 
 def spelt(look: Look) -> str:
@@ -279,3 +298,7 @@ def weights_digest(classifier: Classifier) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(content.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -17,7 +17,7 @@ from relook.classifier import Classifier, FirstLook
 from relook.correction import Corrector
 from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
-from relook.evaluation.evaluation import after, before, describe
+from relook.evaluation.evaluation import after, before, describe, second_networks
 from relook.evaluation.forecast import OnForecast, forecast, photo
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
@@ -123,7 +123,9 @@ def tune(
     if keep.gate is not None:
         gates = (keep.gate,)
     # Raises if what is settled cannot be; of a look that is not, k alone.
-    Corrector(classifier, k=keep.k, look=Flip() if several else keep.make())
+    # Kept until the end: a second network is not loaded again while it is.
+    settled = Flip() if several else keep.make(classifier)
+    Corrector(classifier, k=keep.k, look=settled)
     folder = None if output is None else Path(output)
     if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
         raise RunError(f"{folder} holds a run without tuning; choose another folder")
@@ -164,7 +166,7 @@ def tune(
 
     used = [contender.corrector.look for contender in found]
     asked = {"gates": list(gates), "ways": list(ways)}
-    settings = {"tuning": asked, **describe(classifier, data)}
+    settings = {"tuning": asked, **second_networks(used), **describe(classifier, data)}
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
         rows = work(classifier, data, used, judge, run, on_rows, tell if on_forecast else None)
     result = replace(_rank(rows, ways, gates, keep), left_out=tuple(left_out))
@@ -188,7 +190,7 @@ class _Contender:
     @classmethod
     def of(cls, classifier: Classifier, preset: Preset, ks: Sequence[int | None]) -> _Contender:
         """Of a preset and the k's to try, the largest last; None for its own k alone."""
-        corrector = Corrector(classifier, k=ks[-1], look=preset.make())
+        corrector = Corrector(classifier, k=ks[-1], look=preset.make(classifier))
         ways = [replace(preset, k=k) for k in ks]
         return cls(corrector, {_name(way): way for way in ways})
 

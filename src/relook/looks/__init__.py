@@ -8,6 +8,7 @@ from relook.looks.in_turn import InTurn
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
+from relook.looks.network import Network, networks
 from relook.looks.presets import LOOKS, Preset, make_look
 from relook.looks.protocol import Look, SecondLook, Views
 from relook.looks.symmetries import Symmetries
@@ -27,6 +28,7 @@ __all__ = [
     "Look",
     "Mask",
     "Mirrored",
+    "Network",
     "Preset",
     "SecondLook",
     "Symmetries",
@@ -36,4 +38,5 @@ __all__ = [
     "Whole",
     "Zoom",
     "make_look",
+    "networks",
 ]

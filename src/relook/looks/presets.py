@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from relook.arguments import real_number, whole_number
 from relook.attribution import CAM, Activity, Attribution, GradCAM, ScoreCAM
+from relook.classifier import Classifier
 from relook.errors import RelookError
 from relook.looks.crops import Crops
 from relook.looks.ends import Ends
@@ -19,6 +20,7 @@ from relook.looks.flip import Flip
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
+from relook.looks.network import load_network
 from relook.looks.protocol import Look
 from relook.looks.symmetries import Symmetries
 from relook.looks.together import Together
@@ -91,6 +93,9 @@ LOOKS: dict[str, Callable[..., Look]] = {
 }
 """Every look that has a name, and what makes it."""
 
+NETWORK = "network:"
+"""How the name of a look begins that asks a second network, whose own name follows."""
+
 _KS = {"best": 2}
 """About how many classes a look is where that is not said, if not 5."""
 
@@ -112,13 +117,16 @@ def make_look(
     attribution: str | None = None,
     variant: str | None = None,
     budget: Budget | None = None,
+    network: Callable[[str], Look] = load_network,
 ) -> Look:
     """The look of that name.
 
     Args:
         name: "poster" (mask images, the default everywhere), "quick" or "best" (at a cost of
-            at most 4 and 8), "zoom", "flip", "whole", "larger", "fivecrop" or "tencrop", or
-            several joined by +, as in "zoom+flip". "quick" and "best" were chosen on photos that
+            at most 4 and 8), "zoom", "flip", "whole", "larger", "fivecrop", "tencrop" or
+            "network:MODEL", which asks a second network, the model of that name (see
+            `relook.load`; it may hold no + and no comma); or several joined by +, as in
+            "zoom+flip". "quick" and "best" were chosen on photos that
             had been scaled to 299×299 beforehand, and hold there; on 1,000 full-size photos with
             EfficientNet-Lite0 they fixed / broke 13 / 20 and 15 / 16 of the 214 unsure ones, so
             there is no gain there: measure on images of your own first.
@@ -127,24 +135,36 @@ def make_look(
             latter) or "gradcam".
         variant: of Score-CAM: "poster" (default), "paper", "torchcam" or "gradcam".
         budget: of Score-CAM: at most so many masked forwards an image; "fast" is 64.
+        network: makes the look of a second network of its model's name.
 
     Raises:
         RelookError: there is no such look, or it does not take one of the options given.
+        ModelError: the second network cannot be loaded.
     """
     options = {"fill": fill, "attribution": attribution, "variant": variant, "budget": budget}
     given = {option: value for option, value in options.items() if value is not None}
     names = name.split("+")
-    unknown = [part for part in names if part not in LOOKS]
+    unknown = [part for part in names if part not in LOOKS and not part.startswith(NETWORK)]
     if unknown:
+        cut = ""
+        if len(unknown) < len(names) and any(part.startswith(NETWORK) for part in names):
+            cut = " (the name of a second network may hold no + and no comma: rename it)"
         raise RelookError(
-            f"look {unknown[0]!r} is unknown; choose one of {', '.join(LOOKS)}, several joined by "
-            "+, or name a file that tuning saved"
+            f"look {unknown[0]!r} is unknown{cut}; choose one of {', '.join(LOOKS)} or "
+            f"{NETWORK}MODEL, several joined by +, or name a file that tuning saved"
+        )
+    if NETWORK in names:
+        raise RelookError(
+            f"the look {NETWORK!r} names no network; name a model behind it, as in "
+            f"{NETWORK}bundled/efficientnet_lite2"
         )
     left_over = [option for option in given if option not in takes(name)]
     if left_over:
         raise RelookError(f"the look {name!r} has no {' and no '.join(left_over)}; drop it")
     looks = tuple(
-        LOOKS[part](**{o: v for o, v in given.items() if o in _TAKES.get(part, ())})
+        network(part.removeprefix(NETWORK))
+        if part.startswith(NETWORK)
+        else LOOKS[part](**{o: v for o, v in given.items() if o in _TAKES.get(part, ())})
         for part in names
     )
     return looks[0] if len(looks) == 1 else Together(looks)
@@ -155,7 +175,7 @@ class Preset:
     """A look by name with all that goes with it: what tuning chooses and a file keeps.
 
     Attributes:
-        look: a name in `LOOKS`.
+        look: a name as `make_look` takes it.
         fill, attribution, variant, budget: its options, see `make_look`; None where not given.
         k: how many of the most probable classes; None where not given.
         gate: only images with gap(1,5) below it get a second look, "none": all do; None where not
@@ -195,18 +215,28 @@ class Preset:
         options = {"fill", "attribution", "variant", "budget"} - takes(look)
         return replace(self, look=look, **dict.fromkeys(options))
 
-    def make(self) -> Look:
-        """The look itself.
+    def make(self, beside: Classifier | None = None) -> Look:
+        """The look itself; a second network that it names is loaded, to where the network `beside`
+        it is.
 
         Raises:
             RelookError: as `make_look`.
+            ModelError: as `make_look`.
         """
+        return self._make(partial(load_network, beside=beside))
+
+    def check(self) -> None:
+        """Raise what `make` raises, but for a second network, which is not loaded."""
+        self._make(lambda name: Flip())
+
+    def _make(self, network: Callable[[str], Look]) -> Look:
         return make_look(
             self.look,
             fill=self.fill,
             attribution=self.attribution,
             variant=self.variant,
             budget=self.budget,
+            network=network,
         )
 
     def gate_or(self, default: float | None) -> float | None:
@@ -247,7 +277,7 @@ class Preset:
             raise RelookError(f"{file}: k, gate and budget are numbers, the others names; or null")
         preset = cls(**found)
         try:
-            preset.make()
+            preset.check()
         except RelookError as error:
             raise RelookError(f"{file}: {error}") from error
         return preset

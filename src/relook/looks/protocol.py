@@ -15,7 +15,7 @@ from relook.geometry import Box
 
 @dataclass(frozen=True)
 class Views:
-    """Images of one size to ask the network about, and what their answers weigh.
+    """Images of one size to ask a network about, and what their answers weigh.
 
     Attributes:
         pixels: (n, 3, h, w) in [0, 1].
@@ -25,6 +25,8 @@ class Views:
         what: in a few words, what they show; for pictures and pages.
         boxes: (left, top, right, bottom) of the part of the image that each view was cut from, in
             pixels of `FirstLook.extent`; None where they were not cut from the image.
+        by: the network that answers, in whose order of classes its answers then are (see
+            `relook.cascade.class_order`); None for the corrector's own.
     """
 
     pixels: Float[Tensor, "n 3 h w"]
@@ -32,6 +34,7 @@ class Views:
     of: Int[Tensor, " n"] | None = None
     what: str = "view"
     boxes: tuple[Box, ...] | None = None
+    by: Classifier | None = None
 
 
 @dataclass(frozen=True)

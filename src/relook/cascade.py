@@ -1,0 +1,134 @@
+"""Two networks about one image: which class of one is which of the other, and what each costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from relook.classifier import Classifier
+from relook.errors import ModelError
+from relook.labels import by_label
+from relook.layers import REFUSALS, ShowsLayers, evaluating, exclusive
+
+_ROUNDS = 7
+"""So many single forwards of each network are timed, in turns."""
+_SHOWN = 3
+
+_counted: WeakKeyDictionary[Classifier, tuple[tuple[int, int], int]] = WeakKeyDictionary()
+_timed: WeakKeyDictionary[Classifier, WeakKeyDictionary[Classifier, float]] = WeakKeyDictionary()
+
+
+def class_order(first: Classifier, second: Classifier) -> tuple[int, ...]:
+    """For each class of the first network its place among the classes of the second.
+
+    Classes are matched by name; where nobody named those of one of the networks, by index.
+
+    Raises:
+        ModelError: the networks have other classes.
+    """
+    own, other = first.labels, second.labels
+    if len(own) != len(other):
+        raise _other_classes(first, second, f"it has {len(other):,}, not {len(own):,}")
+    if own == other or not are_named(first, second):
+        return tuple(range(len(own)))
+    found = _by_name(own, other)
+    if len({*found.values()}) < len(own):
+        strange = [repr(name) for name in own if name not in found]
+        more = f" and {len(strange) - _SHOWN:,} more" if len(strange) > _SHOWN else ""
+        raise _other_classes(
+            first, second, f"it has no one class for {', '.join(strange[:_SHOWN])}{more}"
+        )
+    return tuple(found[name] for name in own)
+
+
+def are_named(first: Classifier, second: Classifier) -> bool:
+    """Whether the classes of both networks have names to match them by."""
+    return first.labels_given and second.labels_given
+
+
+@lru_cache(maxsize=8)
+def _by_name(own: tuple[str, ...], other: tuple[str, ...]) -> dict[str, int]:
+    return by_label(own, other)
+
+
+def _other_classes(first: Classifier, second: Classifier, why: str) -> ModelError:
+    return ModelError(
+        f"{second.name} does not have the classes of {first.name} ({why}), so that its answer "
+        "cannot be added; choose a network of the same classes. If they are the same under other "
+        "names, say so: relook.looks.Network(relook.load(..., labels=[...])) takes a name for each "
+        "of its classes, in its own order"
+    )
+
+
+def forward_cost(second: Classifier, first: Classifier) -> float:
+    """What one forward of the second network costs in forwards of the first, each at its own input
+    size: by their multiply-adds, or where those cannot be counted by the clock.
+    """
+    if second is first:
+        return 1.0
+    with exclusive():
+        if is_counted(second, first):
+            return multiply_adds(second) / multiply_adds(first)
+        beside = _timed.setdefault(second, WeakKeyDictionary())
+        if first not in beside:
+            beside[first] = _time(second, first)
+        return beside[first]
+
+
+def is_counted(second: Classifier, first: Classifier) -> bool:
+    """Whether the multiply-adds of both networks can be counted."""
+    return bool(multiply_adds(second) and multiply_adds(first))
+
+
+def multiply_adds(classifier: Classifier) -> int:
+    """Of one forward at the network's own input size: those of its convolutions and matrix
+    products. 0 where they cannot be counted, as in an ONNX graph.
+    """
+    if isinstance(classifier.network, ShowsLayers):
+        return 0
+    size = classifier.input_size
+    with exclusive():
+        if _counted.get(classifier, (None, 0))[0] != size:
+            _counted[classifier] = size, _count(classifier)
+        return _counted[classifier][1]
+
+
+def _count(classifier: Classifier) -> int:
+    network = classifier.network
+    inputs = classifier.normalised(classifier.noise()).to(classifier.dtype)
+    # Fused attention is one operation to PyTorch, which does not count what it does inside.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            evaluating(network),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            network(inputs)
+    except REFUSALS:  # operations that take no counter
+        return 0
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return int(counter.get_total_flops()) // 2
+
+
+def _time(second: Classifier, first: Classifier) -> float:
+    """The median over several rounds of how much longer a single forward of the second takes."""
+    inputs = {network: network.normalised(network.noise()) for network in (first, second)}
+
+    def seconds(network: Classifier) -> float:
+        start = time.perf_counter()
+        network.run(inputs[network]).sum().item()  # waits for an accelerator
+        return time.perf_counter() - start
+
+    for network in inputs:
+        seconds(network)  # the first one makes ready
+    return statistics.median(seconds(second) / seconds(first) for _ in range(_ROUNDS))

@@ -1,0 +1,134 @@
+"""A second network asked about the image: a cascade, where a gate lets unsure images through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from weakref import WeakValueDictionary
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from relook.attribution import Progress
+from relook.cascade import are_named, is_counted
+from relook.classifier import Classifier, FirstLook
+from relook.errors import ModelError, RelookError
+from relook.layers import ShowsLayers
+from relook.looks.protocol import SecondLook, Views
+
+_in_use: WeakValueDictionary[tuple[str, str, int], Classifier] = WeakValueDictionary()
+
+
+@dataclass(frozen=True, repr=False)
+class Network:
+    """The answer of a second network about the same image, at the weight of the first answer.
+
+    It sees the image through its own resize and crop, at its own input size; where only pixels are
+    known, those pixels brought to that size. Its classes are those of the first network, in
+    whatever order (see `relook.cascade.class_order`).
+
+    Attributes:
+        classifier: the second network.
+    """
+
+    classifier: Classifier
+
+    def __repr__(self) -> str:
+        return f"Network({self.classifier.name!r})"
+
+    @property
+    def needs_activations(self) -> bool:
+        """No map is needed."""
+        return False
+
+    @property
+    def needs_original(self) -> bool:
+        """The second network has a resize and crop of its own."""
+        return True
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        first: FirstLook,
+        classes: Int[Tensor, " k"],
+        progress: Progress | None = None,
+    ) -> SecondLook:
+        """One view, for the second network."""
+        second = self.classifier
+        if first.original is not None:
+            pixels = second.pixels(first.original).to(first.pixels)
+            box = second.geometry.crop_box(*first.extent)
+        else:
+            box = second.shown(first)
+            pixels = second.cut(first, box)
+        views = Views(
+            pixels.unsqueeze(0),
+            torch.ones_like(first.probabilities).unsqueeze(0),
+            what=f"second network: {second.name}",
+            boxes=(box,),
+            by=second,
+        )
+        return SecondLook.without_maps(first.pixels, views, left_out=_notes(classifier, second))
+
+
+def _notes(first: Classifier, second: Classifier) -> tuple[str, ...]:
+    notes = []
+    if not are_named(first, second):
+        notes.append(
+            f"without names to match the classes of {second.name} by, which are taken to be in the "
+            f"order of those of {first.name}"
+        )
+    if not is_counted(second, first):
+        notes.append(
+            f"without a count of what {second.name} computes, so that the cost of its forward pass "
+            "was measured by the clock"
+        )
+    return tuple(notes)
+
+
+def networks(look: object) -> Iterator[Classifier]:
+    """The second networks that a look asks, those of looks inside of it among them."""
+    if isinstance(look, Network):
+        yield look.classifier
+    elif isinstance(look, tuple):
+        for part in look:
+            yield from networks(part)
+    elif is_dataclass(look):
+        for field in fields(look):
+            yield from networks(getattr(look, field.name))
+
+
+def load_network(name: str, beside: Classifier | None = None) -> Network:
+    """The look that asks the model of that name, see `relook.load`.
+
+    While somebody uses a model that was loaded here, its name means that one: it is not loaded
+    twice for two looks, unless its file was written anew.
+
+    Args:
+        name: of the model.
+        beside: the first network, on whose device it is put; None: where `relook.load` puts it.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from relook.models import load  # the libraries of models are imported where one is named
+
+    try:
+        written = os.stat(os.path.expanduser(name)).st_mtime_ns
+    except (OSError, ValueError):  # no file
+        written = 0
+    # A graph runs outside of PyTorch, and does not say where.
+    device = None
+    if beside is not None and not isinstance(beside.network, ShowsLayers):
+        device = beside.device
+    key = (name, str(device), written)
+    classifier = _in_use.get(key)
+    if classifier is None:
+        try:
+            classifier = load(name, device=device)
+        except RelookError as error:
+            raise ModelError(f"look 'network:{name}': {error}") from error
+        _in_use[key] = classifier
+    return Network(classifier)
