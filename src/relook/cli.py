@@ -113,8 +113,8 @@ LookName = Annotated[
         show_default="poster",
         help="poster (mask images); quick or best (at a cost of at most 4 and 8; chosen on photos "
         "scaled to 299×299 beforehand, no gain on 1,000 full-size photos: measure first); zoom, "
-        "flip, whole, larger, fivecrop, tencrop; several joined by +; or a file "
-        "that --tune saved.",
+        "flip, whole, larger, fivecrop, tencrop; network:MODEL, which asks a second network of the "
+        "same classes; several joined by +; or a file that --tune saved.",
     ),
 ]
 FillName = Annotated[
@@ -212,6 +212,7 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     from relook.report.terminal import print_story, progress_bars
 
     _say_model(corrector)
+    _say_second_networks([corrector])
     console = Console()
     failed: list[str] = []
     written: set[str] = set()
@@ -313,7 +314,9 @@ def evaluate(
     ] = None,
     versus: Annotated[
         str | None,
-        typer.Option(metavar="LOOK,LOOK", help="Rivals on the same images: flip, tencrop, ..."),
+        typer.Option(
+            metavar="LOOK,LOOK", help="Rivals on the same images: flip, tencrop, network:MODEL ..."
+        ),
     ] = None,
     class_order: ClassOrder = None,
     tune: Annotated[
@@ -374,8 +377,10 @@ def evaluate(
         if limit is not None:
             labelled = labelled.sample(limit)
         rivals = [name.strip() for name in (versus or "").split(",") if name.strip()]
-        rivals_of(corrector, rivals)
+        # Kept until the end: a second network is not loaded again while it is.
+        others = rivals_of(corrector, rivals)
     _say_model(corrector)
+    _say_second_networks([corrector, *others.values()])
     _say_data(labelled, "image")
     if class_order and not labelled.matched.startswith(BY_ORDER):
         typer.echo("--class-order is not needed: the names tell the classes", err=True)
@@ -582,6 +587,23 @@ def _say_model(corrector: Corrector) -> None:
         f"from {low:.3g} to {high:.3g}, on {classifier.device}",
         err=True,
     )
+
+
+def _say_second_networks(correctors: Sequence[Corrector]) -> None:
+    """Each of those that looks ask, what it takes and what it costs."""
+    from relook.cascade import forward_cost, is_counted
+    from relook.looks import networks
+
+    first = correctors[0].classifier
+    looks = [corrector.look for corrector in correctors]
+    for network in dict.fromkeys(network for look in looks for network in networks(look)):
+        height, width = network.input_size
+        by = "by their multiply-adds" if is_counted(network, first) else "by the clock"
+        typer.echo(
+            f"second network {network.name}: input {height}×{width}, on {network.device}; a "
+            f"forward pass costs {forward_cost(network, first):.2f} of {first.name}'s, {by}",
+            err=True,
+        )
 
 
 @app.command(epilog="Example: relook export timm/resnet18 resnet18.onnx")

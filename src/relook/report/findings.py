@@ -8,6 +8,7 @@ from typing import Literal
 
 from relook.correction import AMBIGUOUS
 from relook.evaluation import Method, Pairing, Statistics, Tally
+from relook.looks.presets import NETWORK
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison
 from relook.report.story import count, duration, percent
 
@@ -56,11 +57,13 @@ def find(statistics: Statistics, gate: float | None) -> Findings:
         )
         rival = _rival(statistics)
         return Findings(verdict, "No second look is taken", told, (rival,) if rival else ())
+    asking, second_network = _second_network(statistics)
     remarks = [
         _undecided(pairing),
         _ambiguous(statistics, gate),
         _sure(statistics) if gate is None else "",
-        _rival(statistics),
+        second_network,
+        "" if asking and asking == _best_rival(statistics) else _rival(statistics),
         _calibration(statistics),
         *_cost(statistics),
         *_notes({"The second look": statistics.after, **statistics.rivals}),
@@ -236,8 +239,8 @@ def _rival(statistics: Statistics) -> str:
     """How the best rival does beside the second look."""
     if not statistics.rivals:
         return ""
-    name, rival = max(statistics.rivals.items(), key=lambda item: item[1].tally.right)
-    own = statistics.after.tally
+    name = _best_rival(statistics)
+    rival, own = statistics.rivals[name], statistics.after.tally
     more = rival.tally.right - own.right
     cost = (
         f"at a cost of {rival.tally.cost / own.images:.2f} per image in place of "
@@ -258,6 +261,39 @@ def _rival(statistics: Statistics) -> str:
     if value < 0.05 and rival.against.verdict == "helps":
         return f"{name} beats it: {better} ({told}), {cost}."
     return f"{name} was {better} here, which may be luck ({told}), {cost}."
+
+
+def _best_rival(statistics: Statistics) -> str:
+    """The one that is right most often."""
+    rivals = statistics.rivals
+    return max(rivals, key=lambda name: rivals[name].tally.right, default="")
+
+
+def _second_network(statistics: Statistics) -> tuple[str, str]:
+    """The rival that asks a second network where that does better than the second look, at no more
+    cost or beyond luck, and a sentence that says so; else two empty texts.
+    """
+    own, rivals = statistics.after.tally, statistics.rivals
+    asking = [n for n in rivals if any(part.startswith(NETWORK) for part in n.split("+"))]
+    for name in sorted(asking, key=lambda n: (-rivals[n].tally.right, rivals[n].tally.cost)):
+        tally, against = rivals[name].tally, rivals[name].against
+        # The best of several is chosen on the same images: Bonferroni.
+        value = min(1.0, len(rivals) * (against.p_value or 0.0))
+        is_sure, no_dearer = value < 0.05, tally.cost <= own.cost
+        if against.fixed <= against.broken or not (is_sure or no_dearer):
+            continue
+        told = p(value) + (f" after correction for {len(rivals)} rivals" if len(rivals) > 1 else "")
+        title = "A second network does better, at more cost"
+        if no_dearer:
+            verb = "is" if is_sure else "may be"
+            title = f"A second network {verb} the better way to spend the cost"
+        return name, (
+            f"{title}: only {name} is right on {count(against.fixed, 'image')} and only the second "
+            f"look on {against.broken:,} ({told}{'' if is_sure else ': it may be luck'}), at a "
+            f"cost of {tally.cost / own.images:.2f} per image in place of "
+            f"{own.cost / own.images:.2f} ({_UNIT})."
+        )
+    return "", ""
 
 
 def _cost(statistics: Statistics) -> list[str]:

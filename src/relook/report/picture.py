@@ -21,6 +21,10 @@ from relook.report.tiles import crop_tile, map_tile
 
 _BEFORE, _AFTER = "#9aa5b1", "#d9480f"
 _COLUMNS, _MOST_COLUMNS = 5, 7
+_TITLE = 28
+"""So many characters fit above a tile."""
+_LINE = 0.2
+"""What a line of a title takes, in inches."""
 Shown = TypeVar("Shown")
 
 
@@ -33,14 +37,15 @@ def save_picture(story: Story, file: Path) -> None:
     shown: tuple[MaskStory | ViewStory, ...] = (*maps, *story.views)
     columns = _columns(len(shown))
     cells = _rows(shown, columns)
-    heights = [bars, *[5.2] * len(masks), *[12.2 / columns + 0.75] * len(cells)]
+    more = _LINE if any(len(view.what) > _TITLE for view in story.views) else 0.0
+    heights = [bars, *[5.2] * len(masks), *[_cell_height(columns) + more] * len(cells)]
     figure = Figure(figsize=(12.5, sum(heights) + 0.1), dpi=110, facecolor="white")
     top, *parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _top(top, story)
     for part, row in zip(parts, masks, strict=False):
         _masks(part, row, story.view_name)
     for part, seen in zip(parts[len(masks) :], cells, strict=True):
-        _cells(part, seen, columns)
+        _cells(part, seen, columns, more)
     _write(figure, file)
 
 
@@ -177,10 +182,20 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> Non
     part.text(0.008, 0.72, "seen here", rotation=90, fontsize=10, color="#444", va="center")
 
 
-def _cells(part: SubFigure, shown: tuple[MaskStory | ViewStory, ...], columns: int) -> None:
-    """Maps that no view was made of, and views that were made for no class."""
+def _cell_height(columns: int) -> float:
+    """Of a row of tiles with two lines above each, in inches."""
+    return 12.2 / columns + 0.75
+
+
+def _cells(
+    part: SubFigure, shown: tuple[MaskStory | ViewStory, ...], columns: int, more: float
+) -> None:
+    """Maps that no view was made of, and views that were made for no class; with so many inches
+    more above them than two lines take.
+    """
     axes = part.subplots(1, columns)
-    part.subplots_adjust(left=0.02, right=0.98, top=0.83, bottom=0.1, wspace=0.06)
+    share = _cell_height(columns) / (_cell_height(columns) + more)
+    part.subplots_adjust(left=0.02, right=0.98, top=0.83 * share, bottom=0.1 * share, wspace=0.06)
     for column in range(columns):
         if column >= len(shown):
             axes[column].axis("off")
@@ -192,7 +207,8 @@ def _cells(part: SubFigure, shown: tuple[MaskStory | ViewStory, ...], columns: i
             said = "seen here"
         else:
             _image(axes[column], one.tile)
-            axes[column].set_title(f"{one.what}\n{one.part}", fontsize=10)
+            what = textwrap.fill(one.what, _TITLE, max_lines=2, placeholder="…")
+            axes[column].set_title(f"{what}\n{one.part}", fontsize=10)
             said = f"{textwrap.shorten(one.answer, 24)} {percent(one.probability)}"
         axes[column].set_xlabel(said, fontsize=9, color="#444")
 
