@@ -127,3 +127,19 @@ def write_noise(file, seed, size=20):
     # Noise of few pixels, scaled up: images that a network of random weights tells apart.
     small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), np.uint8))
     small.resize((size, size), Image.Resampling.BICUBIC).save(file)
+
+
+made: list[str] = []
+"""Names of the classifiers that `make_turned` made."""
+
+
+def make_turned():
+    """For `module:function`: as `make_halves` with twice the input's sides, and the names of its two
+    classes the other way round.
+    """
+    import relook
+
+    made.append("turned")
+    return relook.Classifier(
+        HalvesNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=8, labels=["green", "red"]
+    )

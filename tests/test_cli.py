@@ -576,3 +576,51 @@ def test_exports_that_cannot_be(tmp_path, model, file, status, message):
     result = relook("export", model, tmp_path / file)
     assert result.exit_code == status
     assert message in result.stderr
+
+
+def test_a_second_network_is_loaded_once_and_said(data, tmp_path, photo):
+    import networks
+
+    networks.made.clear()
+    look = "network:networks:make_turned"
+    result = relook("predict", photo, *HALVES, "--look", look, "--json", "--gate", "none")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["cost"] == pytest.approx(1 + 582 / 150)
+    assert (
+        "second network networks:make_turned: input 8×8, on cpu; a forward pass costs 3.88 of "
+        "networks:make_halves's, by their multiply-adds" in result.stderr
+    )
+    assert networks.made == ["turned"]
+
+
+def test_a_second_network_is_loaded_once_for_all_rivals(tmp_path):
+    import networks
+
+    for index in range(12):
+        folder = tmp_path / "data" / ("red", "green")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_noise(folder / f"{index}.png", index)
+    networks.made.clear()
+    look = "network:networks:make_turned"
+    result = relook(
+        "evaluate", tmp_path / "data", "--output", tmp_path / "run", *HALVES, "--look", "flip",
+        "--versus", f"{look},{look}+flip",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert networks.made == ["turned"]
+    assert result.stderr.count("second network networks:make_turned") == 1
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert settings["versus"][look]["networks"]["2"]["input_size"] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("look", "message"),
+    [
+        ("network:nothing", "look 'network:nothing': model 'nothing' is unknown"),
+        ("network:networks:make_grey", "does not have the classes of networks:make_halves"),
+    ],
+)
+def test_second_networks_that_cannot_be_asked(photo, look, message):
+    result = relook("predict", photo, *HALVES, "--look", look)
+    assert result.exit_code == 2
+    assert message in result.stderr

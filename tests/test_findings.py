@@ -198,3 +198,53 @@ def test_a_better_brier_score_and_few_images_are_said_beside_a_worse_calibration
         "10.0\u00a0% after. By the Brier score they are better: 0.200 before, 0.190 after. 60 "
         "images say little of either."
     )
+
+
+@pytest.mark.parametrize(
+    ("cost", "against", "said"),
+    [
+        (1580, Pairing(915, 25, 5, 55), "A second network is the better way to spend the cost: only "
+         "network:sibling is right on 25 images and only the second look on 5 (p < 0.001), at a "
+         "cost of 1.58 per image in place of 3.00 (in units of one forward pass at the network's "
+         "own input size)."),
+        (3000, Pairing(915, 8, 5, 72), "A second network may be the better way to spend the cost: "
+         "only network:sibling is right on 8 images and only the second look on 5 (p = 0.58: it "
+         "may be luck), at a cost of 3.00 per image in place of 3.00 (in"),
+        (3100, Pairing(915, 25, 5, 55), "A second network does better, at more cost: only "
+         "network:sibling is right on 25 images and only the second look on 5 (p < 0.001), at a "
+         "cost of 3.10 per image in place of 3.00 (in"),
+    ],
+)  # fmt: skip
+def test_a_second_network_that_is_the_better_way_is_said_to_be(cost, against, said):
+    sibling = Method(tally(1000, 930 + against.fixed - against.broken, cost), against=against)
+    found = find(statistics(Pairing(900, 30, 5, 65), rivals={"network:sibling": sibling}), 0.5)
+    [told] = [remark for remark in found.remarks if "network:" in remark]
+    assert told.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("cost", "against"),
+    [
+        (1580, Pairing(925, 5, 5, 65)),  # as good
+        (1580, Pairing(915, 5, 15, 65)),  # worse
+        (3100, Pairing(915, 8, 5, 72)),  # at more cost, and it may be luck
+    ],
+)
+def test_a_second_network_that_is_not_is_a_rival_like_others(cost, against):
+    sibling = Method(tally(1000, 930 + against.fixed - against.broken, cost), against=against)
+    found = find(statistics(Pairing(900, 30, 5, 65), rivals={"network:sibling": sibling}), 0.5)
+    assert "second network" not in " ".join(found.remarks)
+    assert sum("network:sibling" in remark for remark in found.remarks) == 1
+
+
+def test_the_best_rival_is_said_beside_a_second_network_that_is_another():
+    flip = Method(tally(1000, 960, 5000), against=Pairing(930, 30, 0, 40))
+    sibling = Method(tally(1000, 950, 1580), against=Pairing(925, 25, 5, 45))
+    rivals = {"flip": flip, "network:sibling+best": sibling}
+    found = find(statistics(Pairing(900, 30, 5, 65), rivals=rivals), 0.5)
+    told = [remark for remark in found.remarks if "rivals" in remark]
+    assert told[0].startswith(
+        "A second network is the better way to spend the cost: only network:sibling+best is right "
+        "on 25 images and only the second look on 5 (p < 0.001 after correction for 2 rivals)"
+    )
+    assert told[1].startswith("flip beats it: right on 30 images more")

@@ -209,7 +209,7 @@ def test_an_unknown_look_lists_the_known_ones():
     with pytest.raises(
         RelookError,
         match="poster, quick, best, zoom, flip, whole, larger, uncropped, ends, rotations, "
-        "symmetries, fivecrop, tencrop, several",
+        "symmetries, fivecrop, tencrop or network:MODEL, several",
     ):
         make_look("flop")
 

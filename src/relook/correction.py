@@ -340,6 +340,7 @@ class Corrector(nn.Module):
             _ = classifier.target_layer  # raises if there is none: now, not at the first image
         for number, network in enumerate(networks(self.look), 2):
             class_order(classifier, network)  # raises if there is none
+            forward_cost(network, classifier)  # measured now, not while images are counted
             self.add_module(f"network_{number}", network)  # `.to(device)` moves it too
 
     def extra_repr(self) -> str:
