@@ -193,6 +193,8 @@ def test_a_name_is_loaded_once_while_it_is_in_use(halves, turned, tmp_path):
     two = relook.Corrector(halves, look=f"{TURNED}+flip")
     assert networks.made == ["turned"]
     assert one.look.classifier is two.look.looks[0].classifier
+    one.to(torch.float64)
+    assert relook.Corrector(halves, look=TURNED).look.classifier.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -613,6 +613,27 @@ def test_a_second_network_is_loaded_once_for_all_rivals(tmp_path):
     assert settings["versus"][look]["networks"]["2"]["input_size"] == [8, 8]
 
 
+def test_gates_of_a_second_network_are_tuned_and_it_is_loaded_once(tmp_path):
+    import networks
+
+    for index in range(12):
+        folder = tmp_path / "data" / ("red", "green")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_noise(folder / f"{index}.png", index)
+    networks.made.clear()
+    look = "network:networks:make_turned"
+    run = tmp_path / "run"
+    result = relook(
+        "evaluate", tmp_path / "data", "--output", run, *HALVES, "--tune", "--look", look
+    )
+    assert result.exit_code == 0, result.stderr
+    assert networks.made == ["turned"]
+    assert json.loads((run / "tuned.json").read_text())["look"] == look
+    for settings in (run / "tuning" / "run.json", run / "run.json"):
+        [second] = json.loads(settings.read_text())["networks"].values()
+        assert second["name"] == "networks:make_turned"
+
+
 @pytest.mark.parametrize(
     ("look", "message"),
     [

@@ -207,7 +207,7 @@ def test_a_better_brier_score_and_few_images_are_said_beside_a_worse_calibration
          "network:sibling is right on 25 images and only the second look on 5 (p < 0.001), at a "
          "cost of 1.58 per image in place of 3.00 (in units of one forward pass at the network's "
          "own input size)."),
-        (3000, Pairing(915, 8, 5, 72), "A second network may be the better way to spend the cost: "
+        (3000, Pairing(915, 8, 5, 72), "A second network was right more often, at no more cost: "
          "only network:sibling is right on 8 images and only the second look on 5 (p = 0.58: it "
          "may be luck), at a cost of 3.00 per image in place of 3.00 (in"),
         (3100, Pairing(915, 25, 5, 55), "A second network does better, at more cost: only "

@@ -38,7 +38,7 @@ def class_order(first: Classifier, second: Classifier) -> tuple[int, ...]:
     if own == other or not are_named(first, second):
         return tuple(range(len(own)))
     found = _by_name(own, other)
-    if len({*found.values()}) < len(own):
+    if len(found) < len(own):
         strange = [repr(name) for name in own if name not in found]
         more = f" and {len(strange) - _SHOWN:,} more" if len(strange) > _SHOWN else ""
         raise _other_classes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from jaxtyping import Int
@@ -19,6 +19,7 @@ from relook.layers import ShowsLayers
 from relook.looks.protocol import SecondLook, Views
 
 _in_use: WeakValueDictionary[tuple[str, str, int], Classifier] = WeakValueDictionary()
+_loaded_as: WeakKeyDictionary[Classifier, tuple[torch.device, torch.dtype]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +105,8 @@ def load_network(name: str, beside: Classifier | None = None) -> Network:
     """The look that asks the model of that name, see `relook.load`.
 
     While somebody uses a model that was loaded here, its name means that one: it is not loaded
-    twice for two looks, unless its file was written anew.
+    twice for two looks, unless its file was written anew or the model was moved to another device
+    or dtype.
 
     Args:
         name: of the model.
@@ -125,10 +127,11 @@ def load_network(name: str, beside: Classifier | None = None) -> Network:
         device = beside.device
     key = (name, str(device), written)
     classifier = _in_use.get(key)
-    if classifier is None:
+    if classifier is None or _loaded_as[classifier] != (classifier.device, classifier.dtype):
         try:
             classifier = load(name, device=device)
         except RelookError as error:
             raise ModelError(f"look 'network:{name}': {error}") from error
         _in_use[key] = classifier
+        _loaded_as[classifier] = classifier.device, classifier.dtype
     return Network(classifier)

@@ -285,8 +285,9 @@ def _second_network(statistics: Statistics) -> tuple[str, str]:
         told = p(value) + (f" after correction for {len(rivals)} rivals" if len(rivals) > 1 else "")
         title = "A second network does better, at more cost"
         if no_dearer:
-            verb = "is" if is_sure else "may be"
-            title = f"A second network {verb} the better way to spend the cost"
+            title = "A second network is the better way to spend the cost"
+        if not is_sure:
+            title = "A second network was right more often, at no more cost"
         return name, (
             f"{title}: only {name} is right on {count(against.fixed, 'image')} and only the second "
             f"look on {against.broken:,} ({told}{'' if is_sure else ': it may be luck'}), at a "

@@ -282,7 +282,7 @@ def _whole_set(statistics: Statistics, name: str) -> Table:
     if statistics.errors:
         title += f", {count(statistics.errors, 'other')} could not be used"
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("", no_wrap=True, min_width=min(24, len(name) + 7))
+    table.add_column("", overflow="fold", min_width=min(24, len(name) + 7))
     for column in ("right", "wrong", "top-1 %", "top-5 %", "gain", "p", "forwards"):
         table.add_column(column, justify="right")
     table.add_row("before", *_counts(statistics.before), "", "", _per_image(statistics.before))
