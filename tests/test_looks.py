@@ -474,25 +474,32 @@ def test_a_zoom_that_cannot_be_is_refused(wrong):
         Zoom(**wrong)
 
 
-@pytest.mark.parametrize(("name", "forwards", "most"), [("quick", 3, 4), ("best", 6, 8)])
-def test_the_presets_cost_what_they_promise(lite0, name, forwards, most):
+@pytest.mark.parametrize(("name", "views", "most"), [("quick", 2, 4), ("best", 4, 8)])
+def test_the_presets_cost_what_they_promise(lite0, name, views, most):
+    """640×427 photos: all of it is 256×384, or smaller to cost no more than 2."""
     from relook.demo import photos
 
-    corrector = relook.Corrector(lite0, look=name)
+    corrector = relook.Corrector(lite0, look=name, gate="none")
+    asks_all = relook.Corrector(lite0, k=corrector.k, look=corrector.look.look)
     with counting_forwards(lite0.network) as count:
-        correction = corrector.correct(photos()[1])
+        correction = asks_all.correct(photos()[1])
         asked_of_pytorch = count[0]
-    assert correction.forwards == forwards
-    # Of PyTorch, or of the exported network; and whether the network takes 288×288.
-    assert 1 <= asked_of_pytorch <= forwards + 1
-    larger = 2 * ((288 / 224) ** 2 - 1) if name == "best" else 0
-    assert correction.cost == pytest.approx(forwards + larger)
+    assert correction.forwards == 1 + views
+    # Of PyTorch, or of the exported network; and whether the network takes another size.
+    assert 1 <= asked_of_pytorch <= correction.forwards + 1
+    sizes = [view.pixels.shape[-2:] for view in correction.views]
+    assert correction.cost == pytest.approx(1 + sum(h * w for h, w in sizes) / 224**2)
     assert correction.cost <= most
-    views = torch.stack([view.probabilities for view in correction.views])
+    in_turn = corrector.correct(photos()[1])
+    assert in_turn.cost <= correction.cost
+    assert [v.what for v in in_turn.views] == [v.what for v in correction.views][
+        : in_turn.forwards - 1
+    ]
+    answers = torch.stack([view.probabilities for view in correction.views])
     top = correction.before.topk(2).values
     doubt = float(1 - (top[0] - top[1]))
-    weights = torch.tensor([1.0, 1.0, 1.0, 1.0, doubt][: len(views)])
-    expected = correction.before + (weights.unsqueeze(1) * views).sum(dim=0)
+    weights = torch.tensor([1.0, 1.0, doubt, 1.0][:views])
+    expected = correction.before + (weights.unsqueeze(1) * answers).sum(dim=0)
     torch.testing.assert_close(correction.after, expected / expected.sum())
     assert correction.k == (2 if name == "best" else 5)
 
@@ -521,12 +528,27 @@ def test_best_works_where_there_is_no_cam_and_no_other_size():
     image = np.zeros((64, 64, 3), np.uint8)
     image[24:32, 24:32] = 255  # what there is to see is in one place
     before = torch.get_rng_state()
-    correction = relook.Corrector(classifier, look="best").correct(image)
+    correction = relook.Corrector(classifier, look="best", gate="none").correct(image)
     assert [view.what for view in correction.views] == [
-        "whole image", "whole image, mirrored", "zoomed"
+        "whole image, mirrored", "whole image", "zoomed"
     ]  # fmt: skip
     assert correction.cost == correction.forwards == 4
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_best_works_where_no_layer_has_maps():
+    """What can be asked is asked, and what cannot is said."""
+    classifier = means(8, crop_pct=0.5)
+    asks_all = relook.Corrector(classifier, look="best").look.look
+    correction = relook.Corrector(classifier, look=asks_all).correct(numbered(16, 32))
+    assert [view.what for view in correction.views] == [
+        "uncropped, mirrored", "whole image", "uncropped"
+    ]  # fmt: skip
+    assert correction.left_out == (
+        "without a closer look, since the network has no layer with maps to find a place by",
+    )
+    with pytest.raises(ModelError, match="found no layer with maps"):
+        relook.Corrector(means(8), look="zoom")
 
 
 def test_an_answer_for_every_place_is_no_answer():

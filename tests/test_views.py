@@ -81,7 +81,8 @@ def test_a_network_of_one_size_gets_both_ends_of_a_long_photo():
     first, *two = (classifier(image[None])[0] for image in classifier.network.shown[-3:])
     torch.testing.assert_close(correction.after, (first + (two[0] + two[1]) / 2) / 2)
     assert correction.left_out == (
-        "without the uncropped image, since Means takes 8×8 alone; parts of that size instead",
+        "without the uncropped image, since Means takes 8×8 alone; the two ends of longer "
+        "photos instead",
     )
 
 
@@ -165,16 +166,20 @@ def test_nothing_is_settled_where_what_is_left_could_decide_it():
 
 
 def test_networks_whose_answers_vary_are_asked_more():
-    """The mean lead is 0.4 both times, 0.8 in sum. Of a weight that is left at worst a share of
-    1.5 · deviation + 0.2 − 0.4 goes to the other: none where the leads were 0.3 and 0.5, and 0.4
-    where they were 0 and 0.8, which is all of the lead at a weight of 2.
+    """The mean lead of three answers is 0.4 both times, 1.2 in sum. Of a weight that is left at
+    worst a share of 1.5 · deviation + 0.2 − 0.4 goes to the other: none where the leads were 0.3,
+    0.4 and 0.5, and 0.4 where they were 0, 0.4 and 0.8: all of the lead at a weight of 3. Two
+    answers, 0.3 and 0.5, leave 4 · 0.1 + 0.4 − 0.4: all of their lead of 0.8 at a weight of 2.
     """
-    weights, left = torch.ones(2, 2), torch.ones(2)
-    steady = torch.tensor([[0.65, 0.35], [0.75, 0.25]])
-    torn = torch.tensor([[0.5, 0.5], [0.9, 0.1]])
+    weights, left = torch.ones(3, 2), torch.ones(2)
+    steady = torch.tensor([[0.65, 0.35], [0.7, 0.3], [0.75, 0.25]])
+    torn = torch.tensor([[0.5, 0.5], [0.7, 0.3], [0.9, 0.1]])
     assert settled(steady, weights, 9 * left)
-    assert settled(torn, weights, 1.9 * left)
-    assert not settled(torn, weights, 2.1 * left)
+    assert settled(torn, weights, 2.9 * left)
+    assert not settled(torn, weights, 3.1 * left)
+    two = steady[[0, 2]]
+    assert settled(two, weights[:2], 1.9 * left)
+    assert not settled(two, weights[:2], 2.1 * left)
 
 
 class Sure(nn.Module):
@@ -226,3 +231,17 @@ def test_each_image_of_a_batch_leaves_when_it_is_settled():
 
 def test_uncropped_has_a_name_and_a_scale():
     assert relook.Corrector(means(8), look="uncropped").look == Uncropped(1.0, 2.0)
+
+
+def test_pixels_alone_are_said_once_to_be_all_there_is(caplog):
+    corrector = relook.Corrector(means(8, crop_pct=0.5), look="quick", gate="none")
+    pixels = torch.rand(2, 3, 8, 8)
+    corrector(pixels)
+    corrector(pixels)
+    [said] = [r.getMessage() for r in caplog.records]
+    assert said.startswith(
+        "relook: the look quick has only pixels to cut from: it cannot show what"
+    )
+    relook.Corrector(means(8), look="flip")(pixels)
+    corrector.correct(numbered(16, 16))
+    assert len(caplog.records) == 1

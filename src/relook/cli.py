@@ -575,7 +575,7 @@ def _refuse_run(error: RelookError) -> NoReturn:
 def _say_model(corrector: Corrector) -> None:
     classifier = corrector.classifier
     used = ""
-    if corrector.look.needs_activations:
+    if corrector.needs_activations:
         used = f"target layer {classifier.target_layer} ({classifier.layout}), "
     gate = "no gate" if corrector.gate is None else f"gate {corrector.gate}"
     if corrector.gate == 0:

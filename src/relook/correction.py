@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +30,9 @@ from relook.classifier import Classifier, FirstLook, check_finite, check_pixels,
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
 from relook.geometry import Box
 from relook.images import ImageSource, image_name, open_image
-from relook.looks import Frame, Look, Preset, SecondLook, Views, networks
+from relook.looks import Frame, Look, Preset, SecondLook, Views, needs_layer, networks
+
+_log = logging.getLogger("relook")
 
 AMBIGUOUS = 0.5
 """An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
@@ -39,9 +42,8 @@ _GATE = "gate must be a gap from 0 to 1, or none"
 _BACKWARD = 2
 """What a backward costs, in forwards."""
 
-_VARIED = 1.5
-_UNSEEN = 0.2
-"""Of `settled`."""
+_OF_TWO, _OF_MANY = (4.0, 0.4), (1.5, 0.2)
+"""How far answers may vary yet, in deviations and beyond them: of two answers, and of more."""
 
 _SETTLED = "without the views that were left: the answer was settled"
 
@@ -76,8 +78,9 @@ def settled(
     A view can change the lead of the first class over another by its whole weight, and does so only
     where it says the opposite of the views before it. So we expect of the views that are left at
     worst the mean lead so far, less what the answers have varied by: 1.5 times the largest
-    deviation of a view from that mean, and 0.2 for what they have not shown yet. Networks whose
-    answers vary more are asked more. The two numbers were chosen in docs/second-look.md.
+    deviation of an answer from that mean, and 0.2 for what they have not shown yet; 4 times and 0.4
+    where there are two answers only, which say little of how much they vary. Networks whose answers
+    vary more are asked more. The numbers were chosen in docs/second-look.md.
 
     Args:
         answers: f(X) and f of the views so far.
@@ -89,7 +92,8 @@ def settled(
     leads = answers[:, best, None] - answers
     mean = (weights * leads).sum(dim=0) / weights.sum(dim=0)
     varied = (leads - mean).abs().amax(dim=0)
-    worst = left * (_VARIED * varied + _UNSEEN - mean)
+    times, unseen = _OF_MANY if len(answers) > 2 else _OF_TWO
+    worst = left * (times * varied + unseen - mean)
     safe = total[best] - total > torch.minimum(left, worst)
     safe[best] = True
     return bool(safe.all())
@@ -336,12 +340,18 @@ class Corrector(nn.Module):
         self.gate = gate
         self.look: Look = look
         self.called = called
-        if self.look.needs_activations:
+        self._said = False
+        if needs_layer(self.look):
             _ = classifier.target_layer  # raises if there is none: now, not at the first image
         for number, network in enumerate(networks(self.look), 2):
             class_order(classifier, network)  # raises if there is none
             forward_cost(network, classifier)  # measured now, not while images are counted
             self.add_module(f"network_{number}", network)  # `.to(device)` moves it too
+
+    @property
+    def needs_activations(self) -> bool:
+        """Whether first looks have to keep the target layer's maps, if the network has one."""
+        return self.look.needs_activations and self.classifier.has_target_layer
 
     def extra_repr(self) -> str:
         """The settings, for `print(corrector)`."""
@@ -353,6 +363,8 @@ class Corrector(nn.Module):
         """Corrected probabilities, one row an image that sums to 1, on the classifier's device.
 
         Each image has its own top-k classes; its answer does not depend on the rest of the batch.
+        A look that cuts from the original image cuts from the pixels here, which a warning says
+        once.
 
         Args:
             pixels: in [0, 1].
@@ -364,10 +376,18 @@ class Corrector(nn.Module):
         check_pixels(pixels)
         if not len(pixels):
             return torch.zeros(0, len(self.classifier.labels), device=self.classifier.device)
+        if self.look.needs_original and not self._said:
+            self._said = True
+            _log.warning(
+                "relook: the look %s has only pixels to cut from: it cannot show what resize and "
+                "crop threw away, nor finer detail; correct() and relook.evaluate have the "
+                "original images, and what they measure does not hold for this call",
+                self.called or type(self.look).__name__,
+            )
         firsts = (
             first
             for chunk in self.classifier.chunks(pixels)
-            for first in self.classifier.first_looks(chunk, self.look.needs_activations)
+            for first in self.classifier.first_looks(chunk, self.needs_activations)
         )
         return torch.stack([outcome.after for outcome in self.look_again(firsts)])
 
@@ -392,7 +412,7 @@ class Corrector(nn.Module):
             raise ImageError(f"{name}: cannot be cut to the network's input ({error})") from error
         try:
             firsts = self.classifier.first_looks(
-                pixels.unsqueeze(0), self.look.needs_activations, [opened]
+                pixels.unsqueeze(0), self.needs_activations, [opened]
             )
             [outcome] = self.look_again(firsts, progress)
         except NotFiniteError as error:

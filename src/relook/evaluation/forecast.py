@@ -19,7 +19,7 @@ from relook.correction import Corrector, gap
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.work import THREADS, read
 from relook.images import quiet
-from relook.looks import Look, Together
+from relook.looks import InTurn, Look, Together
 
 _SAMPLE = 48
 """So many images are read and classified in the trial."""
@@ -103,7 +103,9 @@ def forecast(
 
 
 def _asked(look: Look, corrector: Corrector) -> tuple[int, float]:
-    """Forward passes that a look takes for an image beyond the first, and their cost."""
+    """Forward passes that a look takes for an image beyond the first, and their cost, at most."""
+    if isinstance(look, InTurn):
+        return _asked(look.look, corrector)
     if isinstance(look, Together):
         parts = [_asked(part, corrector) for part in look.looks]
         return sum(forwards for forwards, _ in parts), sum(cost for _, cost in parts)

@@ -129,7 +129,7 @@ def _rows(
     looks: Sequence[Look],
     judge: Judge,
 ) -> Iterator[Row]:
-    activations = any(look.needs_activations for look in looks)
+    activations = classifier.has_target_layer and any(look.needs_activations for look in looks)
     originals = any(look.needs_original for look in looks)
 
     def judged(batch: Sequence[Labelled]) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
-from relook.looks.protocol import Look, SecondLook
+from relook.looks.protocol import Look, SecondLook, needs_layer
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class InTurn:
     def needs_activations(self) -> bool:
         """If the look does."""
         return self.look.needs_activations
+
+    @property
+    def needs_layer(self) -> bool:
+        """If the look does."""
+        return needs_layer(self.look)
 
     @property
     def needs_original(self) -> bool:

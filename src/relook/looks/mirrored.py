@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
-from relook.looks.protocol import Look, SecondLook
+from relook.looks.protocol import Look, SecondLook, needs_layer
 from relook.looks.together import together
 
 
@@ -31,6 +31,11 @@ class Mirrored:
     def needs_activations(self) -> bool:
         """If one of the looks does."""
         return any(look.needs_activations for look in self._looks)
+
+    @property
+    def needs_layer(self) -> bool:
+        """If one of the looks does."""
+        return any(needs_layer(look) for look in self._looks)
 
     @property
     def needs_original(self) -> bool:

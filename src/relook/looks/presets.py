@@ -17,6 +17,7 @@ from relook.errors import RelookError
 from relook.looks.crops import Crops
 from relook.looks.ends import Ends
 from relook.looks.flip import Flip
+from relook.looks.in_turn import InTurn
 from relook.looks.larger import Larger
 from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
@@ -67,13 +68,26 @@ def _zoom(
     return Zoom(_attribution(attribution or ("scorecam" if settled else "cam"), variant, budget))
 
 
+# Views in the order of what they tell, chosen in docs/second-look.md.
+_AROUND = Mirrored(
+    Uncropped(), otherwise=Mirrored(Whole(), otherwise=Flip(), alone=True), alone=True
+)
+
+
 def _quick() -> Look:
-    return Mirrored(Whole(), otherwise=Flip())
+    return InTurn(Together((_AROUND, Whole())))
 
 
 def _best() -> Look:
-    zoom = Zoom(CAM(Activity()), threshold=0.3, magnification=1.25, joint=True, weights="doubt")
-    return Together((_quick(), Mirrored(Larger(required=False)), zoom))
+    closer = Zoom(
+        CAM(Activity()),
+        threshold=0.3,
+        magnification=1.25,
+        joint=True,
+        weights="doubt",
+        required=False,
+    )
+    return InTurn(Together((_AROUND, Whole(), closer, Uncropped())))
 
 
 LOOKS: dict[str, Callable[..., Look]] = {

@@ -111,3 +111,10 @@ class Look(Protocol):
     ) -> SecondLook:
         """The views of one image, of which `classes` are the top-k."""
         ...
+
+
+def needs_layer(look: Look) -> bool:
+    """Whether the look cannot do without a target layer; one that only makes use of it says so with
+    a property of that name.
+    """
+    return bool(getattr(look, "needs_layer", look.needs_activations))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
-from relook.looks.protocol import Look, SecondLook
+from relook.looks.protocol import Look, SecondLook, needs_layer
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class Together:
     def needs_activations(self) -> bool:
         """If one of them does."""
         return any(look.needs_activations for look in self.looks)
+
+    @property
+    def needs_layer(self) -> bool:
+        """If one of them does."""
+        return any(needs_layer(look) for look in self.looks)
 
     @property
     def needs_original(self) -> bool:
@@ -60,5 +65,6 @@ def together(*seconds: SecondLook) -> SecondLook:
 
 
 def _merged(notes: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """Each note once, in order."""
-    return tuple(dict.fromkeys(note for some in notes for note in some))
+    """Each note once, in order, and not again without what there is instead."""
+    all_notes = tuple(dict.fromkeys(note for some in notes for note in some))
+    return tuple(note for note in all_notes if not any(n.startswith(f"{note};") for n in all_notes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -13,7 +13,7 @@ from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
 from relook.geometry import Box
 from relook.looks.ends import ends, views_of
-from relook.looks.frame import grown, per_pixel, sees_all
+from relook.looks.frame import per_pixel, sees_all
 from relook.looks.protocol import SecondLook, Views
 
 _SEEN = "without what lies around the crop: the network has seen all of the image"
@@ -28,8 +28,8 @@ class Uncropped:
     brought to the network's input shows more by showing it smaller; this does not.
 
     A network that takes no other size than its own gets the two ends of a photo that is longer
-    than its input's shape, at the same scale, which share the weight; of other photos it gets the
-    largest part in the input's shape, which is smaller. Where the network saw all there is no view.
+    than its input's shape (see `Ends`), at the same scale, which share the weight; of other photos
+    it gets nothing. Where the network saw all there is no view.
 
     Attributes:
         scale: of the view, relative to the first look.
@@ -64,13 +64,13 @@ class Uncropped:
             return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
         box, size = uncropped(first.extent, shown, own, self.scale, self.most)
         if size != own and not classifier.takes(*size):
-            boxes = ends(first.extent, shown) or (grown(shown, first.extent),)
-            views = views_of(classifier, first, boxes)
-            if len(boxes) == 1:
-                views = replace(views, what="largest part")
-            instead = f"without the uncropped image, since {classifier.name} takes "
-            instead += f"{own[0]}×{own[1]} alone; parts of that size instead"
-            return SecondLook.without_maps(first.pixels, views, left_out=(instead,))
+            note = (
+                f"without the uncropped image, since {classifier.name} takes {own[0]}×{own[1]} "
+                "alone; the two ends of longer photos instead"
+            )
+            boxes = ends(first.extent, shown)
+            parts = [views_of(classifier, first, boxes)] if boxes else []
+            return SecondLook.without_maps(first.pixels, *parts, left_out=(note,))
         pixels = classifier.cut(first, box, size).unsqueeze(0)
         weights = torch.ones_like(first.probabilities).unsqueeze(0)
         views = Views(pixels, weights, what="uncropped", boxes=(box,))

@@ -16,6 +16,7 @@ from relook.geometry import Box
 from relook.looks.protocol import SecondLook, Views
 from relook.looks.weights import check_rule, weigh
 
+_NO_LAYER = "without a closer look, since the network has no layer with maps to find a place by"
 _FAINT = 0.1
 """Map values up to this are not shown, as those of mask images."""
 
@@ -38,6 +39,8 @@ class Zoom:
         joint: one box around where any of the classes was seen, and one view, which weighs what
             those of the classes would together; none where it would show what the first look did.
         weights: what a view's answer weighs, see `relook.looks.weights`.
+        required: whether a network without a target layer is an error, as it is of this look
+            alone; if not, there is no view.
     """
 
     attribution: Attribution = field(default_factory=CAM)
@@ -47,6 +50,7 @@ class Zoom:
     magnification: float = math.inf
     joint: bool = False
     weights: str = "share"
+    required: bool = True
 
     def __post_init__(self) -> None:
         check_rule(self.weights)
@@ -65,6 +69,11 @@ class Zoom:
         return True
 
     @property
+    def needs_layer(self) -> bool:
+        """If it is required."""
+        return self.required
+
+    @property
     def needs_original(self) -> bool:
         """A region of the original has detail that the network's input has not."""
         return True
@@ -77,6 +86,8 @@ class Zoom:
         progress: Progress | None = None,
     ) -> SecondLook:
         """One view a class that was seen anywhere, or one for all."""
+        if first.activations is None and not self.required:
+            return SecondLook.without_maps(first.pixels, left_out=(_NO_LAYER,))
         seen = self.attribution(classifier, first, classes, progress)
         maps = seen.maps.amax(dim=0, keepdim=True) if self.joint else seen.maps
         shown, size = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
