@@ -3,343 +3,462 @@
     python benchmarks/trained.py DATA         # first: networks of one's own
     python benchmarks/second_look.py DATA [--output FOLDER] [--chart FILE] [--only TEXT]
 
-DATA is as for benchmarks/gain.py, with `rsscn7/` beside. Every network on every data set is one
-`relook.evaluate` with many rivals in a folder of its own: stopped, the same command goes on. Each
-image is looked at again in every way at once; a view that several looks share is asked about once,
-and counts for each of them. Prints Markdown: all looks on the ambiguous images, best first, then
-what was chosen. The images of every data set are split in two halves: looks are ranked on the
-first, and the second says what the ranking is worth. Networks that share their images are not
-independent: where they are pooled, p by image counts each image once (a sign test on how many of
-its networks it was fixed for, less those it was broken for).
+DATA holds photos/, nips17/, val227/, trash/, rsscn7/, cifar10/ and weights/. Each view of an image
+is asked about once, of every image whose gap(1,2) is below 0.5; what any sum of views would answer
+follows from that. The answers of one network on one data set are kept in a file: stopped, the same
+command goes on. Prints Markdown.
+
+A look is judged by its gain on full-size photos and on all other kinds of data together, half and
+half, each kind counted once, whatever the number of its images or networks; and by its worst kind.
+The images of every data set are split in two halves, class by class: looks are ranked on the first,
+and the second says what the ranking is worth.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import reduce
-from operator import add
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.progress import track
 from scipy.stats import binomtest
 from torch import Tensor
 
 import relook
-from relook.attribution import Activity, Attribution, AttributionMaps, Progress
+from relook.attribution import CAM, Activity
+from relook.cascade import forward_cost
 from relook.classifier import Classifier, FirstLook
-from relook.correction import AMBIGUOUS
-from relook.evaluation import LabelledImages, Pairing, Row, read_data
+from relook.correction import AMBIGUOUS, settled
+from relook.evaluation import LabelledImages, Pairing, read_data
 from relook.looks import (
     Crops,
+    Ends,
     Flip,
     Larger,
     Look,
     Mask,
     Mirrored,
-    Together,
+    Symmetries,
+    Uncropped,
     Whole,
     Zoom,
-    make_look,
 )
 from relook.report.findings import gain, significance
-from relook.report.terminal import evaluation_bar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for examples
 
 RESULTS = Path(__file__).parent / "results"
-SURE = ("flip", "quick", "best")
-"""Looks that are taken without a gate too."""
-PLAIN = ("flip", "whole", "larger", "fivecrop", "tencrop")
-COSTS = {"quick": 4.0, "best": 8.0}
-AGAINST = (
-    ("best", "tencrop"),
-    ("best", "fivecrop + flip"),
-    ("best", "flip"),
-    ("quick", "flip"),
-    ("quick", "tencrop"),
-    ("whole", "flip"),
-    ("best", "best, boxes of activity"),
-)
-"""Paired comparisons; fivecrop + flip takes as many forwards as best, whole as many as flip."""
-_REMEMBERED = 1024
+ASKED_BELOW = 0.5
+"""Of gap(1,2): surer images are not asked about."""
+GATE = 0.4
+"""Of gap(1,2): that of the presets."""
+BATCH = 24
 
+PARTS = ("index", "added", "weight", "cost")
+Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
-Costs = npt.NDArray[np.float64]
+Picked = Callable[["Study"], Flags]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A network and images that it was not trained on."""
+    """A network and images that it was not trained on (of photos it was: see docs)."""
 
     name: str
+    kind: str
     model: str
     images: str
     checkpoint: str | None = None
-    photos: bool = False
     limit: int | None = None
+    full_size: bool = False
 
 
-LITE0 = "bundled/efficientnet_lite0"
+LITE = "bundled/efficientnet_lite"
 PAIRS = (
     *(
-        Pair(f"Lite{n}, nips17", f"bundled/efficientnet_lite{n}", "nips17/labels.csv", photos=True)
+        Pair(f"Lite{n}, photos", "photos", f"{LITE}{n}", "photos/labels.csv", full_size=True)
         for n in (0, 1, 2)
     ),
+    Pair("Lite0 of one size, photos", "photos", "fixed", "photos/labels.csv", full_size=True),
+    Pair("Lite0, trash", "trash", f"{LITE}0", "trash/test", "trained/trash", full_size=True),
+    *(Pair(f"Lite{n}, nips17", "nips17", f"{LITE}{n}", "nips17/labels.csv") for n in (0, 1, 2)),
+    *(Pair(f"Lite{n}, val227", "val227", f"{LITE}{n}", "val227/labels.csv") for n in (0, 1, 2)),
     *(
         Pair(
             f"ResNet-{depth}, cifar10",
+            "cifar10",
             f"examples.cifar_resnet:resnet{depth}",
             "cifar10",
-            f"weights/cifar10_resnet{depth}.safetensors",
+            f"weights/cifar10_resnet{depth}",
         )
         for depth in (20, 32, 56)
     ),
-    Pair("Lite0, rsscn7", LITE0, "rsscn7/test", "trained/rsscn7.safetensors"),
-    Pair("Lite0, elpv", LITE0, "trained/elpv", "trained/elpv.safetensors", limit=600),
+    Pair("Lite0, rsscn7", "rsscn7", f"{LITE}0", "rsscn7/test", "trained/rsscn7"),
+    Pair("Lite0, elpv", "elpv", f"{LITE}0", "trained/elpv", "trained/elpv", limit=600),
     Pair(
-        "ResNet-20, fashion", "trained:fashion", "trained/fashion", "trained/fashion.safetensors",
+        "ResNet-20, fashion", "fashion", "trained:fashion", "trained/fashion", "trained/fashion",
         limit=3000,
     ),
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Remembered:
-    """An attribution that makes the maps of one image once, for all looks: those of its five most
-    probable classes, of which the top-k are the first.
-    """
+CLOSER = Zoom(CAM(Activity()), 0.3, magnification=1.25, joint=True, weights="doubt", required=False)
+SINGLES: dict[str, tuple[int, Look]] = {
+    "flip": (1, Flip()),
+    "whole": (1, Whole()),
+    "whole, mirrored": (1, Mirrored(Whole(), alone=True)),
+    "larger": (1, Larger(required=False)),
+    "larger, mirrored": (1, Mirrored(Larger(required=False), alone=True)),
+    "uncropped": (1, Uncropped()),
+    "uncropped, mirrored": (1, Mirrored(Uncropped(), alone=True)),
+    "uncropped, smaller": (1, Uncropped(scale=0.875)),
+    "uncropped, larger": (1, Uncropped(scale=1.125, most=3.0)),
+    "ends": (1, Ends()),
+    "ends, mirrored": (1, Mirrored(Ends(), alone=True)),
+    "closer": (2, CLOSER),
+    "closer, mirrored": (2, Mirrored(CLOSER, alone=True)),
+    "closer, at 0.4": (2, replace(CLOSER, threshold=0.4)),
+    "closer, without limit": (2, replace(CLOSER, magnification=math.inf)),
+    "closer, at activity": (1, replace(CLOSER, attribution=Activity())),
+    "fivecrop": (1, Crops()),
+    "tencrop": (1, Crops(flip=True)),
+    "rotations": (1, Symmetries()),
+    "symmetries": (1, Symmetries(mirrored=True)),
+    "poster, maps from CAM": (5, Mask(CAM(Activity()))),
+}
+"""What is asked about each image, and of how many classes: one view, or views that go together."""
 
-    attribution: Attribution
-    known: dict[Any, AttributionMaps] = field(default_factory=dict, repr=False, compare=False)
-
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Tensor,
-        progress: Progress | None = None,
-    ) -> AttributionMaps:
-        """As the attribution it stands for."""
-        key = _hash(first.pixels)
-        if key not in self.known:
-            _forget(self.known)
-            top = first.probabilities.topk(min(5, len(first.probabilities))).indices
-            self.known[key] = self.attribution(classifier, first, top, progress)
-        return replace(self.known[key], maps=self.known[key].maps[: len(classes)])
-
-
-def remember(classifier: Classifier) -> None:
-    """Let the classifier cut a box and answer a view once, whatever look asks for it."""
-    cut, many = classifier.cut, classifier.many
-    cuts: dict[Any, Tensor] = {}
-    answers: dict[int, Tensor] = {}
-
-    def cut_once(first: FirstLook, box: Any, size: Any = None) -> Tensor:
-        key = _hash(first.pixels), tuple(round(side, 3) for side in box), size
-        if key not in cuts:
-            _forget(cuts)
-            cuts[key] = cut(first, box, size)
-        return cuts[key]
-
-    def answer_once(pixels: Tensor) -> Tensor:
-        keys = [_hash(view) for view in pixels]
-        new = {key: view for key, view in zip(keys, pixels, strict=True) if key not in answers}
-        known = {key: answers[key] for key in keys if key in answers}
-        if new:
-            _forget(answers)
-            known |= dict(zip(new, many(torch.stack(list(new.values()))), strict=True))
-            answers.update(known)
-        return torch.stack([known[key] for key in keys])
-
-    classifier.cut, classifier.many = cut_once, answer_once  # type: ignore[method-assign]
-
-
-def _hash(pixels: Tensor) -> int:
-    return hash(pixels.cpu().contiguous().numpy().tobytes())
+AROUND = "uncropped, mirrored|whole, mirrored|flip"
+"""The first view of the presets; what stands behind | is taken where there is none."""
+SUMS: dict[str, tuple[str, ...]] = {
+    "quick": (AROUND, "whole"),
+    "best": (AROUND, "whole", "closer", "uncropped"),
+    "quick before": ("whole|flip", "whole, mirrored"),
+    "best before": ("whole|flip", "whole, mirrored", "larger", "larger, mirrored", "closer"),
+    "quick + closer": (AROUND, "whole", "closer"),
+    "best, closer weighs 1": (AROUND, "whole", "closer:1", "uncropped"),
+    "best, weights of 1/2": (f"{AROUND}:0.5", "whole:0.5", "closer:0.5", "uncropped:0.5"),
+    "best + ends": (AROUND, "whole", "closer", "uncropped", "ends"),
+    "best + flip": (AROUND, "whole", "closer", "uncropped", "flip"),
+    "uncropped, mirrored, + closer": (AROUND, "closer"),
+    "uncropped + closer": ("uncropped|whole|flip", "closer"),
+    "uncropped, and mirrored": ("uncropped|whole", AROUND),
+    "ends, mirrored, + closer": (f"ends, mirrored|{AROUND}", "closer"),
+    "flip + whole": ("flip", "whole"),
+    "flip + uncropped": ("flip", "uncropped"),
+}
+POOL = ("flip", "whole", "whole, mirrored", "larger", "larger, mirrored", "uncropped", AROUND,
+        "ends", "ends, mirrored", "closer", "closer, mirrored")  # fmt: skip
+"""Every sum of up to four of these is ranked too."""
+SHOWN = ("flip", "tencrop", "quick before", "best before", "quick", "best")
+AGAINST = (("best", "flip"), ("best", "tencrop"), ("quick", "flip"), ("quick", "tencrop"),
+           ("best", "quick"), ("best", "best before"))  # fmt: skip
 
 
-def _forget(known: dict[Any, Any]) -> None:
-    if len(known) >= _REMEMBERED:
-        known.clear()
+def fixed(folder: Path) -> Path:
+    """EfficientNet-Lite0 as a graph that takes 224×224 alone."""
+    file = folder / "lite0.onnx"
+    if not file.exists():
+        relook.export(relook.load(f"{LITE}0"), file)
+    return file
 
 
-def looks() -> dict[str, tuple[int, Look]]:
-    """Every look of the study by name, with its k."""
-    cam = Remembered(relook.CAM())
-    activity = Remembered(Activity())
-    scorecam = Remembered(relook.ScoreCAM(budget="fast"))
-    found: dict[str, tuple[int, Look]] = {
-        "poster (Score-CAM, 64)": (5, Mask(scorecam)),
-        "poster (CAM)": (5, Mask(cam)),
-        "poster (CAM), k=2": (2, Mask(cam)),
-        "mask, mean": (5, Mask(cam, "mean")),
-        "mask, blur": (5, Mask(cam, "blur")),
-        "mask, black, hard": (5, Mask(cam, hard=True)),
-        **{name: (1, make_look(name)) for name in PLAIN},
-        "quick": (5, make_look("quick")),
-        "best": (2, make_look("best")),
-    }  # fmt: skip
-    for threshold in (0.2, 0.3, 0.4, 0.5):
-        for k in (1, 2):
-            found[f"zoom {threshold}, k={k}"] = k, Zoom(cam, threshold)
-    found["zoom 0.4, k=5"] = 5, Zoom(cam, 0.4)
-    for weights in ("own", "poster", "mean"):
-        found[f"zoom 0.4, k=2, {weights}"] = 2, Zoom(cam, 0.4, weights=weights)
-    found["zoom 0.4, k=5, own"] = 5, Zoom(cam, 0.4, weights="own")
-    found["zoom 0.4, k=2, margin 0.2"] = 2, Zoom(cam, 0.4, 0.2)
-    found["zoom 0.4, k=2 (Score-CAM, 64)"] = 2, Zoom(scorecam, 0.4)
-    for threshold in (0.2, 0.3, 0.4, 0.5):
-        found[f"zoom {threshold}, joint k=2"] = 2, Zoom(cam, threshold, joint=True)
-    found["zoom 0.3, joint k=3"] = 3, Zoom(cam, 0.3, joint=True)
-    for threshold in (0.3, 0.5):
-        found[f"zoom {threshold}, activity"] = 1, Zoom(activity, threshold, joint=True)
-    for times in (1.0, 1.25):
-        joint = Zoom(cam, 0.3, magnification=times, joint=True)
-        found[f"zoom 0.3, joint k=2, to {times}×"] = 2, joint
-        found[f"flip + mirrored zoom 0.3, joint k=2, to {times}×"] = (
-            2,
-            Together((Flip(), Mirrored(joint))),
-        )
-    near = Zoom(cam, 0.3, magnification=1.25, joint=True, weights="doubt")
-    sure = Zoom(cam, 0.3, magnification=1.25, joint=True)
-    own = Zoom(cam, 0.3, magnification=1.25)
-    nothing_named = Zoom(activity, 0.3, magnification=1.25, joint=True, weights="doubt")
-    quick = make_look("quick")
-    composed: dict[str, tuple[Look, ...]] = {
-        "flip + whole": (Flip(), Whole()),
-        "flip + larger": (Flip(), Larger()),
-        "flip + whole + larger": (Flip(), Whole(), Larger()),
-        "flip + larger + zoom 0.4": (Flip(), Larger(), Zoom(cam, 0.4)),
-        "whole + zoom 0.3 joint": (Whole(), near),
-        "quick + flip": (quick, Flip()),
-        "quick + larger": (quick, Larger()),
-        "quick + mirrored larger": (quick, Mirrored(Larger())),
-        "quick + zoom 0.3": (quick, own),
-        "quick + zoom 0.3 joint": (quick, near),
-        "quick + mirrored zoom 0.3 joint": (quick, Mirrored(near)),
-        "quick + larger + zoom 0.3": (quick, Larger(), own),
-        "quick + larger + zoom 0.3 joint": (quick, Larger(), near),
-        "best, zoom weighs 1": (quick, Mirrored(Larger()), sure),
-        "best, boxes of activity": (quick, Mirrored(Larger()), nothing_named),
-        "quick + larger + mirrored zoom 0.3 joint": (quick, Larger(), Mirrored(near)),
-        "fivecrop + flip": (Crops(), Flip()),
-    }
-    return found | {name: (2, Together(parts)) for name, parts in composed.items()}
-
-
-def load(pair: Pair, data: Path) -> tuple[Classifier, LabelledImages]:
-    checkpoint = None if pair.checkpoint is None else _place(pair.checkpoint, data)
-    classifier = relook.load(pair.model, checkpoint=checkpoint)
+def load(pair: Pair, data: Path, folder: Path) -> tuple[Classifier, LabelledImages]:
+    checkpoint = None
+    if pair.checkpoint is not None:
+        checkpoint = _place(pair.checkpoint, data).with_suffix(".safetensors")
+    model = str(fixed(folder)) if pair.model == "fixed" else pair.model
+    classifier = relook.load(model, checkpoint=checkpoint)
     images = read_data(_place(pair.images, data), classifier.labels)
     return classifier, images if pair.limit is None else images.sample(pair.limit)
 
 
 def _place(path: str, data: Path) -> Path:
-    return RESULTS / path if path.startswith("trained/") else data / path
-
-
-def run(pair: Pair, data: Path, output: Path) -> Studied:
-    """All rows of one pair."""
-    classifier, images = load(pair, data)
-    remember(classifier)
-    versus = {
-        name: relook.Corrector(classifier, min(k, len(classifier.labels)), AMBIGUOUS, look)
-        for name, (k, look) in looks().items()
-    }
-    for name in SURE:
-        versus[f"{name}, no gate"] = relook.Corrector(classifier, gate=None, look=name)
-    main = relook.Corrector(classifier, gate=AMBIGUOUS, look="flip")
-    folder = output / pair.name.replace(", ", "-")
-    with evaluation_bar(pair.name, len(images)) as bar:
-        rows = relook.evaluate(main, images, folder, versus=versus, on_rows=bar).rows
-    first = {image.name for image in images.halves()[0].images}
-    return Studied.of(pair, rows, first)
+    return (RESULTS if path.startswith("trained/") else data) / path
 
 
 @dataclass(frozen=True)
-class Studied:
-    """What came out for one pair, image by image.
+class Asked:
+    """One single look, on the images that have it.
+
+    Attributes:
+        index: of these images among all.
+        added: sum of w ⊙ f(view) over its views, divided by the weight.
+        weight: of its views together.
+        cost: of the views, in forwards at the network's own input size.
+    """
+
+    index: npt.NDArray[np.int64]
+    added: Floats
+    weight: Floats
+    cost: Floats
+
+    def where(self, chosen: Flags) -> Asked:
+        """Some of the images."""
+        return Asked(self.index[chosen], self.added[chosen], self.weight[chosen], self.cost[chosen])
+
+    @classmethod
+    def together(cls, some: Sequence[Asked]) -> Asked:
+        """Of different images."""
+        return cls(*(np.concatenate([getattr(a, part) for a in some]) for part in PARTS))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What one pair answered.
 
     Attributes:
         pair: which.
-        right: whether the answer after each look is right; "" is the first answer.
-        costs: of each look.
-        ambiguous: which images are.
-        first: which are of the half that looks are ranked on.
-        names: of the images.
+        names, labels: of the images.
+        half: which are of the half that looks are ranked on.
+        first: Y of every image.
+        asked: each single look.
     """
 
     pair: Pair
-    right: dict[str, Flags]
-    costs: dict[str, Costs]
-    ambiguous: Flags
-    first: Flags
     names: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    half: Flags
+    first: Floats
+    asked: dict[str, Asked]
 
-    @classmethod
-    def of(cls, pair: Pair, rows: Sequence[Row], first: set[str]) -> Studied:
-        """Of the rows of an evaluation; images that could not be used are left out."""
-        seen = [(row, row.before) for row in rows if row.before]
-        answers = [dict(row.rivals) | {"": before} for row, before in seen]
-        labels = [row.label for row, _ in seen]
-        return cls(
-            pair,
-            {
-                name: np.array(
-                    [a[name].best == label for a, label in zip(answers, labels, strict=True)]
-                )
-                for name in answers[0]
-            },
-            {name: np.array([a[name].cost for a in answers]) for name in answers[0]},
-            np.array([before.gap(5) < AMBIGUOUS for _, before in seen]),
-            np.array([row.image in first for row, _ in seen]),
-            tuple(row.image for row, _ in seen),
-        )
+    @cached_property
+    def gaps(self) -> tuple[Floats, Floats]:
+        """gap(1,2) and gap(1,5)."""
+        top = -np.sort(-self.first, axis=1)
+        return top[:, 0] - top[:, 1], top[:, 0] - top[:, min(5, top.shape[1]) - 1]
+
+    def unsure(self) -> Flags:
+        """What the presets look at again."""
+        unsure: Flags = self.gaps[0] < GATE
+        return unsure
+
+    def ambiguous(self) -> Flags:
+        """gap(1,5) < 0.5."""
+        ambiguous: Flags = self.gaps[1] < AMBIGUOUS
+        return ambiguous
+
+    def right(self, answers: Floats) -> Flags:
+        """Whether the answer is the label."""
+        right: Flags = answers.argmax(axis=1) == self.labels
+        return right
+
+    def views(self, look: str) -> list[Asked]:
+        """The parts of a look, in order."""
+        parts = []
+        for part in SUMS.get(look, tuple(look.split(" & "))):
+            names, _, weight = part.partition(":")
+            found = self._first_of(tuple(names.split("|")))
+            if weight:
+                found = replace(found, weight=np.full_like(found.weight, float(weight)))
+            parts.append(found)
+        return parts
+
+    def _first_of(self, names: Sequence[str]) -> Asked:
+        """The first of several single looks that an image has."""
+        taken = np.zeros(len(self.labels), bool)
+        chosen = []
+        for name in names:
+            asked = self.asked[name]
+            new = ~taken[asked.index]
+            taken[asked.index] = True
+            chosen.append(asked.where(new))
+        return chosen[0] if len(chosen) == 1 else Asked.together(chosen)
+
+    def answers(self, look: str, merge: str = "mean") -> tuple[Floats, Floats]:
+        """Y + R of every image, and what an image costs that was asked about."""
+        total, cost = _merged(self.first, merge), np.ones(len(self.labels), np.float32)
+        for part in self.views(look):
+            total[part.index] += part.weight[:, None] * _merged(part.added, merge)
+            cost[part.index] += part.cost
+        return total, cost
 
     def pairing(
-        self, look: str, half: int | None = None, than: str = "", sure: bool = False
+        self, look: str, chosen: Flags | None = None, merge: str = "mean", than: str = ""
     ) -> Pairing:
-        """Before and after on ambiguous images (with `sure` on all), or after two looks."""
-        chosen = self.chosen(half, sure)
-        before, after = self.right[than][chosen], self.right[look][chosen]
-        return Pairing(
-            int((before & after).sum()),
-            int((~before & after).sum()),
-            int((before & ~after).sum()),
-            int((~before & ~after).sum()),
-        )
+        """Right before and after on the chosen images, by default what the presets look at."""
+        chosen = self.unsure() if chosen is None else chosen
+        before = self.right(self.answers(than)[0] if than else self.first)[chosen]
+        after = self.right(self.answers(look, merge)[0])[chosen]
+        return _pairing(before, after)
 
-    def chosen(self, half: int | None, sure: bool = False) -> Flags:
-        """Which images: of the first half (0), the other (1) or both (None)."""
-        chosen = self.ambiguous | sure
-        return chosen if half is None else chosen & (self.first == (half == 0))
-
-    def cost(self, look: str, most: bool = False) -> float:
-        """Of an ambiguous image, on average or at most."""
-        costs = self.costs[look][self.ambiguous]
-        return float(costs.max() if most else costs.mean()) if len(costs) else 1.0
+    def cost(self, look: str, chosen: Flags | None = None) -> float:
+        """Of a chosen image, on average."""
+        chosen = self.unsure() if chosen is None else chosen
+        return float(self.answers(look)[1][chosen].mean()) if chosen.any() else 1.0
 
 
-def pooled(studies: Sequence[Studied], look: str, **options: Any) -> Pairing:
-    """Of all pairs together."""
-    return reduce(add, (study.pairing(look, **options) for study in studies), Pairing())
+def _merged(answers: Floats, merge: str) -> Floats:
+    """Probabilities to be added: as they are, their logarithms, or by their confidence."""
+    if merge == "mean":
+        return answers.copy()
+    if merge == "geometric":
+        logarithms: Floats = np.log(answers + 1e-6)
+        return logarithms
+    entropy = -(answers * np.log(answers + 1e-9)).sum(axis=1) / np.log(answers.shape[1])
+    weighted: Floats = answers * (1 - entropy)[:, None]
+    return weighted
+
+
+def _pairing(before: Flags, after: Flags) -> Pairing:
+    return Pairing(
+        int((before & after).sum()),
+        int((~before & after).sum()),
+        int((before & ~after).sum()),
+        int((~before & ~after).sum()),
+    )
+
+
+def ask(pair: Pair, data: Path, folder: Path) -> Study:
+    """Every view of every unsure image, once; from the pair's file if it is there."""
+    file = folder / f"{pair.name.replace(', ', '-').replace(' ', '-')}.npz"
+    if not file.exists():
+        arrays = _ask(pair, data, folder)
+        part = file.with_suffix(".part.npz")
+        np.savez(part, allow_pickle=False, **arrays)
+        os.replace(part, file)
+    with np.load(file) as kept:
+        found = {name: kept[name] for name in kept.files}
+    asked = {name: Asked(*(found[f"{name}/{part}"] for part in PARTS)) for name in SINGLES}
+    return Study(
+        pair, tuple(found["names"]), found["labels"], found["half"],
+        found["first"].astype(np.float32),
+        {n: replace(a, added=a.added.astype(np.float32)) for n, a in asked.items()},
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _ask(pair: Pair, data: Path, folder: Path) -> dict[str, npt.NDArray[Any]]:
+    classifier, images = load(pair, data, folder)
+    half = {image.name for image in images.halves()[0].images}
+    firsts: list[Floats] = []
+    kept: dict[str, list[tuple[int, Floats, float, float]]] = {name: [] for name in SINGLES}
+    numbered = list(enumerate(images.images))
+    starts = range(0, len(numbered), BATCH)
+    for start in track(starts, pair.name, transient=True):
+        batch = numbered[start : start + BATCH]
+        originals = [image.open() for _, image in batch]
+        pixels = torch.stack([classifier.pixels(original) for original in originals])
+        looks = classifier.first_looks(pixels, classifier.has_target_layer, originals)
+        firsts += [look.probabilities.numpy() for look in looks]
+        for name, index, added, weight, cost in _answers(classifier, batch, looks):
+            kept[name].append((index, added, weight, cost))
+    classes = len(classifier.labels)
+    found: dict[str, npt.NDArray[Any]] = {
+        "names": np.array([image.name for image in images.images]),
+        "labels": np.array([image.label for image in images.images]),
+        "half": np.array([image.name in half for image in images.images]),
+        "first": np.stack(firsts).astype(np.float16 if classes > 100 else np.float32),
+    }
+    for name, rows in kept.items():
+        found[f"{name}/index"] = np.array([row[0] for row in rows], np.int64)
+        added = np.array([row[1] for row in rows], np.float32).reshape(-1, classes)
+        found[f"{name}/added"] = added.astype(np.float16 if classes > 100 else np.float32)
+        found[f"{name}/weight"] = np.array([row[2] for row in rows], np.float32)
+        found[f"{name}/cost"] = np.array([row[3] for row in rows], np.float32)
+    return found
+
+
+def _answers(
+    classifier: Classifier, batch: Iterable[tuple[int, Any]], looks: Sequence[FirstLook]
+) -> Iterable[tuple[str, int, Floats, float, float]]:
+    """Of each look at each unsure image: its name, the image, what it adds, its weight and cost."""
+    wanted: list[tuple[str, int, Tensor, Tensor]] = []
+    for (index, _), first in zip(batch, looks, strict=True):
+        top = first.probabilities.topk(2).values
+        if top[0] - top[1] >= ASKED_BELOW:
+            continue
+        for name, (k, look) in SINGLES.items():
+            k = min(k, len(first.probabilities))
+            second = look(classifier, first, first.probabilities.topk(k).indices)
+            for views in second.views:
+                for view, weights in zip(views.pixels, views.weights, strict=True):
+                    wanted.append((name, index, view, weights))
+    answers = _ask_once(classifier, [view for _, _, view, _ in wanted])
+    sums: dict[tuple[str, int], list[Any]] = {}
+    for (name, index, view, weights), answer in zip(wanted, answers, strict=True):
+        found = sums.setdefault((name, index), [torch.zeros_like(answer), 0.0, 0.0])
+        found[0] = found[0] + weights * answer
+        found[1] += float(weights.mean())
+        found[2] += classifier.cost(view.shape[1], view.shape[2])
+    for (name, index), (added, weight, cost) in sums.items():
+        yield name, index, (added / weight).numpy(), weight, cost
+
+
+def _ask_once(classifier: Classifier, views: Sequence[Tensor]) -> list[Tensor]:
+    """Answers in order; the same view of several looks is asked about once."""
+    keys = [hash(view.numpy().tobytes()) for view in views]
+    new = dict(zip(keys, views, strict=True))
+    by_size: dict[torch.Size, list[int]] = {}
+    for key, view in new.items():
+        by_size.setdefault(view.shape, []).append(key)
+    answers: dict[int, Tensor] = {}
+    for members in by_size.values():
+        found = classifier.many(torch.stack([new[key] for key in members]))
+        answers |= dict(zip(members, found, strict=True))
+    return [answers[key] for key in keys]
+
+
+def pooled(
+    studies: Sequence[Study], look: str, picked: Picked = Study.unsure, **options: Any
+) -> Pairing:
+    """Of several pairs together."""
+    found = Pairing()
+    for study in studies:
+        found += study.pairing(look, picked(study), **options)
+    return found
+
+
+def of_half(which: int, picked: Picked = Study.unsure) -> Picked:
+    """The images of the half that looks are ranked on (0), or of the other (1)."""
+    return lambda study: picked(study) & (study.half == (which == 0))
+
+
+def kinds(studies: Sequence[Study]) -> dict[str, list[Study]]:
+    """By kind of data."""
+    found: dict[str, list[Study]] = {}
+    for study in studies:
+        found.setdefault(study.pair.kind, []).append(study)
+    return found
+
+
+def judged(
+    studies: Sequence[Study], look: str, picked: Picked = Study.unsure
+) -> tuple[float, float]:
+    """Mean gain in points, full-size kinds and others half and half, and that of the worst kind."""
+    gains: dict[bool, list[float]] = {}
+    for some in kinds(studies).values():
+        found = 100 * (pooled(some, look, picked).gain or 0.0)
+        gains.setdefault(some[0].pair.full_size, []).append(found)
+    mean = float(np.mean([np.mean(some) for some in gains.values()]))
+    return mean, min(value for some in gains.values() for value in some)
+
+
+def most(studies: Sequence[Study], look: str) -> float:
+    """What an image costs at most."""
+    return max(float(study.answers(look)[1][study.unsure()].max(initial=1)) for study in studies)
 
 
 def by_image(
-    studies: Sequence[Studied], look: str, than: str = "", half: int | None = None
+    studies: Sequence[Study], look: str, than: str = "", picked: Picked = Study.unsure
 ) -> float:
     """P of pooled pairs, each image counted once whatever the number of its networks."""
     changes: Counter[tuple[str, str]] = Counter()
     for study in studies:
-        gained = study.right[look].astype(int) - study.right[than]
-        for index in np.flatnonzero(study.chosen(half) & (gained != 0)):
+        before = study.right(study.answers(than)[0] if than else study.first).astype(int)
+        gained = study.right(study.answers(look)[0]).astype(int) - before
+        for index in np.flatnonzero(picked(study) & (gained != 0)):
             changes[study.pair.images, study.names[index]] += int(gained[index])
     better = sum(change > 0 for change in changes.values())
     worse = sum(change < 0 for change in changes.values())
@@ -354,112 +473,260 @@ def told(pairing: Pairing) -> str:
     return f"{counts(pairing)} ({gain(pairing)}, {significance(pairing.p_value)})"
 
 
-def all_looks(studies: Sequence[Studied], names: Sequence[str]) -> None:
-    print("\n## Every look on the ambiguous images: fixed / broken\n")
-    print("| look | cost | " + " | ".join(s.pair.name for s in studies) + " | all | gain | p |")
-    print("|---|--:|" + "---|" * len(studies) + "---|--:|--:|")
-    ambiguous = [str(study.pairing(names[0]).images) for study in studies]
-    everything = pooled(studies, names[0]).images
-    print(f"| ambiguous images | 1 | {' | '.join(ambiguous)} | {everything} | | |")
-    for look in sorted(names, key=lambda look: -(pooled(studies, look).gain or 0)):
-        whole = pooled(studies, look)
-        cells = " | ".join(counts(study.pairing(look)) for study in studies)
-        cost = max(study.cost(look) for study in studies)
-        print(
-            f"| {look} | {cost:.2f} | {cells} | {counts(whole)} | {gain(whole)} | "
-            f"{significance(whole.p_value)} |"
-        )
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    print(f"\n| {' | '.join(heads)} |")
+    print("|" + "---|" * len(heads))
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
 
 
-def ranking(studies: Sequence[Studied], names: Sequence[str]) -> None:
+def single_looks(studies: Sequence[Study]) -> None:
+    by_kind = kinds(studies)
+    print(f"\n## Each view alone, added to the first answer: fixed / broken, gap(1,2) < {GATE}")
+    heads = ("view", "cost", *by_kind, "mean gain", "worst kind")
+    unsure = [str(sum(int(s.unsure().sum()) for s in some)) for some in by_kind.values()]
+    rows: list[list[str]] = [["unsure images", "1", *unsure, "", ""]]
+    ranked = sorted((*SINGLES, *SUMS), key=lambda name: -judged(studies, name)[0])
+    for name in ranked:
+        mean, worst = judged(studies, name)
+        cells = [counts(pooled(some, name)) for some in by_kind.values()]
+        cost = max(study.cost(name) for study in studies)
+        rows.append([name, f"{cost:.2f}", *cells, f"{mean:+.1f}", f"{worst:+.1f}"])
+    table(heads, rows)
+
+
+def ranking(studies: Sequence[Study]) -> None:
     """What is best on one half, and what that is worth on the other."""
-    for limit in COSTS.values():
-        affordable = [n for n in names if max(s.cost(n, most=True) for s in studies) <= limit]
-        ranked = sorted(affordable, key=lambda look: -(pooled(studies, look, half=0).gain or 0))
-        print(f"\n## At a cost of at most {limit:.0f}: ranked on one half, measured on the other\n")
-        print("| place | look | cost | first half | worst pair there | other half |")
-        print("|--:|---|--:|---|---|---|")
-        for place, look in enumerate(ranked, 1):
-            if place > 8 and look not in (*COSTS, "flip", "tencrop"):
+    sums = [" & ".join(some) for n in (1, 2, 3, 4) for some in combinations(POOL, n)]
+    sums = [name for name in sums if name not in SINGLES] + [*SINGLES, *SUMS]
+    for limit in (4.0, 8.0):
+        affordable = [name for name in sums if most(studies, name) <= limit + 0.01]
+        ranked = sorted(affordable, key=lambda name: -judged(studies, name, of_half(0))[0])
+        print(f"\n## At a cost of at most {limit:.0f}: {len(affordable)} looks ranked on one half")
+        rows = []
+        for place, name in enumerate(ranked, 1):
+            if place > 10 and name not in (*SHOWN, "quick + closer"):
                 continue
-            worst = min(studies, key=lambda study: study.pairing(look, half=0).gain or 0)
-            print(
-                f"| {place} | {look} | {max(s.cost(look) for s in studies):.2f} | "
-                f"{told(pooled(studies, look, half=0))} | "
-                f"{gain(worst.pairing(look, half=0))}, {worst.pair.name} | "
-                f"{told(pooled(studies, look, half=1))} |"
+            first, other = (judged(studies, name, of_half(half)) for half in (0, 1))
+            rows.append(
+                [str(place), name, f"{max(s.cost(name) for s in studies):.2f}"]
+                + [f"{mean:+.1f} ({worst:+.1f})" for mean, worst in (first, other)]
             )
+        table(("place", "look", "cost", "mean gain (worst kind), first half", "other half"), rows)
 
 
-def chosen(studies: Sequence[Studied], half: int | None) -> None:
+def chosen(studies: Sequence[Study], picked: Picked, images: str) -> None:
     """The presets and their rivals, pair by pair."""
-    images = "all" if half is None else "the half that looks were not ranked on"
-    print(f"\n## The presets on ambiguous images, {images}: fixed / broken (gain in points, p)\n")
-    shown = ("poster (Score-CAM, 64)", "flip", "tencrop", *COSTS)
-    heads = ("network, images", "ambiguous", *shown, "quick − flip", "best − flip")
-    print(f"| {' | '.join(heads)} |")
-    print("|---|--:|" + "---|" * (len(shown) + 2))
+    print(f"\n## {images}: fixed / broken (gain in points, p)")
     parts = {study.pair.name: [study] for study in studies}
-    parts["ImageNet-labelled photos"] = [study for study in studies if study.pair.photos]
-    parts["all"] = list(studies)
-    for name, part in parts.items():
-        cells = [told(pooled(part, look, half=half)) for look in shown]
-        cells += [told(pooled(part, look, half=half, than="flip")) for look in COSTS]
-        print(f"| {name} | {pooled(part, 'flip', half=half).images} | {' | '.join(cells)} |")
-        if len(part) > 1:
-            values = [by_image(part, look, half=half) for look in shown]
-            values += [by_image(part, look, "flip", half) for look in COSTS]
-            print(f"| p by image | | {' | '.join(map(significance, values))} |")
-    print("\nOnly the first of two looks right / only the second, all pairs (p by image):\n")
+    parts["full-size photos, three Lites"] = [
+        s for s in studies if s.pair.kind == "photos" and s.pair.model != "fixed"
+    ]
+    for kind, some in kinds(studies).items():
+        if len(some) > 1 and kind != "photos":
+            parts[f"{kind}, pooled"] = some
+    rows = []
+    for name, some in parts.items():
+        number = pooled(some, "flip", picked).images
+        cells = [told(pooled(some, look, picked)) for look in SHOWN]
+        if len(some) > 1:
+            values = (significance(by_image(some, look, picked=picked)) for look in SHOWN)
+            cells = [f"{c}; by image {v}" for c, v in zip(cells, values, strict=True)]
+        cost = np.mean([study.cost("best", picked(study)) for study in some])
+        rows.append([name, str(number), *cells, f"{cost:.1f}"])
+    table(("network, images", "images", *SHOWN, "cost of best"), rows)
+    print("\nOnly the first of two looks right / only the second:\n")
     for look, rival in AGAINST:
-        pairing = pooled(studies, look, half=half, than=rival)
-        value = significance(by_image(studies, look, rival, half))
-        print(f"- {look} against {rival}: {counts(pairing)} ({gain(pairing)}, {value})")
+        cells = []
+        for kind, some in kinds(studies).items():
+            pairing = pooled(some, look, picked, than=rival)
+            cells.append(
+                f"{kind} {counts(pairing)} ({significance(by_image(some, look, rival, picked))})"
+            )
+        print(f"- {look} against {rival}: {', '.join(cells)}")
 
 
-def without_gate(studies: Sequence[Studied]) -> None:
-    """What a second look at all images does and costs."""
-    print("\n## Without a gate: all images; what one costs with the gate 0.5 and without\n")
-    print("| network, images | images | " + " | ".join(SURE) + " | cost of best: gate 0.5, none |")
-    print("|---|--:|" + "---|" * len(SURE) + "---|")
+def merging(studies: Sequence[Study]) -> None:
+    print("\n## How answers are merged: fixed / broken")
+    rows = []
+    for look in ("quick", "best", "tencrop"):
+        for merge in ("mean", "geometric", "confidence"):
+            cells = [counts(pooled(some, look, merge=merge)) for some in kinds(studies).values()]
+            rows.append([look, merge, *cells])
+    table(("look", "merged by", *kinds(studies)), rows)
+
+
+def gates(studies: Sequence[Study]) -> None:
+    """What each gate lets through, and what comes of it over all images."""
+
+    def entropy(study: Study) -> Floats:
+        y = study.first
+        found: Floats = -(y * np.log(y + 1e-9)).sum(axis=1)
+        return found
+
+    def rank(share: float) -> Picked:
+        return lambda study: study.gaps[0] <= np.quantile(study.gaps[0], share)
+
+    def below(gate: float) -> Picked:
+        return lambda study: study.gaps[0] < gate
+
+    tried: dict[str, Picked] = {
+        "gap(1,5) < 0.5": Study.ambiguous,
+        **{f"gap(1,2) < {g}": below(g) for g in (0.2, 0.3, 0.4, 0.5)},
+        "entropy > 1": lambda study: entropy(study) > 1,
+        **{f"the least sure {share:.0%}": rank(share) for share in (0.1, 0.2, 0.3)},
+    }
+    print("\n## Gates, with all views of best")
+    print(
+        "\nImages below the gate / wrong ones among them; fixed / broken; mean cost of all images."
+    )
+    print(f"No image with gap(1,2) ≥ {ASKED_BELOW} was asked about, whatever the gate.")
+
+    def asked(gate: Picked) -> Picked:
+        return lambda study: gate(study) & (study.gaps[0] < ASKED_BELOW)
+
+    rows = []
+    for name, gate in tried.items():
+        cells = []
+        for some in kinds(studies).values():
+            picked = asked(gate)
+            passed = sum(int(gate(s).sum()) for s in some)
+            wrong = sum(int((gate(s) & ~s.right(s.first)).sum()) for s in some)
+            cost = np.mean([np.where(picked(s), s.answers("best")[1], 1).mean() for s in some])
+            cells.append(f"{passed} / {wrong}, {counts(pooled(some, 'best', picked))}, {cost:.2f}")
+        rows.append([name, *cells])
+    everything = [
+        f"{sum(len(s.labels) for s in some)} / {sum(int((~s.right(s.first)).sum()) for s in some)}"
+        for some in kinds(studies).values()
+    ]
+    table(("gate", *kinds(studies)), [["all images", *everything], *rows])
+
+
+def in_turn(studies: Sequence[Study]) -> None:
+    """What asking in turn saves, and how often the answer is that of all views."""
+    print("\n## Asked in turn: same answer as all views, saved of the cost, fixed / broken")
+    rows = []
     for study in studies:
-        cells = [told(study.pairing(f"{look}, no gate", sure=True)) for look in SURE]
-        cells.append(" , ".join(f"{study.costs[n].mean():.2f}" for n in ("best", "best, no gate")))
-        images = study.pairing("flip, no gate", sure=True).images
-        print(f"| {study.pair.name} | {images} | {' | '.join(cells)} |")
+        cells = [study.pair.name, str(int(study.unsure().sum()))]
+        for look in ("quick", "best"):
+            for rule in (_exactly, settled):
+                same, saved, pairing = _turns(study, look, rule)
+                cells.append(f"{100 * same:.1f} %, {100 * saved:.0f} %, {counts(pairing)}")
+        rows.append(cells)
+    heads = (f"{look}, {rule}" for look in ("quick", "best") for rule in ("exact", "settled"))
+    table(("network, images", "unsure", *heads), rows)
 
 
-def chart(studies: Sequence[Studied], names: Sequence[str], file: Path) -> None:
-    """Gain against cost, and the front."""
+def _exactly(answers: Tensor, weights: Tensor, left: Tensor) -> bool:
+    total = (weights * answers).sum(dim=0)
+    safe = total.max() - total > left
+    safe[total.argmax()] = True
+    return bool(safe.all())
+
+
+def _turns(
+    study: Study, look: str, rule: Callable[[Tensor, Tensor, Tensor], bool]
+) -> tuple[float, float, Pairing]:
+    views = study.views(look)
+    places = [dict(zip(part.index.tolist(), range(len(part.index)), strict=True)) for part in views]
+    same, cost, full, pairing = 0, 0.0, 0.0, Pairing()
+    images = np.flatnonzero(study.unsure()).tolist()
+    for image in images:
+        own = [
+            (part, place[image])
+            for part, place in zip(views, places, strict=True)
+            if image in place
+        ]
+        answers = torch.from_numpy(np.stack([study.first[image], *(p.added[i] for p, i in own)]))
+        weights = torch.tensor([1.0, *(float(p.weight[i]) for p, i in own)])
+        weights = weights[:, None].expand_as(answers)
+        costs = [1.0, *(float(p.cost[i]) for p, i in own)]
+        asked = min(2, len(answers))
+        while asked < len(answers):
+            if rule(answers[:asked], weights[:asked], weights[asked:].sum(dim=0)):
+                break
+            asked += 1
+        total = (weights * answers).cumsum(dim=0)
+        best = int(total[asked - 1].argmax())
+        same += best == int(total[-1].argmax())
+        cost, full = cost + sum(costs[:asked]), full + sum(costs)
+        label = study.labels[image]
+        pairing += Pairing.of(bool(study.first[image].argmax() == label), bool(best == label))
+    return same / max(1, len(images)), 1 - cost / max(1.0, full), pairing
+
+
+def second_networks(studies: Sequence[Study]) -> None:
+    """The unsure images of Lite0 asked of its siblings, beside the presets."""
+    print("\n## A larger sibling asked about the unsure images of Lite0")
+    print("\nFixed / broken, mean cost of all images.")
+    rows = []
+    lites = [relook.load(f"{LITE}{n}") for n in (0, 1, 2)]
+    named = {study.pair.name: study for study in studies}
+    for kind in ("photos", "nips17", "val227"):
+        first = named[f"Lite0, {kind}"]
+        unsure = first.unsure()
+        cells = [kind, str(int(unsure.sum()))]
+        for look in ("quick", "best"):
+            cost = np.where(unsure, first.answers(look)[1], 1).mean()
+            cells.append(f"{counts(first.pairing(look))}, {cost:.2f}")
+        for number in (1, 2):
+            other = named[f"Lite{number}, {kind}"].first
+            cost = 1 + unsure.mean() * forward_cost(lites[number], lites[0])
+            pairing = _pairing(
+                first.right(first.first)[unsure], first.right(first.first + other)[unsure]
+            )
+            cells.append(f"{counts(pairing)}, {cost:.2f}")
+        with_best = first.answers("best")[0] + named[f"Lite2, {kind}"].first
+        cost = np.where(unsure, first.answers("best")[1], 1).mean()
+        cost += unsure.mean() * forward_cost(lites[2], lites[0])
+        pairing = _pairing(first.right(first.first)[unsure], first.right(with_best)[unsure])
+        cells.append(f"{counts(pairing)}, {cost:.2f}")
+        rows.append(cells)
+    table(("images", "unsure", "quick", "best", "Lite1", "Lite2", "Lite2 and best"), rows)
+
+
+def all_images(studies: Sequence[Study]) -> None:
+    """Over all images, sure ones included."""
+    print("\n## Over all images, asked in turn with the presets' gate: gain in points, mean cost")
+    rows = []
+    for study in studies:
+        cells = [study.pair.name, f"{100 * study.right(study.first).mean():.1f} %"]
+        for look in ("quick", "best"):
+            _, saved, pairing = _turns(study, look, settled)
+            unsure, number = study.unsure(), len(study.labels)
+            spent = study.answers(look)[1][unsure].sum() * (1 - saved) + (~unsure).sum()
+            gained = 100 * (pairing.fixed - pairing.broken) / number
+            cells.append(f"{gained:+.1f} ({counts(pairing)}), {spent / number:.2f}")
+        rows.append(cells)
+    table(("network, images", "right at first", "quick", "best"), rows)
+
+
+def chart(studies: Sequence[Study], file: Path) -> None:
+    """Gain against cost."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.6), dpi=110, layout="constrained")
     parts = {
-        "ImageNet-labelled photos": [study for study in studies if study.pair.photos],
-        "all networks and images": list(studies),
+        "full-size photos": [s for s in studies if s.pair.full_size],
+        "other kinds of data": [s for s in studies if not s.pair.full_size],
     }
-    parts = {title: part for title, part in parts.items() if part}
-    for axes, (title, part) in zip(
-        figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True
-    ):
-        points = {
-            name: (max(s.cost(name) for s in part), 100 * (pooled(part, name).gain or 0))
-            for name in names
-        }
-        front = [(1.0, 0.0)]
-        for cost, gained in sorted(points.values()):
-            if gained > front[-1][1]:
-                front.append((cost, gained))
-        axes.plot(*zip(*front, strict=True), color="#c8ced6", drawstyle="steps-post")
+    names = [name for name in (*SINGLES, *SUMS) if max(s.cost(name) for s in studies) < 12]
+    for axes, (title, part) in zip(figure.subplots(1, 2), parts.items(), strict=True):
+        points = {}
+        for name in names:
+            gained = [100 * (pooled(some, name).gain or 0) for some in kinds(part).values()]
+            points[name] = max(s.cost(name) for s in part), float(np.mean(gained))
         axes.scatter(*zip(*points.values(), strict=True), s=14, color="#9aa5b1")
-        for name in ("poster (CAM)", "flip", "larger", "tencrop", *COSTS):
+        for name in SHOWN:
             x, y = points[name]
-            axes.scatter([x], [y], s=36, color="#d9480f" if name in COSTS else "#1c2733")
+            axes.scatter(
+                [x], [y], s=36, color="#d9480f" if name in ("quick", "best") else "#1c2733"
+            )
             axes.annotate(name, (x, y), xytext=(6, -3), textcoords="offset points", fontsize=9)
-        axes.set_title(f"{title}: {pooled(part, 'flip').images} ambiguous", fontsize=10)
+        axes.set_title(f"{title}: {sum(int(s.unsure().sum()) for s in part):,} unsure", fontsize=10)
         axes.set_xlim(0.8, 12)
-        axes.set_xlabel("cost of an ambiguous image, in forwards")
-        axes.set_ylabel("gain in top-1, points")
+        axes.set_xlabel("cost of an unsure image, in forward passes")
+        axes.set_ylabel("gain in top-1, points: mean of the kinds of data")
         axes.axhline(0, color="#555", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file)
@@ -468,25 +735,31 @@ def chart(studies: Sequence[Studied], names: Sequence[str], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--output", type=Path, default=RESULTS / "looks")
+    parser.add_argument("--output", type=Path, default=RESULTS / "second_look")
     parser.add_argument("--chart", type=Path, help="PNG file: gain against cost")
-    parser.add_argument("--only", default="", help="pairs whose name holds this text")
+    parser.add_argument(
+        "--only", default="", help="ask pairs whose name holds this text, no tables"
+    )
     arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     pairs = [pair for pair in PAIRS if arguments.only in pair.name]
     if not pairs:
         parser.error(f"no pair's name holds {arguments.only!r}: {', '.join(p.name for p in PAIRS)}")
-    studies = []
-    for pair in pairs:
-        print(pair.name, file=sys.stderr)
-        studies.append(run(pair, arguments.data, arguments.output))
-    names = [*looks()]
-    all_looks(studies, names)
-    ranking(studies, names)
-    chosen(studies, half=1)
-    chosen(studies, half=None)
-    without_gate(studies)
+    studies = [ask(pair, arguments.data, arguments.output) for pair in pairs]
+    if arguments.only:
+        return
+    single_looks(studies)
+    ranking(studies)
+    chosen(studies, Study.unsure, f"All images with gap(1,2) < {GATE}")
+    chosen(studies, of_half(1), "The same, the half that looks were not ranked on")
+    chosen(studies, Study.ambiguous, "Ambiguous images, gap(1,5) < 0.5")
+    all_images(studies)
+    merging(studies)
+    gates(studies)
+    in_turn(studies)
+    second_networks(studies)
     if arguments.chart:
-        chart(studies, names, arguments.chart)
+        chart(studies, arguments.chart)
 
 
 if __name__ == "__main__":
