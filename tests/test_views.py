@@ -205,7 +205,7 @@ def test_views_in_turn_stop_where_the_answer_is_settled():
         sure = corrector.correct(white)
     assert sum(counted) == sure.forwards == sure.cost == 2
     assert len(sure.views) == 1
-    assert sure.no_view == ("without the views that were left: the answer was settled",)
+    assert sure.no_view == ("without the remaining views, since the answer was settled",)
     torch.testing.assert_close(sure.after, sure.before)
     torn = corrector.correct(grey)
     assert (torn.forwards, torn.no_view) == (5, ())

@@ -45,7 +45,7 @@ _BACKWARD = 2
 _OF_TWO, _OF_MANY = (4.0, 0.4), (1.5, 0.2)
 """How far answers may vary yet, in deviations and beyond them: of two answers, and of more."""
 
-_SETTLED = "without the views that were left: the answer was settled"
+_SETTLED = "without the remaining views, since the answer was settled"
 
 _TOGETHER = 32
 """So many forwards are worth asking together; answers come out as soon as so many are there."""

@@ -1,4 +1,4 @@
-"""The demo: a few real photos, the bundled network, one page that explains what happened."""
+"""The demo: a few real photos, two second looks, one page that explains what happened."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import relook
-from relook.correction import AMBIGUOUS, Corrector
+from relook.correction import Corrector
 from relook.errors import RelookError
 from relook.models import DEFAULT_MODEL, load
 from relook.report import render_page
@@ -36,7 +36,7 @@ def photos() -> list[Path]:
 
 
 def write_demo(file: Path, progress: Callable[[str, int, int], None]) -> None:
-    """Correct the photos and write the page.
+    """Correct the photos with the look best and with the published method, and write the page.
 
     Args:
         file: where the page goes, in a folder that is there.
@@ -47,21 +47,22 @@ def write_demo(file: Path, progress: Callable[[str, int, int], None]) -> None:
     """
     start = time.perf_counter()
     chosen = photos()
-    corrector = Corrector(load(DEFAULT_MODEL), gate=AMBIGUOUS)
-    stories = []
+    best = Corrector(load(DEFAULT_MODEL), look="best")
+    poster = Corrector(best.classifier, gate=best.gate)
+    pairs = []
     for photo in chosen:
         progress(photo.name, 0, 1)
-        correction = corrector.correct(photo, partial(progress, photo.name))
+        looks = [best.correct(photo), poster.correct(photo, partial(progress, photo.name))]
         progress(photo.name, 1, 1)
-        stories.append(tell(correction))
+        pairs.append([tell(correction) for correction in looks])
     render_page(
         "demo.html.j2",
         file,
-        stories=stories,
-        model=corrector.classifier.name,
-        layer=corrector.classifier.target_layer,
-        k=corrector.k,
-        gate=corrector.gate,
+        pairs=pairs,
+        model=best.classifier.name,
+        layer=best.classifier.target_layer,
+        k=poster.k,
+        gate=best.gate,
         seconds=time.perf_counter() - start,
         version=relook.__version__,
     )
