@@ -254,7 +254,7 @@ def test_other_settings_other_data_and_other_weights_are_refused(grey, data, tmp
     with pytest.raises(RunError, match=r"look was .*fill=None.* and is .*fill='mean'"):
         evaluate(relook.Corrector(grey, k=2, look=Mask(relook.ScoreCAM(), "mean")), data, run)
     with pytest.raises(RunError) as refused:
-        evaluate(relook.Corrector(grey, k=2, look="quick"), data, run)
+        evaluate(relook.Corrector(grey, k=2, gate="none", look="quick"), data, run)
     assert str(refused.value).endswith('Different: look was "poster" and is "quick" now')
     with pytest.raises(RunError, match=r"versus\.flip was null"):
         evaluate(relook.Corrector(grey, k=2), data, run, versus=["flip"])

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -20,7 +21,8 @@ from relook.text import readable
 if TYPE_CHECKING:
     from relook.classifier import Classifier
     from relook.correction import Corrector
-    from relook.evaluation import Evaluation, Forecast, LabelledImages, Row, Tuning
+    from relook.evaluation import Evaluation, Forecast, GateOfShare, LabelledImages, Row, Tuning
+    from relook.gate import Gate
     from relook.looks import Preset
     from relook.multicam import Comparison, Trained
 
@@ -105,7 +107,11 @@ _LONGEST_STEM = 230
 """In bytes, of a picture's name: systems allow 255 with all endings."""
 _FEW = 10
 """So few changed answers say little about which of many ways is better."""
-_GATE_HELP = "Look again only where gap(1,5) is below this (0 to 1); none: always."
+_GATE_HELP = (
+    "Look again only where gap(1,5) is below this (0 to 1), or, as gap2:0.6, where gap(1,2), the "
+    "lead of the first class over the second, is below 0.6; none: always."
+)
+_OWN_GATE = "the look's own, or "
 LookName = Annotated[
     str | None,
     typer.Option(
@@ -174,7 +180,10 @@ def predict(
     device: Device = None,
     dtype: Dtype = None,
     k: K = None,
-    gate: Annotated[str | None, typer.Option(help=_GATE_HELP, show_default="none")] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(metavar="GAP", help=_GATE_HELP, show_default=f"{_OWN_GATE}none"),
+    ] = None,
     look: LookName = None,
     fill: FillName = None,
     attribution: AttributionName = None,
@@ -197,7 +206,7 @@ def predict(
         own = _own(token_grid, labels, input_size, layout, mean, std)
         _refuse_absent(images, as_json)
         classifier = _classifier(model, checkpoint, layer, device, dtype, own)
-        corrector = _corrector(classifier, preset, None)
+        corrector = _corrector(classifier, preset, "none")
     status = _predict(corrector, images, output, as_json)
     if look is None and not as_json:
         typer.echo(_BEST, err=True)
@@ -342,7 +351,15 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = None,
     k: K = None,
-    gate: Annotated[str | None, typer.Option(help=_GATE_HELP, show_default="0.5")] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GAP|SHARE%",
+            help=f"{_GATE_HELP} Or, as 20%, at the least sure fifth of the images: which gap that "
+            "is, is found first.",
+            show_default=f"{_OWN_GATE}0.5",
+        ),
+    ] = None,
     look: LookName = None,
     fill: FillName = None,
     attribution: AttributionName = None,
@@ -366,7 +383,9 @@ def evaluate(
         from relook.evaluation.tuning import LOOKS
         from relook.looks import Preset
 
-        preset = _preset(look, gate, k, fill, attribution, variant, budget, fast)
+        share = _share(gate)
+        stated = gate if share is None else None
+        preset = _preset(look, stated, k, fill, attribution, variant, budget, fast)
         preset.check()
         own = _own(token_grid, labels, input_size, layout, mean, std)
         classifier = _classifier(model, checkpoint, layer, device, dtype, own)
@@ -379,6 +398,12 @@ def evaluate(
         rivals = [name.strip() for name in (versus or "").split(",") if name.strip()]
         # Kept until the end: a second network is not loaded again while it is.
         others = rivals_of(corrector, rivals)
+    found = None
+    if share is not None:
+        with _going_on(output):
+            found = _gate_of_share(classifier, labelled, output, share)
+        preset = replace(preset, gate=found.setting)
+        corrector = _corrector(classifier, replace(chosen, gate=found.setting), AMBIGUOUS)
     _say_model(corrector)
     _say_second_networks([corrector, *others.values()])
     _say_data(labelled, "image")
@@ -389,9 +414,11 @@ def evaluate(
     with _going_on(output):
         if tune:
             tried = (preset.look,) if look else LOOKS
-            tuning, corrector, labelled = _tune(classifier, labelled, output, preset, tried, exact)
+            tuning, corrector, labelled = _tune(
+                classifier, labelled, output, preset, tried, exact, found
+            )
             name = "tuned"
-        evaluation = _evaluate(corrector, labelled, output, rivals, name, tuning)
+        evaluation = _evaluate(corrector, labelled, output, rivals, name, tuning, found)
     _print_evaluation(evaluation, corrector, name, as_json)
     typer.echo(f"report: {output / 'report.html'}", err=True)
     raise typer.Exit(_say_errors(evaluation.rows, output))
@@ -432,6 +459,7 @@ def _tune(
     keep: Preset,
     looks: Sequence[str],
     exact: bool,
+    found: GateOfShare | None,
 ) -> tuple[Tuning, Corrector, LabelledImages]:
     """The choice on one half of the data, a corrector of it, and the other half."""
     from relook.correction import Corrector
@@ -448,6 +476,7 @@ def _tune(
             keep=keep,
             looks=looks,
             exact=exact,
+            gate_found=found,
             on_rows=bar,
             on_forecast=partial(_say_forecast, "to choose", 0.0),
         )
@@ -479,6 +508,7 @@ def _evaluate(
     rivals: list[str],
     name: str,
     tuning: Tuning | None,
+    found: GateOfShare | None,
 ) -> Evaluation:
     """The run and its report; nothing is printed before both are written."""
     from relook.evaluation import evaluate
@@ -491,12 +521,34 @@ def _evaluate(
             data,
             output,
             versus=rivals,
+            gate_found=found,
             on_rows=bar,
             on_forecast=partial(_say_forecast, "to evaluate", _LONG),
         )
     with progress_bars(1) as bars:
         write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
     return evaluation
+
+
+def _gate_of_share(
+    classifier: Classifier, data: LabelledImages, output: Path, share: float
+) -> GateOfShare:
+    """The gap that the least sure share of the data lies below, and a line that says so."""
+    from relook.evaluation import GateOfShare, gate_of_share
+    from relook.evaluation.share import SAMPLE
+    from relook.report.story import count
+    from relook.report.terminal import evaluation_bar
+
+    found = GateOfShare.of_run(output, share)
+    if found is None:
+        with evaluation_bar("finding the gate", min(SAMPLE, len(data))) as bar:
+            found = gate_of_share(classifier, data, share, on_rows=bar)
+    typer.echo(
+        f"gate {100 * share:g}%: of {count(found.images, 'image')} the {found.unsure:,} least sure "
+        f"have {found}",
+        err=True,
+    )
+    return found
 
 
 def _print_evaluation(
@@ -573,6 +625,8 @@ def _refuse_run(error: RelookError) -> NoReturn:
 
 
 def _say_model(corrector: Corrector) -> None:
+    from relook.gate import Gate
+
     classifier = corrector.classifier
     used = ""
     if corrector.needs_activations:
@@ -580,6 +634,8 @@ def _say_model(corrector: Corrector) -> None:
     gate = "no gate" if corrector.gate is None else f"gate {corrector.gate}"
     if corrector.gate == 0:
         gate += " (no second look)"
+    elif corrector.gate is not None:
+        gate += f" (a second look where {Gate.of(corrector.gate).name} is below it)"
     height, width = classifier.input_size
     low, high = classifier.input_range
     typer.echo(
@@ -741,7 +797,9 @@ def compare(
     ],
     as_json: Json = False,
     device: Device = None,
-    gate: Annotated[str | None, typer.Option(help=_GATE_HELP, show_default="0.5")] = None,
+    gate: Annotated[
+        str | None, typer.Option(metavar="GAP", help=_GATE_HELP, show_default="0.5")
+    ] = None,
     budget: Budget = None,
     fast: Fast = False,
 ) -> None:
@@ -774,7 +832,7 @@ def _compare(
     data: LabelledImages,
     output: Path,
     preset: Preset,
-    gate: float | None,
+    gate: float | str,
 ) -> Comparison:
     """The run and its report; nothing is printed before both are written."""
     from relook.multicam import compare as run
@@ -828,18 +886,41 @@ def demo(
     typer.echo("Now a photo of yours: relook predict photo.jpg --output pictures", err=True)
 
 
-def _gate(text: str | None) -> float | Literal["none"] | None:
+def _gate(text: str | None) -> Gate | None:
+    from relook.gate import Gate
+
     if text is None:
         return None
-    if text.lower() == "none":
-        return "none"
+    if text.endswith("%"):
+        return Gate.of(text)  # raises, and says where a share can be given
+    gate: float | str
     try:
         gate = float(text)
     except ValueError:
-        gate = -1.0
-    if not 0 <= gate <= 1:
-        _refuse(f"--gate takes a number from 0 to 1, or none; not {text!r}")
-    return gate
+        gate = text.lower()
+    try:
+        return Gate.of(gate)
+    except RelookError:
+        _refuse(
+            f"--gate takes a number from 0 to 1, or none; not {text!r} (0.5 is gap(1,5) below 0.5, "
+            "and gap2:0.6 is gap(1,2) below 0.6)"
+        )
+
+
+def _share(gate: str | None) -> float | None:
+    """The share that a gate such as 20% is for; None for other gates."""
+    if gate is None or not gate.endswith("%"):
+        return None
+    try:
+        percent = float(gate.removesuffix("%"))
+    except ValueError:
+        percent = 0.0
+    if not 0 < percent < 100:
+        _refuse(
+            f"--gate takes a share of the images between 0% and 100%, as in 20%; not {gate!r} "
+            "(none is every image, 0 is no image)"
+        )
+    return percent / 100
 
 
 def _budget(budget: int | None, fast: bool) -> int | Literal["fast"] | None:
@@ -872,8 +953,8 @@ def _preset(
     )
 
 
-def _corrector(classifier: Classifier, preset: Preset, gate: float | None) -> Corrector:
-    """With the preset's gate, or the command's own where it has none."""
+def _corrector(classifier: Classifier, preset: Preset, gate: float | str) -> Corrector:
+    """With the preset's gate or its look's own, or the command's where there is none."""
     from relook.correction import Corrector
 
     return Corrector(classifier, k=preset.k, gate=preset.gate_or(gate), look=preset)

@@ -23,21 +23,19 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from relook.arguments import Number, real_number, whole_number
+from relook.arguments import Number, whole_number
 from relook.attribution import Progress
 from relook.cascade import class_order, forward_cost
 from relook.classifier import Classifier, FirstLook, check_finite, check_pixels, is_out_of_memory
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
+from relook.gate import AMBIGUOUS as AMBIGUOUS
+from relook.gate import Gate
+from relook.gate import gap as gap
 from relook.geometry import Box
 from relook.images import ImageSource, image_name, open_image
 from relook.looks import Frame, Look, Preset, SecondLook, Views, needs_layer, networks
 
 _log = logging.getLogger("relook")
-
-AMBIGUOUS = 0.5
-"""An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
-
-_GATE = "gate must be a gap from 0 to 1, or none"
 
 _BACKWARD = 2
 """What a backward costs, in forwards."""
@@ -49,12 +47,6 @@ _SETTLED = "without the remaining views, since the answer was settled"
 
 _TOGETHER = 32
 """So many forwards are worth asking together; answers come out as soon as so many are there."""
-
-
-def gap(probabilities: Float[Tensor, "*n c"], j: int = 5) -> Float[Tensor, "*n"]:
-    """Y[c_1] − Y[c_j]: how sure the classifier is. With fewer than j classes, of the last."""
-    top = probabilities.topk(min(j, probabilities.shape[-1]), dim=-1).values
-    return top[..., 0] - top[..., -1]
 
 
 def correction_term(
@@ -152,6 +144,7 @@ class Correction:
         left_out: what the look did without because this network cannot be asked about it, such as
             a larger input of a network that takes one size only.
         no_view: what it did without because there is no more to see in this image.
+        gate: the corrector's.
     """
 
     image: str
@@ -175,6 +168,7 @@ class Correction:
     seconds: float
     left_out: tuple[str, ...] = ()
     no_view: tuple[str, ...] = ()
+    gate: float | str | None = None
 
     def __repr__(self) -> str:
         top = [self.labels[int(p.argmax())] for p in (self.before, self.after)]
@@ -262,7 +256,8 @@ class Corrector(nn.Module):
     Attributes:
         classifier: the frozen classifier.
         k: how many of the most probable classes the second look is about.
-        gate: only images with gap(1,5) below it get a second look; None: all.
+        gate: only images with gap(1,5) below this number get a second look, or, as text such as
+            "gap2:0.6", with gap(1,2) below it; None: all.
         look: the way to look again.
         called: the name of the look with its options; None for an object.
     """
@@ -271,7 +266,7 @@ class Corrector(nn.Module):
         self,
         classifier: Classifier,
         k: Number | None = None,
-        gate: Number | Literal["none"] | None = None,
+        gate: Number | str | Gate | None = None,
         look: str | os.PathLike[str] | Preset | Look = "poster",
         budget: Number | Literal["fast"] | None = None,
     ) -> None:
@@ -280,9 +275,11 @@ class Corrector(nn.Module):
         Args:
             classifier: what `relook.load` or `relook.Classifier` gave.
             k: 1 to the number of classes; None is 5, or all of fewer classes (2 for "best").
-            gate: a gap in [0, 1]; an image that the classifier is surer of stays as it is, at
-                the cost of one forward. "none" looks again at every image, and so does None for
-                a look that has no gate of its own.
+            gate: an image that the classifier is surer of stays as it is, at the cost of one
+                forward: a number from 0 to 1 for gap(1,5), "gap2:0.6" for gap(1,2), the lead of
+                the first class over the second, below 0.6, or a `relook.gate.Gate`. "none" looks
+                again at every image; None is the look's own gate ("quick" and "best" have one),
+                or "none" where it has none.
             look: a name ("poster", "quick", "best", "zoom", "flip", "whole", "larger", "fivecrop",
                 "tencrop", "network:MODEL" for a second network, several joined by +), a file that
                 tuning saved or a
@@ -304,11 +301,7 @@ class Corrector(nn.Module):
                 "wrap your network in relook.Classifier(module, mean=..., std=..., input_size=...)"
             )
         k = None if k is None else whole_number(k, "k")
-        if gate is not None and gate != "none":
-            try:
-                gate = real_number(gate, "gate")
-            except RelookError:
-                raise RelookError(f"{_GATE}; not {gate!r}") from None
+        gate = None if gate is None else Gate.of(gate)
         if budget is not None and not isinstance(look, str | os.PathLike):
             raise RelookError(
                 "budget goes with a look's name; an object has its own, as in "
@@ -319,7 +312,7 @@ class Corrector(nn.Module):
             look = Preset.of(look, k=k, gate=gate, budget=budget)
         if isinstance(look, Preset):
             k = look.k if k is None else k
-            gate = look.gate if gate is None else gate
+            gate = Gate.of(look.gate_or("none")) if gate is None else gate
             called = replace(look, k=None, gate=None).describe()
             look = look.make(classifier)
         elif not isinstance(look, Look):
@@ -327,17 +320,14 @@ class Corrector(nn.Module):
                 f"look must be a name, a file that tuning saved, or a look of relook.looks; not "
                 f"{look!r}"
             )
-        gate = None if gate == "none" else gate
         count = len(classifier.labels)
         if k is not None and not 1 <= k <= count:
             raise RelookError(
                 f"k must be 1 to {count}, the number of classes of {classifier.name}, not {k}"
             )
-        if gate is not None and not 0 <= gate <= 1:
-            raise RelookError(f"{_GATE}; not {gate}")
         self.classifier = classifier
         self.k = min(5, count) if k is None else k
-        self.gate = gate
+        self.gate = Gate.of(gate).setting
         self.look: Look = look
         self.called = called
         self._said = False
@@ -442,6 +432,7 @@ class Corrector(nn.Module):
             seconds=time.perf_counter() - start,
             left_out=second.left_out,
             no_view=second.no_view,
+            gate=self.gate,
         )
 
     @torch.no_grad()
@@ -458,11 +449,12 @@ class Corrector(nn.Module):
             NotFiniteError: the network answered NaN.
             ModelError: the look asks about another size than the network's, which it refuses.
         """
+        gate = Gate.of(self.gate)
         waiting: list[_Waiting] = []
         for first in firsts:
             start = time.perf_counter()
             classes = first.probabilities.topk(self.k).indices
-            unsure = self.gate is None or bool(gap(first.probabilities) < self.gate)
+            unsure = gate.passes(gate.gap(first.probabilities))
             second = self.look(self.classifier, first, classes, progress) if unsure else None
             waiting.append(_Waiting(first, classes, second, time.perf_counter() - start))
             if sum(w.forwards for w in waiting) >= _TOGETHER:

@@ -11,6 +11,7 @@ from relook.evaluation.evaluation import Evaluation, evaluate, rivals_of
 from relook.evaluation.forecast import Forecast
 from relook.evaluation.rows import Answer, Row, from_table, to_table
 from relook.evaluation.run import Run
+from relook.evaluation.share import GateOfShare, gate_of_share
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
 from relook.evaluation.tuning import GATES, Candidate, Tuning, tune
 from relook.folder import RunError
@@ -22,6 +23,7 @@ __all__ = [
     "DataError",
     "Evaluation",
     "Forecast",
+    "GateOfShare",
     "LabelledImage",
     "LabelledImages",
     "Method",
@@ -35,6 +37,7 @@ __all__ = [
     "class_names",
     "evaluate",
     "from_table",
+    "gate_of_share",
     "read_data",
     "rivals_of",
     "to_table",

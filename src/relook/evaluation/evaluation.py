@@ -22,9 +22,11 @@ from relook.evaluation.data import LabelledImages, read_data
 from relook.evaluation.forecast import OnForecast, forecast
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
+from relook.evaluation.share import GateOfShare
 from relook.evaluation.statistics import Method, Pairing, Statistics
 from relook.evaluation.work import Labelled, Rows, work
 from relook.folder import versions, write_atomically
+from relook.gate import Gate
 from relook.looks import Look, Preset, networks
 
 
@@ -90,6 +92,7 @@ def evaluate(
     output: str | os.PathLike[str] | None = None,
     *,
     versus: Sequence[str | os.PathLike[str]] | Mapping[str, Look | Corrector] = (),
+    gate_found: GateOfShare | None = None,
     on_rows: Rows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Evaluation:
@@ -105,6 +108,7 @@ def evaluate(
         output: the run's folder: run.json, rows/*.parquet and, when all is done, summary.json.
         versus: rivals, which look again at the same images (see `rivals_of`): names of looks or
             files, or, by the names they shall have, looks or correctors of the same classifier.
+        gate_found: how the corrector's gate was found (`gate_of_share`), for run.json to tell.
         on_rows: told of the rows as they come.
         on_forecast: told once, before the first image, what this will take.
 
@@ -126,6 +130,7 @@ def evaluate(
             name: {"k": rival.k, "gate": rival.gate, **named(rival)}
             for name, rival in rivals.items()
         },
+        **({} if gate_found is None else {"gate_of_share": gate_found.to_json()}),
         **describe(classifier, data),
     }
 
@@ -146,7 +151,7 @@ def evaluate(
     correctors = [corrector, *rivals.values()]
 
     def tell(left: Sequence[int]) -> None:
-        expected = forecast(correctors, data, left, [each.gate for each in correctors])
+        expected = forecast(correctors, data, left, [[Gate.of(each.gate)] for each in correctors])
         if expected and on_forecast:
             on_forecast(expected)
 
@@ -254,15 +259,17 @@ def second_networks(looks: Iterable[Look]) -> dict[str, Any]:
 def rivals_of(
     corrector: Corrector, versus: Sequence[str | os.PathLike[str]] | Mapping[str, Look | Corrector]
 ) -> dict[str, Corrector]:
-    """Rivals of a corrector, with its k and gate where they bring none of their own.
+    """Rivals of a corrector, with its k where they bring none of their own, and with its gate.
 
-    Beside a corrector whose gate is 0, which looks at nothing again, they have the gate 0.5.
+    They look again at the same images: a gate that a look such as "best" has of its own does not
+    count here, only one that a saved file holds or that a `Corrector` has. Beside a corrector whose
+    gate is 0, which looks at nothing again, they have the gate 0.5.
 
     Raises:
         RelookError: there is no such look, or its k is out of range.
         ModelError: a look needs a target layer and the classifier has none.
     """
-    gate = AMBIGUOUS if corrector.gate == 0 else corrector.gate
+    gate = Gate.of(AMBIGUOUS if corrector.gate == 0 else corrector.gate)
     if isinstance(versus, Mapping):
         return {
             name: rival
@@ -274,7 +281,8 @@ def rivals_of(
     for name in [versus] if isinstance(versus, str | os.PathLike) else versus:
         preset = Preset.of(name)
         k = corrector.k if preset.k is None else preset.k
-        rivals[str(name)] = Corrector(corrector.classifier, k, preset.gate_or(gate), preset)
+        own = gate if preset.gate is None else preset.gate
+        rivals[str(name)] = Corrector(corrector.classifier, k, own, preset)
     return rivals
 
 

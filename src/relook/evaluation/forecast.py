@@ -15,9 +15,10 @@ from PIL import Image
 
 from relook.attribution import FAST, ScoreCAM
 from relook.classifier import Classifier
-from relook.correction import Corrector, gap
+from relook.correction import Corrector
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.work import THREADS, read
+from relook.gate import Gate
 from relook.images import quiet
 from relook.looks import InTurn, Look, Together
 
@@ -51,7 +52,7 @@ def forecast(
     correctors: Sequence[Corrector],
     data: LabelledImages,
     indices: Sequence[int],
-    gates: Sequence[float | None],
+    gates: Sequence[Sequence[Gate]],
 ) -> Forecast | None:
     """What it will take to answer images under several correctors of one classifier.
 
@@ -59,10 +60,10 @@ def forecast(
     network is; these forward passes belong to no image's count.
 
     Args:
-        correctors: each looks again at every image below its gate.
+        correctors: each looks again at every image that one of its gates lets pass.
         data: the images.
         indices: which of them are still to be done, in the order in which they will be.
-        gates: one for each corrector; None for every image.
+        gates: those of each corrector.
 
     Returns:
         None where there is nothing to do, or no image of the sample can be read.
@@ -82,13 +83,13 @@ def forecast(
     ask = classifier if classifier.engine == "PyTorch" else classifier.many
     start = time.perf_counter()
     with torch.no_grad():
-        gaps = gap(ask(torch.stack(pixels))).tolist()
+        sure = ask(torch.stack(pixels)).cpu()
     each = (time.perf_counter() - start) / len(pixels)
     forwards, cost = float(len(indices)), float(len(indices))
     widest = 0
-    for corrector, gate in zip(correctors, gates, strict=True):
-        share = sum(gate is None or found < gate for found in gaps) / len(gaps)
-        unsure = round(share * len(indices))
+    for corrector, own in zip(correctors, gates, strict=True):
+        passing = sum(any(gate.passes(gate.gap(p)) for gate in own) for p in sure)
+        unsure = round(passing / len(pixels) * len(indices))
         asked, costs = _asked(corrector.look, corrector)
         forwards += unsure * asked
         cost += unsure * costs

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -21,10 +19,12 @@ from relook.evaluation.evaluation import after, before, describe, second_network
 from relook.evaluation.forecast import OnForecast, forecast, photo
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
+from relook.evaluation.share import GateOfShare
 from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import FILLS
 from relook.folder import RunError
+from relook.gate import Gate
 from relook.looks import Flip, Preset
 from relook.looks.presets import Budget
 
@@ -32,13 +32,14 @@ LOOKS = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop"
 """Tried where no look is settled; a look that the network cannot take is left out."""
 
 KS = (1, 2, 3, 5)
-Gate = float | Literal["none"]
 
 _FIXED_FILL = ("torchcam", "gradcam")
 """Variants of Score-CAM that go with one fill."""
 
-GATES: tuple[Gate, ...] = (0.1, 0.25, 0.5, 0.75)
-"""No second look at surer images: they are seldom moved and would cost as much as all others."""
+GATES: tuple[float | str, ...] = ("gap2:0.25", "gap2:0.5", "gap2:0.75", "gap2:0.9")
+"""By gap(1,2), which tells unsure images of few classes too, where gap(1,5) tells hardly any. They
+are few because each more candidate flatters the choice. No second look at surer images: they are
+seldom moved and would cost as much as all others."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ def tune(
     *,
     keep: Preset | None = None,
     looks: Sequence[str] | None = None,
-    gates: Sequence[Gate] = GATES,
+    gates: Sequence[float | str] = GATES,
     exact: bool = False,
+    gate_found: GateOfShare | None = None,
     on_rows: Rows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Tuning:
@@ -105,10 +107,11 @@ def tune(
             where the poster's look is settled, a budget settles Score-CAM too.
         looks: names of those to try; None is the look of `keep`, or all of `LOOKS` without it. Of
             looks other than the poster's and zoom, which has a k, only the gate is chosen.
-        gates: those to try, where `keep` has none; "none" among them is every image.
+        gates: those to try, as for `Corrector`, where `keep` has none.
         exact: whether all is tried of Score-CAM where it takes more masked forwards an image than
             the budget, or than 64 where none is settled, which may be thousands; else it is tried
             with so many, and with one fill.
+        gate_found: how the gate of `keep` was found, as in `evaluate`.
         on_rows: told of the rows as they come.
         on_forecast: told once, before the first image, what this will take.
 
@@ -141,7 +144,7 @@ def tune(
             left_out.append(f"{look}: {error}")
     left_out += _left_out_of_posters(classifier, found, keep, exact)
     ways = {name: preset for contender in found for name, preset in contender.ways.items()}
-    widest = max(math.inf if gate == "none" else gate for gate in gates)
+    tried = [Gate.of(gate) for gate in gates]
 
     def judge(
         images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
@@ -149,7 +152,7 @@ def tune(
         for image, first in zip(images, firsts, strict=True):
             first_answer = before(first, image.label, classifier, seconds)
             answers: list[tuple[str, Answer]] = []
-            if first_answer.gap(5) < widest:
+            if any(gate.passes(first_answer.gap(gate.j)) for gate in tried):
                 for contender in found:
                     [outcome] = contender.corrector.look_again([first])
                     for name, preset in contender.ways.items():
@@ -158,15 +161,15 @@ def tune(
             yield image.row(first_answer, rivals=tuple(answers))
 
     def tell(left: Sequence[int]) -> None:
-        gate = None if math.isinf(widest) else widest
         correctors = [contender.corrector for contender in found]
-        expected = forecast(correctors, data, left, [gate] * len(correctors))
+        expected = forecast(correctors, data, left, [tried] * len(correctors))
         if expected and on_forecast:
             on_forecast(expected)
 
     used = [contender.corrector.look for contender in found]
     asked = {"gates": list(gates), "ways": list(ways)}
-    settings = {"tuning": asked, **second_networks(used), **describe(classifier, data)}
+    noted = {} if gate_found is None else {"gate_of_share": gate_found.to_json()}
+    settings = {"tuning": asked, **noted, **second_networks(used), **describe(classifier, data)}
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
         rows = work(classifier, data, used, judge, run, on_rows, tell if on_forecast else None)
     result = replace(_rank(rows, ways, gates, keep), left_out=tuple(left_out))
@@ -305,14 +308,14 @@ def _name(preset: Preset) -> str:
 
 
 def _rank(
-    rows: Sequence[Row], ways: dict[str, Preset], gates: Sequence[Gate], keep: Preset
+    rows: Sequence[Row], ways: dict[str, Preset], gates: Sequence[float | str], keep: Preset
 ) -> Tuning:
     seen = [(row.before, row.label, dict(row.rivals)) for row in rows if row.before]
     # No second look: of a look that the network can take, so that the file can be used.
     first = next(iter(ways.values()), keep)
-    none = Candidate(replace(keep, look=first.look, gate=0.0), *_count(seen, "", 0.0))
+    none = Candidate(replace(keep, look=first.look, gate=0.0), *_count(seen, "", Gate(0.0)))
     tried = [
-        Candidate(replace(preset, gate=gate), *_count(seen, name, gate))
+        Candidate(replace(preset, gate=gate), *_count(seen, name, Gate.of(gate)))
         for name, preset in ways.items()
         for gate in gates
     ]
@@ -326,8 +329,7 @@ def _count(
     """What one way fixed and broke under a gate, and its forwards and cost an image."""
     pairing, forwards, cost = Pairing(), 0, 0.0
     for first, label, answers in seen:
-        looked = gate == "none" or first.gap(5) < gate
-        answer = answers[name] if looked else first
+        answer = answers[name] if gate.passes(first.gap(gate.j)) else first
         pairing += Pairing.of(first.best == label, answer.best == label)
         forwards += answer.forwards
         cost += answer.cost

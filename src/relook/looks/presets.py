@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from relook.arguments import real_number, whole_number
+from relook.arguments import whole_number
 from relook.attribution import CAM, Activity, Attribution, GradCAM, ScoreCAM
 from relook.classifier import Classifier
 from relook.errors import RelookError
+from relook.gate import Gate
 from relook.looks.crops import Crops
 from relook.looks.ends import Ends
 from relook.looks.flip import Flip
@@ -113,6 +114,10 @@ NETWORK = "network:"
 _KS = {"best": 2}
 """About how many classes a look is where that is not said, if not 5."""
 
+_GATES = {"quick": "gap2:0.7", "best": "gap2:0.7"}
+"""The gate that a look brings where none is given: by gap(1,2), which means the same for any number
+of classes."""
+
 _TAKES = {
     "poster": ("fill", "attribution", "variant", "budget"),
     "zoom": ("attribution", "variant", "budget"),
@@ -192,8 +197,8 @@ class Preset:
         look: a name as `make_look` takes it.
         fill, attribution, variant, budget: its options, see `make_look`; None where not given.
         k: how many of the most probable classes; None where not given.
-        gate: only images with gap(1,5) below it get a second look, "none": all do; None where not
-            given.
+        gate: only images with gap(1,5) below this number get a second look, or, as text such as
+            "gap2:0.6", with gap(1,2) below it; "none": all do; None where not given.
     """
 
     look: str = "poster"
@@ -202,7 +207,7 @@ class Preset:
     variant: str | None = None
     budget: Budget | None = None
     k: int | None = None
-    gate: float | Literal["none"] | None = None
+    gate: float | str | None = None
 
     @classmethod
     def of(cls, look: str | os.PathLike[str], **options: Any) -> Preset:
@@ -217,8 +222,11 @@ class Preset:
         is_file = not isinstance(look, str) or (look not in LOOKS and file.is_file())
         preset = cls.read(file) if is_file else cls(str(look))
         given = {name: value for name, value in options.items() if value is not None}
+        if "gate" in given:
+            setting = Gate.of(given["gate"]).setting
+            given["gate"] = "none" if setting is None else setting
         for name, as_number in _NUMBERS.items():
-            if not isinstance(given.get(name, ""), str):  # "none" and "fast" are no numbers
+            if not isinstance(given.get(name, ""), str):  # "fast" is no number
                 given[name] = as_number(given[name], name)
         parts = preset.look.split("+")
         own = preset.k or next((_KS[part] for part in parts if part in _KS), None)
@@ -253,11 +261,14 @@ class Preset:
             network=network,
         )
 
-    def gate_or(self, default: float | None) -> float | None:
-        """The gate as `Corrector` takes it, None for all images; `default` where none was given."""
-        if self.gate is None:
-            return default
-        return None if self.gate == "none" else self.gate
+    def gate_or(self, default: float | str) -> float | str:
+        """The gate that was given, or the look's own (of several the first that has one), or else
+        `default`. "none" is every image.
+        """
+        if self.gate is not None:
+            return self.gate
+        parts = self.look.split("+")
+        return next((_GATES[part] for part in parts if part in _GATES), default)
 
     def describe(self) -> str:
         """In words: what is not given is left out."""
@@ -288,10 +299,14 @@ class Preset:
                 "writes it)"
             )
         if not all(_KINDS[name](value) for name, value in found.items() if value is not None):
-            raise RelookError(f"{file}: k, gate and budget are numbers, the others names; or null")
+            raise RelookError(
+                f"{file}: k, gate and budget are numbers (a gate may be none or gap2:NUMBER), the "
+                "others names; or null"
+            )
         preset = cls(**found)
         try:
             preset.check()
+            Gate.of(preset.gate)
         except RelookError as error:
             raise RelookError(f"{file}: {error}") from error
         return preset
@@ -309,9 +324,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_NUMBERS: dict[str, Callable[[Any, str], int | float]] = {
+_NUMBERS: dict[str, Callable[[Any, str], int]] = {
     "k": whole_number,
-    "gate": real_number,
     "budget": whole_number,
 }
 """What makes a number of Python of one of NumPy or PyTorch."""
@@ -323,6 +337,6 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "variant": _is_text,
     "budget": lambda value: value == "fast" or _is_count(value),
     "k": _is_count,
-    "gate": lambda value: value == "none" or _is_number(value),
+    "gate": lambda value: _is_text(value) or _is_number(value),
 }
 """What a saved value is, where it is not null."""

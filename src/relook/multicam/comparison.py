@@ -34,6 +34,7 @@ from relook.evaluation.matching import BY_ORDER
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import fill_image, hide
 from relook.folder import write_atomically
+from relook.gate import Gate
 from relook.layers import evaluating
 from relook.multicam.data import digests, is_divided, some
 from relook.multicam.network import MultiCAM, mask_filter, saliency
@@ -156,7 +157,7 @@ def compare(
     output: str | os.PathLike[str] | None = None,
     *,
     k: int | None = None,
-    gate: float | None = AMBIGUOUS,
+    gate: float | str | None = AMBIGUOUS,
     budget: int | Literal["fast"] | None = None,
     on_rows: Rows | None = None,
 ) -> Comparison:
@@ -170,7 +171,7 @@ def compare(
         data: what `unseen_images` gave: nothing that they were trained on.
         output: the folder of the comparison.
         k: of the corrections, as for `Corrector`.
-        gate: the same way.
+        gate: the same for all of them, as for `Corrector`; None is every image.
         budget: of the poster's maps, as for `Corrector`.
         on_rows: told of the rows as they come.
 
@@ -181,15 +182,15 @@ def compare(
         ModelError: a network cannot do what a look asks of it.
     """
     _refuse_seen(trained.training, data, digests(data.images))
-    target = trained.target
+    target, one = trained.target, Gate.of(gate)
     looks = {
-        _name(look, budget): Corrector(target, k, gate, look, budget if look == "poster" else None)
+        _name(look, budget): Corrector(target, k, one, look, budget if look == "poster" else None)
         for look in LOOKS
     }
     networks = {OBJECT: trained.object, FUSED: trained.fused}
     settings = {
         "kind": "comparison",
-        "gate": gate,
+        "gate": one.setting,
         "looks": {name: {"k": c.k, **named(c)} for name, c in looks.items()},
         **describe(target, data),
         "networks": {name: weights_digest(c) for name, c in networks.items()},

@@ -10,6 +10,7 @@ from PIL import Image
 
 from relook.errors import RelookError
 from relook.evaluation import Answer, LabelledImages, Row
+from relook.gate import EVERY_IMAGE, Gate
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison, Trained, masked
 from relook.report import charts
 from relook.report.evaluation import figures, settings_of, spread
@@ -80,7 +81,7 @@ def write_comparison(
     """
     statistics, training = comparison.statistics, comparison.training
     rows = [row for row in comparison.rows if row.before and row.after]
-    gate = comparison.settings["gate"]
+    gate = Gate.of(comparison.settings["gate"])
     stages = {STAGE_NAMES[name]: stage for name, stage in training.stages.items()}
     start = str(training.settings["weights"])
     words = _STARTS.get(start, f"weights of {{}} in a file ({start.removeprefix('file ')})")
@@ -106,7 +107,7 @@ def write_comparison(
         comparison=comparison,
         compared=comparison.methods if rows else (),
         told=(TARGET, best_correction(comparison), FUSED),
-        gate=gate,
+        gate=None if gate == EVERY_IMAGE else gate,
         stages=stages,
         start=words.format(training.settings["backbone"]),
         images=first.images,

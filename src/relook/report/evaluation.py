@@ -20,6 +20,7 @@ from relook.evaluation import (
     Tally,
     Tuning,
 )
+from relook.gate import Gate
 from relook.report import charts
 from relook.report.findings import change, find, gain, interval, p, significance
 from relook.report.page import render_page
@@ -100,6 +101,8 @@ def write_report(
         found=find(statistics, corrector.gate),
         name=name,
         corrector=corrector,
+        gate=Gate.of(corrector.gate),
+        share=evaluation.settings.get("gate_of_share"),
         tuning=tuning,
         candidates=tuning.candidates[:_CANDIDATES] if tuning else (),
         fixed=_gallery([r for r in evaluation.rows if r.fixed], corrector, data, bars),

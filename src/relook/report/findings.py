@@ -8,6 +8,7 @@ from typing import Literal
 
 from relook.correction import AMBIGUOUS
 from relook.evaluation import Method, Pairing, Statistics, Tally
+from relook.gate import Gate
 from relook.looks.presets import NETWORK
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison
 from relook.report.story import count, duration, percent
@@ -44,8 +45,8 @@ class Findings:
         return f"{self.title}: {self.details[0].lower()}{self.details[1:]}"
 
 
-def find(statistics: Statistics, gate: float | None) -> Findings:
-    """What the statistics say of a second look under this gate."""
+def find(statistics: Statistics, gate: float | str | None) -> Findings:
+    """What the statistics say of a second look under this gate, as in `Corrector.gate`."""
     pairing = statistics.after.pairing
     if not pairing.images:
         return Findings("no evidence", "Nothing to judge", "No image could be classified.", ())
@@ -60,7 +61,7 @@ def find(statistics: Statistics, gate: float | None) -> Findings:
     asking, second_network = _second_network(statistics)
     remarks = [
         _undecided(pairing),
-        _ambiguous(statistics, gate),
+        _ambiguous(statistics, Gate.of(gate)),
         _sure(statistics) if gate is None else "",
         second_network,
         "" if asking and asking == _best_rival(statistics) else _rival(statistics),
@@ -210,16 +211,18 @@ def _numbers(pairing: Pairing) -> str:
     )
 
 
-def _ambiguous(statistics: Statistics, gate: float | None) -> str:
+def _ambiguous(statistics: Statistics, gate: Gate) -> str:
     pairing = statistics.after.ambiguous
     if not pairing.images:
+        if gate.j != 5:  # few classes: none is ambiguous, and images are unsure all the same
+            return f"No image is ambiguous (gap(1,5) < {AMBIGUOUS}); the gate goes by {gate.name}."
         return "No image is ambiguous (gap(1,5) < 0.5): there is hardly anything to correct."
     told = (
         f"Of the {count(pairing.images, 'ambiguous image')} (gap(1,5) < {AMBIGUOUS}) it fixed "
         f"{pairing.fixed:,} and broke {pairing.broken:,}: {change(pairing)} right, "
         f"{p(pairing.p_value)}"
     )
-    if gate == AMBIGUOUS:
+    if gate == Gate(AMBIGUOUS):
         return f"{told}. The others kept their first answer."
     return f"{told}; on those alone: {_NOUNS[pairing.verdict]}."
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from relook.correction import Correction, SeenView, gap
+from relook.correction import Correction, SeenView
+from relook.gate import Gate
 from relook.geometry import Box
 from relook.report.tiles import crop_tile, map_tile, photo_tile
 
@@ -88,7 +89,7 @@ class Story:
     Attributes:
         title: the image's name without its folders.
         correction: the numbers behind it.
-        gap: gap(1,5) of the first answer.
+        gap: of the first answer, the one that the corrector's gate goes by.
         photo: the whole image, what the network does not see darkened, with a numbered box around
             each part that was asked about again.
         boxes: how many of those there are.
@@ -108,6 +109,11 @@ class Story:
     masks: tuple[MaskStory, ...]
     views: tuple[ViewStory, ...]
     left_out: int
+
+    @property
+    def gate(self) -> Gate:
+        """What `gap` was compared with."""
+        return Gate.of(self.correction.gate)
 
     @property
     def view_name(self) -> str:
@@ -178,7 +184,7 @@ def tell(correction: Correction) -> Story:
     return Story(
         title=Path(correction.image).name,
         correction=correction,
-        gap=float(gap(before)),
+        gap=Gate.of(correction.gate).gap(before),
         photo=crop_tile(correction.original, correction.box, boxes=boxes),
         boxes=len(boxes),
         classes=tuple(

@@ -250,7 +250,8 @@ def print_story(console: Console, story: Story) -> None:
         )
     console.print(table)
     if not story.correction.corrected:
-        verdict = f"left as it is: gap(1,5) is {story.gap:.2f}, not below the gate"
+        gate, gap = story.gate, story.gap
+        verdict = f"left as it is: {gate.name} is {gap:.2f}, not below the gate of {gate.below}"
     elif not story.correction.views:
         verdict = f"{escape(story.top_after)}, as before: there was no view to ask about"
     elif story.correction.changed:
