@@ -471,7 +471,8 @@ def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo
     # --fill is of the poster's look; the others are tried without it.
     ways = json.loads((run / "tuning" / "run.json").read_text())["tuning"]["ways"]
     assert {way.partition(" ")[0] for way in ways} == {
-        *("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
+        *("poster", "quick", "best", "zoom", "uncropped", "whole", "larger", "flip"),
+        *("symmetries", "tencrop"),
     }
     assert {w.split("fill=")[1].split()[0] for w in ways if "fill=" in w} == {"mean"}
     tuned = json.loads((run / "tuned.json").read_text())

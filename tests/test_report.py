@@ -58,7 +58,7 @@ def test_no_view_is_explained_where_the_answer_is_shown(tmp_path, halves, correc
     seen = "without the whole image, of which the network has seen all that fits its input's shape"
     assert told[-2] == seen
     save_picture(tell(whole), tmp_path / "picture.png")
-    render_page("demo.html.j2", tmp_path / "page.html", stories=[tell(whole)], model="m", layer="l",
+    render_page("demo.html.j2", tmp_path / "page.html", pairs=[[tell(whole)] * 2], model="m", layer="l",
                 k=1, gate=1, seconds=1, version="1")  # fmt: skip
     page = words((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert f"W{seen[1:]}." in html.unescape(page)
@@ -224,7 +224,8 @@ def test_the_demo_page_tells_what_happened(page):
     assert "tiger cat → Egyptian cat" in text
     assert "459 forwards = 1 + 453 for the maps + 5 views" in text
     assert "espresso · left as it is" in text
-    assert "538 answers fixed and 464 broken" in text
+    assert "uncropped, mirrored" in text
+    assert text.index("after best") < text.index("after poster")
     assert {name for name, _, _ in told} == {photo.name for photo in photos()}
     assert ("chelsea.png", 453, 453) in told
 

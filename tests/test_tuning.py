@@ -40,9 +40,9 @@ def test_candidates_are_what_an_evaluation_of_each_says(grey, images):
     tuning = tune(grey, images, gates=[0.05, 0.09, "none"])
     presets = [candidate.preset for candidate in tuning.candidates]
     # k 1 to 3 and 4 (there are no 5 classes); three fills; CAM and exact Score-CAM (6 channels:
-    # no budget of 64); zoom with each k; quick, best, whole, larger, flip, tencrop; three gates;
-    # and no second look.
-    assert len(presets) == len(set(presets)) == (4 * 3 * 2 + 4 + 6) * 3 + 1
+    # no budget of 64); zoom with each k; quick, best, uncropped, whole, larger, flip, symmetries,
+    # tencrop; three gates; and no second look.
+    assert len(presets) == len(set(presets)) == (4 * 3 * 2 + 4 + 8) * 3 + 1
     assert {p.k for p in presets if p.k} == {1, 2, 3, 4}
     for candidate in tuning.candidates[:3] + tuning.candidates[-3:]:
         preset = candidate.preset
@@ -285,7 +285,9 @@ def test_a_network_without_a_target_layer_is_tuned_on_the_looks_it_can_take(imag
     )
     tuning = tune(flat, images, tmp_path, gates=["none"])
     looks = {candidate.preset.look for candidate in tuning.candidates}
-    assert looks == {"quick", "whole", "larger", "flip", "tencrop"}
+    assert looks == {
+        *("quick", "best", "uncropped", "whole", "larger", "flip", "symmetries", "tencrop")
+    }
     relook.Corrector(flat, look=str(tmp_path / "tuned.json"))
     with pytest.raises(relook.ModelError, match="found no layer"):
         tune(flat, images, looks=["poster"])

@@ -28,7 +28,10 @@ from relook.gate import Gate
 from relook.looks import Flip, Preset
 from relook.looks.presets import Budget
 
-LOOKS = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
+LOOKS = (
+    *("poster", "quick", "best", "zoom", "uncropped", "whole", "larger", "flip", "symmetries"),
+    "tencrop",
+)
 """Tried where no look is settled; a look that the network cannot take is left out."""
 
 KS = (1, 2, 3, 5)

@@ -114,7 +114,7 @@ NETWORK = "network:"
 _KS = {"best": 2}
 """About how many classes a look is where that is not said, if not 5."""
 
-_GATES = {"quick": "gap2:0.7", "best": "gap2:0.7"}
+_GATES = {"quick": "gap2:0.4", "best": "gap2:0.4"}
 """The gate that a look brings where none is given: by gap(1,2), which means the same for any number
 of classes."""
 
