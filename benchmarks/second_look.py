@@ -142,21 +142,25 @@ SINGLES: dict[str, tuple[int, Look]] = {
 AROUND = "uncropped, mirrored|whole, mirrored|flip"
 """The first view of the presets; what stands behind | is taken where there is none."""
 SUMS: dict[str, tuple[str, ...]] = {
-    "quick": (AROUND, "whole"),
-    "best": (AROUND, "whole", "closer", "uncropped"),
+    "quick": (AROUND, "whole:0.5"),
+    "best": (AROUND, "closer", "whole:0.5", "uncropped"),
     "quick before": ("whole|flip", "whole, mirrored"),
     "best before": ("whole|flip", "whole, mirrored", "larger", "larger, mirrored", "closer"),
-    "quick + closer": (AROUND, "whole", "closer"),
-    "best, closer weighs 1": (AROUND, "whole", "closer:1", "uncropped"),
-    "best, weights of 1/2": (f"{AROUND}:0.5", "whole:0.5", "closer:0.5", "uncropped:0.5"),
-    "best + ends": (AROUND, "whole", "closer", "uncropped", "ends"),
-    "best + flip": (AROUND, "whole", "closer", "uncropped", "flip"),
-    "uncropped, mirrored, + closer": (AROUND, "closer"),
-    "uncropped + closer": ("uncropped|whole|flip", "closer"),
+    "quick, whole weighs 1": (AROUND, "whole"),
+    "quick + closer": (AROUND, "whole:0.5", "closer"),
+    "best, whole weighs 1": (AROUND, "closer", "whole", "uncropped"),
+    "best, closer weighs 1": (AROUND, "closer:1", "whole:0.5", "uncropped"),
+    "best, all weigh half as much": (f"{AROUND}:0.5", "closer:0.4", "whole:0.25", "uncropped:0.5"),
+    "best without closer": (AROUND, "whole:0.5", "uncropped"),
+    "best without whole": (AROUND, "closer", "uncropped"),
+    "best + ends": (AROUND, "closer", "whole:0.5", "uncropped", "ends"),
+    "best + flip": (AROUND, "closer", "whole:0.5", "uncropped", "flip"),
     "uncropped, and mirrored": ("uncropped|whole", AROUND),
+    "uncropped, mirrored, + closer": (AROUND, "closer"),
+    "uncropped, mirrored, + flip": ("uncropped, mirrored|whole, mirrored", "flip"),
+    "uncropped + closer": ("uncropped|whole|flip", "closer"),
     "ends, mirrored, + closer": (f"ends, mirrored|{AROUND}", "closer"),
     "flip + whole": ("flip", "whole"),
-    "flip + uncropped": ("flip", "uncropped"),
 }
 POOL = ("flip", "whole", "whole, mirrored", "larger", "larger, mirrored", "uncropped", AROUND,
         "ends", "ends, mirrored", "closer", "closer, mirrored")  # fmt: skip
@@ -505,7 +509,7 @@ def ranking(studies: Sequence[Study]) -> None:
         print(f"\n## At a cost of at most {limit:.0f}: {len(affordable)} looks ranked on one half")
         rows = []
         for place, name in enumerate(ranked, 1):
-            if place > 10 and name not in (*SHOWN, "quick + closer"):
+            if place > 10 and name not in SHOWN:
                 continue
             first, other = (judged(studies, name, of_half(half)) for half in (0, 1))
             rows.append(

@@ -73,10 +73,11 @@ def _zoom(
 _AROUND = Mirrored(
     Uncropped(), otherwise=Mirrored(Whole(), otherwise=Flip(), alone=True), alone=True
 )
+_SMALLER = Whole(weight=0.5)
 
 
 def _quick() -> Look:
-    return InTurn(Together((_AROUND, Whole())))
+    return InTurn(Together((_AROUND, _SMALLER)))
 
 
 def _best() -> Look:
@@ -88,7 +89,7 @@ def _best() -> Look:
         weights="doubt",
         required=False,
     )
-    return InTurn(Together((_AROUND, Whole(), closer, Uncropped())))
+    return InTurn(Together((_AROUND, closer, _SMALLER, Uncropped())))
 
 
 LOOKS: dict[str, Callable[..., Look]] = {

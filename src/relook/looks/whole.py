@@ -18,11 +18,16 @@ _SEEN = "without the whole image, of which the network has seen all that fits it
 
 @dataclass(frozen=True)
 class Whole:
-    """The network's crop grown until it meets the image's edge, at the network's own input size;
-    its answer weighs as much as the first.
+    """The network's crop grown until it meets the image's edge, at the network's own input size.
 
-    Where the network saw as much already there is nothing more to see, and no view.
+    Things are smaller in it than in the first look. Where the network saw as much already there is
+    nothing more to see, and no view.
+
+    Attributes:
+        weight: of its answer; the first answer weighs 1.
     """
+
+    weight: float = 1.0
 
     @property
     def needs_activations(self) -> bool:
@@ -47,7 +52,7 @@ class Whole:
         if box[2] - box[0] < 1.01 * (shown[2] - shown[0]):
             return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
         size = (first.pixels.shape[1], first.pixels.shape[2])
-        weights = torch.ones_like(first.probabilities).unsqueeze(0)
+        weights = torch.full_like(first.probabilities, self.weight).unsqueeze(0)
         view = classifier.cut(first, box, size).unsqueeze(0)
         views = Views(view, weights, what="whole image", boxes=(box,))
         return SecondLook.without_maps(first.pixels, views)
