@@ -140,21 +140,22 @@ SINGLES: dict[str, tuple[int, Look]] = {
 """What is asked about each image, and of how many classes: one view, or views that go together."""
 
 AROUND = "uncropped, mirrored|whole, mirrored|flip"
-"""The first view of the presets; what stands behind | is taken where there is none."""
+"""The first view of the presets; what stands behind | is taken where there is none, and a weight
+behind a colon: of the view, or with a * of what it weighs by itself."""
 SUMS: dict[str, tuple[str, ...]] = {
     "quick": (AROUND, "whole:0.5"),
-    "best": (AROUND, "closer", "whole:0.5", "uncropped"),
+    "best": (f"{AROUND}:0.75", "closer:*0.75", "whole:0.375", "uncropped:0.75"),
     "quick before": ("whole|flip", "whole, mirrored"),
     "best before": ("whole|flip", "whole, mirrored", "larger", "larger, mirrored", "closer"),
     "quick, whole weighs 1": (AROUND, "whole"),
     "quick + closer": (AROUND, "whole:0.5", "closer"),
-    "best, whole weighs 1": (AROUND, "closer", "whole", "uncropped"),
-    "best, closer weighs 1": (AROUND, "closer:1", "whole:0.5", "uncropped"),
-    "best, all weigh half as much": (f"{AROUND}:0.5", "closer:0.4", "whole:0.25", "uncropped:0.5"),
-    "best without closer": (AROUND, "whole:0.5", "uncropped"),
-    "best without whole": (AROUND, "closer", "uncropped"),
-    "best + ends": (AROUND, "closer", "whole:0.5", "uncropped", "ends"),
-    "best + flip": (AROUND, "closer", "whole:0.5", "uncropped", "flip"),
+    "best, full weights": (AROUND, "closer", "whole:0.5", "uncropped"),
+    "best, full weights, also of whole": (AROUND, "closer", "whole", "uncropped"),
+    "best, half of the weights": (f"{AROUND}:0.5", "closer:*0.5", "whole:0.25", "uncropped:0.5"),
+    "best without closer": (f"{AROUND}:0.75", "whole:0.375", "uncropped:0.75"),
+    "best without whole": (f"{AROUND}:0.75", "closer:*0.75", "uncropped:0.75"),
+    "best + ends": (f"{AROUND}:0.75", "closer:*0.75", "whole:0.375", "uncropped:0.75", "ends:0.75"),
+    "best + flip": (f"{AROUND}:0.75", "closer:*0.75", "whole:0.375", "uncropped:0.75", "flip:0.75"),
     "uncropped, and mirrored": ("uncropped|whole", AROUND),
     "uncropped, mirrored, + closer": (AROUND, "closer"),
     "uncropped, mirrored, + flip": ("uncropped, mirrored|whole, mirrored", "flip"),
@@ -264,7 +265,9 @@ class Study:
         for part in SUMS.get(look, tuple(look.split(" & "))):
             names, _, weight = part.partition(":")
             found = self._first_of(tuple(names.split("|")))
-            if weight:
+            if weight.startswith("*"):
+                found = replace(found, weight=found.weight * np.float32(weight[1:]))
+            elif weight:
                 found = replace(found, weight=np.full_like(found.weight, float(weight)))
             parts.append(found)
         return parts

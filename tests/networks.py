@@ -98,6 +98,22 @@ def make_grey():
     )
 
 
+class Colours(nn.Module):
+    """Three classes, red, green and blue: as probable as the image has of them."""
+
+    def forward(self, x):
+        return x.mean(dim=(2, 3)).clamp(min=1e-6).log()
+
+
+def make_colours():
+    """For `module:function`: of a plain image of 100, 60, 40 the answer is 0.5, 0.3, 0.2."""
+    import relook
+
+    return relook.Classifier(
+        Colours(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4, labels=["red", "green", "blue"]
+    )
+
+
 def make_torn():
     """For `module:function`: as the fixture `grey`, torn between four classes."""
     import relook

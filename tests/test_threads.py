@@ -68,7 +68,7 @@ def as_onnx(tmp_path):
 def test_threads_get_the_answers_of_one_thread(make, look, calls, images, tmp_path, often):
     classifier = make(tmp_path)
     flags = [module.training for module in classifier.network.modules()]
-    corrector = relook.Corrector(classifier, k=2, look=look)
+    corrector = relook.Corrector(classifier, k=2, gate="none", look=look)
     expected = [corrector(image[None]) for image in images]
     answers = in_threads(lambda image: corrector(image[None]), images, calls)
     for call, answer in enumerate(answers):
@@ -139,7 +139,7 @@ def test_classifiers_that_share_modules_in_threads(images, tmp_path, often):
     networks = [own, Temperature(own), Ensemble(own, other), other]
     classifiers = [relook.Classifier(network.train(), **OWN) for network in networks]
     classifiers.append(relook.Classifier(behind.train(), **OWN, outputs="probabilities"))
-    correctors = [relook.Corrector(c, k=2, look="best") for c in classifiers]
+    correctors = [relook.Corrector(c, k=2, gate="none", look="best") for c in classifiers]
     expected = [torch.cat([c(image[None]) for image in images[:4]]) for c in correctors]
     with ThreadPoolExecutor(THREADS) as pool:
         answers = pool.map(lambda i: correctors[i % 5](images[i % 4][None])[0], range(400))

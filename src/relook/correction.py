@@ -280,11 +280,10 @@ class Corrector(nn.Module):
                 the first class over the second, below 0.6, or a `relook.gate.Gate`. "none" looks
                 again at every image; None is the look's own gate ("quick" and "best" have one),
                 or "none" where it has none.
-            look: a name ("poster", "quick", "best", "zoom", "flip", "whole", "larger", "fivecrop",
-                "tencrop", "network:MODEL" for a second network, several joined by +), a file that
-                tuning saved or a
-                `relook.looks.Preset`, whose k and gate hold where none are given here, or an
-                object, such as `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
+            look: a name as `relook.looks.make_look` takes it ("poster", "quick", "best", "flip",
+                "network:MODEL" for a second network, several joined by +), a file that tuning
+                saved or a `relook.looks.Preset`, whose k and gate hold where none are given here,
+                or an object, such as `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
             budget: at most how many masked forwards an image gets for its maps; None is all that
                 exact Score-CAM takes, "fast" is 64 (see `relook.ScoreCAM`).
 

@@ -89,7 +89,8 @@ def _best() -> Look:
         weights="doubt",
         required=False,
     )
-    return InTurn(Together((_AROUND, closer, _SMALLER, Uncropped())))
+    # At their full weights so many views outvote a first answer that was right too often.
+    return InTurn(Together((_AROUND, closer, _SMALLER, Uncropped()), weight=0.75))
 
 
 LOOKS: dict[str, Callable[..., Look]] = {
@@ -143,13 +144,12 @@ def make_look(
 
     Args:
         name: "poster" (mask images, the default everywhere), "quick" or "best" (at a cost of
-            at most 4 and 8), "zoom", "flip", "whole", "larger", "fivecrop", "tencrop" or
-            "network:MODEL", which asks a second network, the model of that name (see
-            `relook.load`; it may hold no + and no comma); or several joined by +, as in
-            "zoom+flip". "quick" and "best" were chosen on photos that
-            had been scaled to 299×299 beforehand, and hold there; on 1,000 full-size photos with
-            EfficientNet-Lite0 they fixed / broke 13 / 20 and 15 / 16 of the 214 unsure ones, so
-            there is no gain there: measure on images of your own first.
+            at most 4 and 7), "uncropped", "whole", "larger", "ends", "zoom", "flip", "rotations",
+            "symmetries", "fivecrop", "tencrop" or "network:MODEL", which asks a second network,
+            the model of that name (see `relook.load`; it may hold no + and no comma); or several
+            joined by +, as in "zoom+flip". Of 462 unsure answers of three networks on full-size
+            photos "quick" fixed / broke 30 / 9 and "best" 30 / 11; on one of the networks there
+            was no evidence of a gain (docs/second-look.md): measure on images of your own first.
         fill: of "poster": "black" (default), "mean" or "blur".
         attribution: of "poster" and "zoom": "scorecam" (default of the former), "cam" (of the
             latter) or "gradcam".

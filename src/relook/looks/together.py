@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Int
 from torch import Tensor
@@ -19,9 +19,11 @@ class Together:
 
     Attributes:
         looks: two or more. Maps and mask images are those of the first that makes any.
+        weight: by which the weights of all their views are multiplied; the first answer weighs 1.
     """
 
     looks: tuple[Look, ...]
+    weight: float = 1.0
 
     @property
     def needs_activations(self) -> bool:
@@ -46,7 +48,11 @@ class Together:
         progress: Progress | None = None,
     ) -> SecondLook:
         """The views of all, in their order."""
-        return together(*(look(classifier, first, classes, progress) for look in self.looks))
+        second = together(*(look(classifier, first, classes, progress) for look in self.looks))
+        if self.weight == 1:
+            return second
+        views = (replace(views, weights=self.weight * views.weights) for views in second.views)
+        return replace(second, views=tuple(views))
 
 
 def together(*seconds: SecondLook) -> SecondLook:
