@@ -99,8 +99,8 @@ K = Annotated[
 ]
 _BEST = (
     "There is --look best too, other views of the photo at a cost of at most 7: of 462 unsure "
-    "answers on full-size photos it fixed 30 and broke 11 in our study, the poster's look, which is "
-    "the default, 12 and 15 (with maps from CAM). Measure on your own images first: relook "
+    "answers on full-size photos it fixed 30 and broke 11 in our study; the default, the poster's "
+    "look, 12 and 15 (with maps from CAM). Measure on your own images first: relook "
     "evaluate."
 )
 _LONGEST_STEM = 230
