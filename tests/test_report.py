@@ -224,6 +224,7 @@ def test_the_demo_page_tells_what_happened(page):
     assert "tiger cat → Egyptian cat" in text
     assert "459 forwards = 1 + 453 for the maps + 5 views" in text
     assert "espresso · left as it is" in text
+    assert "538 answers fixed and 464 broken" in text
     assert "uncropped, mirrored" in text
     assert text.index("after best") < text.index("after poster")
     assert {name for name, _, _ in told} == {photo.name for photo in photos()}
