@@ -158,12 +158,12 @@ def test_views_are_told_apart_by_part_and_size(lite0):
     wide = Image.effect_noise((640, 480), 90).convert("RGB")
     story = tell(relook.Corrector(lite0, look="whole+larger+flip+zoom").correct(wide))
     assert [(view.what, view.part) for view in story.views[:3]] == [
-        ("whole image", "part 1, 224×224 pixels, scale 0.88"),
-        ("larger input", "part 1, 288×288 pixels, scale 1.12"),
+        ("whole image", "part 1, 224×224, scale 0.88"),
+        ("larger input", "part 1, 288×288, scale 1.12"),
         ("mirror image", "the same part, 224×224 pixels"),
     ]
     closer = [mask.part for mask in story.masks]
-    assert all(", 224×224 pixels" in part for part in closer)
+    assert all(", 224×224" in part for part in closer)
     boxes = {part.split(",")[0] for part in closer} - {"the same part"}
     assert story.boxes == 1 + len(boxes)  # numbered from 1 on, each once
     assert boxes == {f"part {n}" for n in range(2, 2 + len(boxes))}

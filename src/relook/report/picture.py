@@ -30,7 +30,7 @@ Shown = TypeVar("Shown")
 
 def save_picture(story: Story, file: Path) -> None:
     """Write the photo, the classes before and after, each class's map and the views asked about."""
-    bars = max(2.9, 0.9 + 0.42 * len(story.classes))
+    bars = max(2.9, 0.9 + 0.42 * len(story.classes)) + 0.3
     # Maps with a view of each class below them have rows of their own.
     masks = _rows(story.masks, _COLUMNS) if story.view_name else []
     maps = () if story.view_name else story.masks
@@ -103,7 +103,7 @@ def _rows(things: tuple[Shown, ...], columns: int) -> list[tuple[Shown, ...]]:
 
 def _top(part: SubFigure, story: Story) -> None:
     photo, chart = part.subplots(1, 2, width_ratios=[1, 1.35])
-    part.subplots_adjust(left=0.02, right=0.97, top=0.84, bottom=0.06, wspace=0.42)
+    part.subplots_adjust(left=0.02, right=0.97, top=0.84, bottom=0.11, wspace=0.42)
     part.text(0.02, 0.93, _headline(story), fontsize=13, weight="bold", va="center")
     part.text(
         0.97,
@@ -133,10 +133,11 @@ def _top(part: SubFigure, story: Story) -> None:
     chart.xaxis.set_visible(False)
     chart.spines[["top", "right", "bottom"]].set_visible(False)
     if story.boxes:
-        said = (
-            "bright: what the network saw first\nby number: the parts that were asked about again"
+        key = (
+            "bright: what the network saw first\nby number: the parts that were asked about again\n"
+            "scale: how large things are, beside 1 in the first look"
         )
-        photo.set_xlabel(said, fontsize=8, color="#555")
+        photo.set_xlabel(key, fontsize=8, color="#555")
 
 
 def _bars(
@@ -208,7 +209,9 @@ def _cells(
         else:
             _image(axes[column], one.tile)
             what = textwrap.fill(one.what, _TITLE, max_lines=2, placeholder="…")
-            axes[column].set_title(f"{what}\n{one.part}", fontsize=10)
+            axes[column].set_title(
+                f"{what}\n{one.part}", fontsize=9 if columns == _COLUMNS else 7.5
+            )
             said = f"{textwrap.shorten(one.answer, 24)} {percent(one.probability)}"
         axes[column].set_xlabel(said, fontsize=9, color="#444")
 

@@ -221,10 +221,10 @@ def _alike(box: Box, other: Box) -> bool:
 
 
 def _part(view: SeenView, correction: Correction, boxes: Sequence[Box]) -> str:
-    """For instance "part 1, 288×288 pixels, scale 1.12": of things, the first look's being 1."""
-    size = f"{view.pixels.shape[1]}×{view.pixels.shape[2]} pixels"
-    if view.frame is not None and view.frame.scale != 1:
-        size += f", scale {view.frame.scale:g}"
+    """For instance "part 1, 288×288 pixels" or, of another scale, "part 2, 224×224, scale 0.88"."""
+    size = f"{view.pixels.shape[1]}×{view.pixels.shape[2]}"
+    rescaled = view.frame is not None and view.frame.scale != 1
+    size += f", scale {view.frame.scale:g}" if view.frame and rescaled else " pixels"
     if view.box is None:
         return size
     number = next((n for n, box in enumerate(boxes, 1) if _alike(view.box, box)), None)
