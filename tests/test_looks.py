@@ -356,7 +356,7 @@ def test_mirrored_asks_about_every_view_twice():
     torch.testing.assert_close(mirrored, whole.flip(-1))
     answers = classifier(torch.stack([first, whole, mirrored]))
     torch.testing.assert_close(correction.after, answers.mean(dim=0))
-    assert [view.what for view in correction.views] == ["whole image", "whole image, mirrored"]
+    assert [view.what for view in correction.views] == ["largest part", "largest part, mirrored"]
     torch.testing.assert_close(correction.views[1].pixels, mirrored)
     torch.testing.assert_close(correction.views[1].probabilities, answers[2])
 
@@ -530,7 +530,7 @@ def test_best_works_where_there_is_no_cam_and_no_other_size():
     before = torch.get_rng_state()
     correction = relook.Corrector(classifier, look="best", gate="none").correct(image)
     assert [view.what for view in correction.views] == [
-        "whole image, mirrored", "zoomed", "whole image"
+        "largest part, mirrored", "zoomed", "largest part"
     ]  # fmt: skip
     assert correction.cost == correction.forwards == 4
     assert torch.equal(torch.get_rng_state(), before)
@@ -542,7 +542,7 @@ def test_best_works_where_no_layer_has_maps():
     asks_all = relook.Corrector(classifier, look="best").look.look
     correction = relook.Corrector(classifier, look=asks_all).correct(numbered(16, 32))
     assert [view.what for view in correction.views] == [
-        "uncropped, mirrored", "whole image", "uncropped"
+        "uncropped, mirrored", "largest part", "uncropped"
     ]  # fmt: skip
     assert correction.left_out == (
         "without a closer look, since the network has no layer with maps to find a place by",
@@ -622,7 +622,7 @@ def test_a_network_of_one_size_is_said_to_lack_the_larger_input():
     full = relook.Corrector(free, look=look).correct(wide())
     less = relook.Corrector(fixed, look=look).correct(wide())
     assert (len(full.views), full.left_out, full.no_view) == (3, (), ())
-    assert [view.what for view in less.views] == ["whole image"]
+    assert [view.what for view in less.views] == ["largest part"]
     refused = "without the larger input, which Means does not take (its own is 56×56)"
     assert (less.left_out, less.no_view) == ((refused,), ())
     assert less.to_json()["notes"] == [refused]
@@ -636,7 +636,7 @@ def test_an_image_with_no_more_to_see_is_told_from_a_network_that_cannot():
     correction = relook.Corrector(classifier, look=best).correct(small)
     assert correction.left_out == ()
     assert correction.no_view == (
-        "without the whole image, of which the network has seen all that fits its input's shape; "
+        "without a larger part, since the network has seen all that fits its input's shape; "
         "the mirror image instead",
         "without the larger input, for which the image has too few pixels",
     )

@@ -23,7 +23,7 @@ def test_python_blocks(tmp_path, monkeypatch, chelsea, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("Egyptian cat 0.3")
     assert printed[0].split()[3] == "4"  # forwards
-    assert printed[1] == "['uncropped, mirrored', 'whole image', 'uncropped']"
+    assert printed[1] == "['uncropped, mirrored', 'largest part', 'uncropped']"
     assert printed[2].startswith("torch.Size([5, 224, 224]) torch.Size([5, 3, 224, 224]) 4")
     # One photo proves nothing; its mirror image is a tiger cat.
     assert printed[3] == "no evidence 0.0"

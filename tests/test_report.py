@@ -55,7 +55,7 @@ def test_no_view_is_explained_where_the_answer_is_shown(tmp_path, halves, correc
     assert told[-3].startswith(
         "red, as before: there was no view to ask about · 1 forward, no view"
     )
-    seen = "without the whole image, of which the network has seen all that fits its input's shape"
+    seen = "without a larger part, since the network has seen all that fits its input's shape"
     assert told[-2] == seen
     save_picture(tell(whole), tmp_path / "picture.png")
     render_page("demo.html.j2", tmp_path / "page.html", pairs=[[tell(whole)] * 2], model="m", layer="l",
@@ -154,11 +154,11 @@ def test_crop_tile_outlines_and_numbers_the_parts_that_were_asked_about():
 
 
 def test_views_are_told_apart_by_part_and_size(lite0):
-    """The whole image and the larger input show the same part of it at two sizes."""
+    """The largest part and the larger input show the same part of it at two sizes."""
     wide = Image.effect_noise((640, 480), 90).convert("RGB")
     story = tell(relook.Corrector(lite0, look="whole+larger+flip+zoom").correct(wide))
     assert [(view.what, view.part) for view in story.views[:3]] == [
-        ("whole image", "part 1, 224×224, scale 0.88"),
+        ("largest part", "part 1, 224×224, scale 0.88"),
         ("larger input", "part 1, 288×288, scale 1.12"),
         ("mirror image", "the same part, 224×224 pixels"),
     ]

@@ -126,7 +126,7 @@ def test_mirror_images_in_place_of_views():
     classifier = means(8, crop_pct=0.5)
     look = Mirrored(Whole(), alone=True)
     correction = relook.Corrector(classifier, look=look).correct(numbered(16, 16))
-    assert [view.what for view in correction.views] == ["whole image, mirrored"]
+    assert [view.what for view in correction.views] == ["largest part, mirrored"]
     left, top, right, bottom = corners(classifier.network.shown)[1]
     assert left > right
     assert top < bottom

@@ -172,7 +172,8 @@ def relook_command(
 def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
     output: Annotated[
-        Path | None, typer.Option(help="Folder for one picture an image: maps and mask images.")
+        Path | None,
+        typer.Option(help="Folder for one picture an image: maps, and the views asked about."),
     ] = None,
     as_json: Json = False,
     model: Model = "bundled/efficientnet_lite0",

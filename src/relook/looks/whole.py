@@ -1,4 +1,4 @@
-"""The whole image: what resize and centre crop cut off is there to see."""
+"""The largest part of the image in the shape of the input: more of it, and smaller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relook.classifier import Classifier, FirstLook
 from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
-_SEEN = "without the whole image, of which the network has seen all that fits its input's shape"
+_SEEN = "without a larger part, since the network has seen all that fits its input's shape"
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ class Whole:
         size = (first.pixels.shape[1], first.pixels.shape[2])
         weights = torch.full_like(first.probabilities, self.weight).unsqueeze(0)
         view = classifier.cut(first, box, size).unsqueeze(0)
-        views = Views(view, weights, what="whole image", boxes=(box,))
+        views = Views(view, weights, what="largest part", boxes=(box,))
         return SecondLook.without_maps(first.pixels, views)

@@ -283,32 +283,32 @@ def _whole_set(statistics: Statistics, name: str) -> Table:
     if statistics.errors:
         title += f", {count(statistics.errors, 'other')} could not be used"
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("", overflow="fold", min_width=min(24, len(name) + 7))
-    for column in ("right", "wrong", "top-1 %", "top-5 %", "gain", "p", "forwards"):
-        table.add_column(column, justify="right")
-    table.add_row("before", *_counts(statistics.before), "", "", _per_image(statistics.before))
+    table.add_column("", overflow="fold")
+    for column in ("top-1 %", "top-5 %", "fixed", "broken", "gain", "p", "cost"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_row("before", *_right(statistics.before), "", "", "", "", _cost(statistics.before))
     for label, method in {f"after: {name}": statistics.after, **statistics.rivals}.items():
-        table.add_row(escape(label), *_counts(method.tally), *_gained(method))
+        table.add_row(escape(label), *_right(method.tally), *_gained(method))
     return table
 
 
-def _counts(tally: Tally) -> list[str]:
-    wrong = tally.images - tally.right
-    return [
-        f"{tally.right:,}",
-        f"{wrong:,}",
-        f"{100 * (tally.top1 or 0):.1f}",
-        f"{100 * (tally.top5 or 0):.1f}",
-    ]
+def _right(tally: Tally) -> list[str]:
+    return [f"{100 * (tally.top1 or 0):.1f}", f"{100 * (tally.top5 or 0):.1f}"]
 
 
 def _gained(method: Method) -> list[str]:
     p = significance(method.pairing.p_value).replace(" ", "")
-    return [gain(method.pairing), p, _per_image(method.tally)]
+    changed = [f"{method.pairing.fixed:,}", f"{method.pairing.broken:,}"]
+    return [*changed, gain(method.pairing), p, _cost(method.tally)]
 
 
 def _per_image(tally: Tally) -> str:
     return f"{tally.forwards / tally.images:,.2f}"
+
+
+def _cost(tally: Tally) -> str:
+    """Of an image, in forward passes at the network's own input size."""
+    return f"{tally.cost / tally.images:,.2f}"
 
 
 def _two_by_two(pairing: Pairing) -> Table:
