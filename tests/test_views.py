@@ -245,3 +245,12 @@ def test_pixels_alone_are_said_once_to_be_all_there_is(caplog):
     relook.Corrector(means(8), look="flip")(pixels)
     corrector.correct(numbered(16, 16))
     assert len(caplog.records) == 1
+
+
+def test_what_is_joined_to_a_look_that_asks_in_turn_is_asked_about_all_the_same():
+    classifier = relook.Classifier(Sure(), mean=(0, 0, 0), std=(1, 1, 1), input_size=8)
+    look = Together((InTurn(Together((Flip(), Flip(), Flip()))), Flip()))
+    white = Image.new("RGB", (8, 8), (255, 255, 255))
+    assert relook.Corrector(classifier, look=look).correct(white).forwards == 5
+    both = Together((InTurn(Flip()), InTurn(Flip())))
+    assert relook.Corrector(classifier, look=both).correct(white).forwards == 2

@@ -122,7 +122,9 @@ def _asked(look: Look, corrector: Corrector) -> tuple[int, float]:
 
 
 def photo(classifier: Classifier) -> Image.Image:
-    """Noise with twice as many pixels a side as the network takes: there is something to cut."""
+    """Noise of twice the network's height and six times its width: there is something to cut, and
+    long photos are what views cost most of.
+    """
     height, width = classifier.input_size
-    noise = np.random.default_rng(0).integers(0, 256, (2 * height, 2 * width, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (2 * height, 6 * width, 3), np.uint8)
     return Image.fromarray(noise)

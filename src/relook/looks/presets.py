@@ -230,7 +230,11 @@ class Preset:
             if not isinstance(given.get(name, ""), str):  # "fast" is no number
                 given[name] = as_number(given[name], name)
         parts = preset.look.split("+")
-        own = preset.k or next((_KS[part] for part in parts if part in _KS), None)
+        own = (
+            preset.k
+            if preset.k is not None
+            else next((_KS[part] for part in parts if part in _KS), None)
+        )
         return cls(**{**asdict(preset), "k": own, **given})
 
     def of_look(self, look: str) -> Preset:

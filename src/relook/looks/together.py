@@ -59,7 +59,8 @@ def together(*seconds: SecondLook) -> SecondLook:
     """All views and what was spent; the maps of the first that has any."""
     shown = next((second for second in seconds if len(second.maps)), seconds[0])
     return SecondLook(
-        in_turn=any(second.in_turn for second in seconds),
+        # What was joined to a look that asks in turn is asked about whatever that one says.
+        in_turn=all(second.in_turn for second in seconds),
         views=tuple(views for second in seconds for views in second.views),
         maps=shown.maps,
         mask_images=shown.mask_images,

@@ -34,8 +34,8 @@ class Uncropped:
     Attributes:
         scale: of the view, relative to the first look.
         most: what the view may cost, in forwards at the network's own input size. A longer photo
-            is shown smaller; and where its shorter side would be less than the input's, its ends
-            are cut off.
+            is shown smaller, and any photo where the crop leaves little of it; and where its
+            shorter side would be less than the input's, its ends are cut off.
     """
 
     scale: float = 1.0
