@@ -166,7 +166,9 @@ SUMS: dict[str, tuple[str, ...]] = {
 POOL = ("flip", "whole", "whole, mirrored", "larger", "larger, mirrored", "uncropped", AROUND,
         "ends", "ends, mirrored", "closer", "closer, mirrored")  # fmt: skip
 """Every sum of up to four of these is ranked too."""
-SHOWN = ("flip", "tencrop", "quick before", "best before", "quick", "best")
+SHOWN = (
+    *("poster, maps from CAM", "flip", "tencrop", "quick before", "best before", "quick", "best"),
+)
 AGAINST = (("best", "flip"), ("best", "tencrop"), ("quick", "flip"), ("quick", "tencrop"),
            ("best", "quick"), ("best", "best before"))  # fmt: skip
 

@@ -595,13 +595,17 @@ def test_a_second_network_is_loaded_once_and_said(data, tmp_path, photo):
     assert networks.made == ["turned"]
 
 
+def write_red_and_green(data):
+    for index in range(12):
+        folder = data / ("red", "green")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_noise(folder / f"{index}.png", index)
+
+
 def test_a_second_network_is_loaded_once_for_all_rivals(tmp_path):
     import networks
 
-    for index in range(12):
-        folder = tmp_path / "data" / ("red", "green")[index % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        write_noise(folder / f"{index}.png", index)
+    write_red_and_green(tmp_path / "data")
     networks.made.clear()
     look = "network:networks:make_turned"
     result = relook(
@@ -618,10 +622,7 @@ def test_a_second_network_is_loaded_once_for_all_rivals(tmp_path):
 def test_gates_of_a_second_network_are_tuned_and_it_is_loaded_once(tmp_path):
     import networks
 
-    for index in range(12):
-        folder = tmp_path / "data" / ("red", "green")[index % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        write_noise(folder / f"{index}.png", index)
+    write_red_and_green(tmp_path / "data")
     networks.made.clear()
     look = "network:networks:make_turned"
     run = tmp_path / "run"

@@ -504,11 +504,16 @@ def test_the_presets_cost_what_they_promise(lite0, name, views, most):
     assert correction.k == (2 if name == "best" else 5)
 
 
-def test_best_is_about_two_classes_unless_that_is_said(cnn):
+def test_best_is_about_two_classes_unless_that_is_said(cnn, tmp_path):
     assert relook.Corrector(cnn, look="best").k == 2
     assert relook.Corrector(cnn, look="best+flip").k == 2
     assert relook.Corrector(cnn, look="best", k=3).k == 3
     assert relook.Corrector(cnn, look="quick").k == 4
+    Preset("best", k=0).save(tmp_path / "none.json")
+    with pytest.raises(RelookError, match="k must be 1 to 4"):
+        relook.Corrector(cnn, look=tmp_path / "none.json")
+    with pytest.raises(RelookError, match="k must be 1 to 4"):
+        relook.Corrector(cnn, k=0, look="best")
 
 
 def test_best_works_where_there_is_no_cam_and_no_other_size():

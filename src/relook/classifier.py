@@ -107,6 +107,11 @@ class FirstLook:
     original: Image.Image | None = None
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pixels."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    @property
     def extent(self) -> tuple[int, int]:
         """(width, height) of what there is to cut views from: the original, else the pixels."""
         if self.original is not None:

@@ -889,7 +889,7 @@ def demo(
 
 
 def _gate(text: str | None) -> Gate | None:
-    from relook.gate import Gate
+    from relook.gate import EXAMPLES, Gate
 
     if text is None:
         return None
@@ -903,10 +903,7 @@ def _gate(text: str | None) -> Gate | None:
     try:
         return Gate.of(gate)
     except RelookError:
-        _refuse(
-            f"--gate takes a number from 0 to 1, or none; not {text!r} (0.5 is gap(1,5) below 0.5, "
-            "and gap2:0.6 is gap(1,2) below 0.6)"
-        )
+        _refuse(f"--gate takes a number from 0 to 1, or none; not {text!r} ({EXAMPLES})")
 
 
 def _share(gate: str | None) -> float | None:

@@ -33,7 +33,7 @@ from relook.gate import Gate
 from relook.gate import gap as gap
 from relook.geometry import Box
 from relook.images import ImageSource, image_name, open_image
-from relook.looks import Frame, Look, Preset, SecondLook, Views, needs_layer, networks
+from relook.looks import Frame, Look, Preset, SecondLook, Views, keeps_maps, needs_layer, networks
 
 _log = logging.getLogger("relook")
 
@@ -340,7 +340,7 @@ class Corrector(nn.Module):
     @property
     def needs_activations(self) -> bool:
         """Whether first looks have to keep the target layer's maps, if the network has one."""
-        return self.look.needs_activations and self.classifier.has_target_layer
+        return keeps_maps(self.look, self.classifier)
 
     def extra_repr(self) -> str:
         """The settings, for `print(corrector)`."""
@@ -546,7 +546,7 @@ class Corrector(nn.Module):
 
     def _sum(self, w: _Waiting, view_answers: tuple[Tensor, ...], seconds: float) -> Outcome:
         y = w.first.probabilities
-        own = self.classifier.cost(*w.first.pixels.shape[1:])
+        own = self.classifier.cost(*w.first.size)
         forwards, cost, after = 1, own, y
         if w.second is not None:
             r = torch.zeros_like(y)
@@ -621,7 +621,7 @@ def _refusal(network: Classifier, views: Tensor, why: str) -> ModelError:
 def _seen(outcome: Outcome, classifier: Classifier) -> tuple[SeenView, ...]:
     """Every view with its answer."""
     first = outcome.first
-    shown, own = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
+    shown, own = classifier.shown(first), first.size
 
     def frame(views: Views, pixels: Tensor, box: Box | None) -> Frame | None:
         if box is None or views.by is not None:  # another network has another scale

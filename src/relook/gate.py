@@ -16,7 +16,7 @@ AMBIGUOUS = 0.5
 
 _GAP2 = "gap2:"
 _WANTED = "gate must be a gap from 0 to 1, or none"
-_EXAMPLES = "0.5 is gap(1,5) below 0.5, and gap2:0.6 is gap(1,2) below 0.6"
+EXAMPLES = "0.5 is gap(1,5) below 0.5, and gap2:0.6 is gap(1,2) below 0.6"
 
 
 def gap(probabilities: Float[Tensor, "*n c"], j: int = 5) -> Float[Tensor, "*n"]:
@@ -121,4 +121,4 @@ EVERY_IMAGE = Gate(math.inf)
 
 
 def _refusal(value: object) -> RelookError:
-    return RelookError(f"{_WANTED}; not {value!r} ({_EXAMPLES})")
+    return RelookError(f"{_WANTED}; not {value!r} ({EXAMPLES})")

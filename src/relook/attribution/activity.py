@@ -31,7 +31,7 @@ class Activity:
     ) -> AttributionMaps:
         """One map, as often as there are `classes`."""
         indices = checked(self, classifier, first, classes)
-        size = (first.pixels.shape[1], first.pixels.shape[2])
+        size = first.size
         active = activations_of(first).relu().sum(dim=0, keepdim=True)
         maps = min_max(upsample(active, size)).expand(len(indices), -1, -1)
         return AttributionMaps(maps, forwards=0)

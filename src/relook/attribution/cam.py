@@ -60,7 +60,7 @@ class CAM:
                 raise
             seen = self.otherwise(classifier, first, indices, progress)
             return replace(seen, notes=(self._instead(classifier), *seen.notes))
-        size = (first.pixels.shape[1], first.pixels.shape[2])
+        size = first.size
         return AttributionMaps(combine(weights, activations, size), forwards=0)
 
     def _instead(self, classifier: Classifier) -> str:

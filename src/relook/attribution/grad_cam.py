@@ -34,6 +34,6 @@ class GradCAM:
         """Maps of `classes` for the image of `first`."""
         indices = checked(self, classifier, first, classes)
         activations, gradients = classifier.gradients(first.pixels, indices)
-        size = (first.pixels.shape[1], first.pixels.shape[2])
+        size = first.size
         maps = combine(gradients.mean(dim=(2, 3)), activations, size)
         return AttributionMaps(maps, forwards=1, backwards=1)

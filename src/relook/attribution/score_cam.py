@@ -176,7 +176,7 @@ class ScoreCAM:
         indices = checked(self, classifier, first, classes)
         recipe = _RECIPES[self.variant]
         activations = activations_of(first)
-        size = (first.pixels.shape[1], first.pixels.shape[2])
+        size = first.size
         live = live_channels(activations)
         if not live.any():
             return AttributionMaps(first.pixels.new_zeros(len(indices), *size), forwards=0)
@@ -230,7 +230,7 @@ class ScoreCAM:
         progress: Progress | None,
     ) -> Float[Tensor, "c k"]:
         """Alpha before any softmax: one masked forward a mask, all classes from each."""
-        size = (first.pixels.shape[1], first.pixels.shape[2])
+        size = first.size
         run = classifier.runner(len(masks), size)
         # Masking and normalising are both affine, so the masks are laid on normalised pixels.
         kept = classifier.normalised(first.pixels)

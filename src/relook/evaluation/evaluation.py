@@ -190,7 +190,7 @@ def _tested(pairing: Pairing) -> dict[str, Any]:
 
 def before(first: FirstLook, label: int, classifier: Classifier, seconds: float) -> Answer:
     """The first look's answer, in short."""
-    cost = classifier.cost(first.pixels.shape[1], first.pixels.shape[2])
+    cost = classifier.cost(*first.size)
     return Answer.of(first.probabilities, label, forwards=1, cost=cost, seconds=seconds)
 
 

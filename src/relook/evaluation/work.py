@@ -21,7 +21,7 @@ from relook.evaluation.data import LabelledImage, LabelledImages, shuffled
 from relook.evaluation.rows import Answer, Row
 from relook.evaluation.run import Run
 from relook.images import quiet
-from relook.looks import Look
+from relook.looks import Look, keeps_maps
 
 PART_SECONDS = 6.0
 """A part is written when so much work is done: with the batch in flight, at least every 15 s."""
@@ -97,7 +97,7 @@ def work(
     if rows and on_rows:
         on_rows(list(rows.values()))
     left = [index for index in shuffled(len(data)) if index not in rows]
-    if len(left) >= MANY or (left and any(look.needs_activations for look in looks)):
+    if len(left) >= MANY or (left and any(keeps_maps(look, classifier) for look in looks)):
         # Now, so that neither the time of an image nor its answer depends on where a run began.
         classifier.runner(MANY, classifier.input_size)
     if on_left:
@@ -129,7 +129,7 @@ def _rows(
     looks: Sequence[Look],
     judge: Judge,
 ) -> Iterator[Row]:
-    activations = classifier.has_target_layer and any(look.needs_activations for look in looks)
+    activations = any(keeps_maps(look, classifier) for look in looks)
     originals = any(look.needs_original for look in looks)
 
     def judged(batch: Sequence[Labelled]) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
 from relook.looks.network import Network, networks
 from relook.looks.presets import LOOKS, Preset, make_look
-from relook.looks.protocol import Look, SecondLook, Views, needs_layer
+from relook.looks.protocol import Look, SecondLook, Views, keeps_maps, needs_layer
 from relook.looks.symmetries import Symmetries
 from relook.looks.together import Together
 from relook.looks.uncropped import Uncropped
@@ -37,6 +37,7 @@ __all__ = [
     "Views",
     "Whole",
     "Zoom",
+    "keeps_maps",
     "make_look",
     "needs_layer",
     "networks",

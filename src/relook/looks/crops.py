@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -36,17 +36,10 @@ class Crops:
         flip: ten crops in place of five.
     """
 
+    needs_activations: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = True
+
     flip: bool = False
-
-    @property
-    def needs_activations(self) -> bool:
-        """Crops need no map."""
-        return False
-
-    @property
-    def needs_original(self) -> bool:
-        """The corners lie outside of what the first look saw."""
-        return True
 
     def __call__(
         self,
@@ -57,13 +50,10 @@ class Crops:
     ) -> SecondLook:
         """Four views, or nine."""
         corners = corner_boxes(first.extent, classifier.shown(first))
-        size = (first.pixels.shape[1], first.pixels.shape[2])
-        cut = torch.stack([classifier.cut(first, box, size) for box in corners])
-        weights = torch.ones_like(first.probabilities).expand(len(cut), -1)
-        boxes = tuple(corners)
-        views = [Views(cut, weights, what="corner", boxes=boxes)]
+        cut = Views.cut(classifier, first, *corners, what="corner")
+        views = [cut]
         if self.flip:
-            views.append(Views(cut.flip(-1), weights, what="corner, mirrored", boxes=boxes))
+            views.append(replace(cut, pixels=cut.pixels.flip(-1), what="corner, mirrored"))
             views += Flip()(classifier, first, classes).views
         shown = classifier.shown(first)
         smaller = (corners[0][2] - corners[0][0]) < 0.999 * (shown[2] - shown[0])

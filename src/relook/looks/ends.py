@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -27,15 +27,8 @@ class Ends:
     the first look. Of a photo that is not longer there is no view.
     """
 
-    @property
-    def needs_activations(self) -> bool:
-        """No map is needed."""
-        return False
-
-    @property
-    def needs_original(self) -> bool:
-        """They show what the first look's crop cut off."""
-        return True
+    needs_activations: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -48,15 +41,8 @@ class Ends:
         boxes = ends(first.extent, classifier.shown(first))
         if not boxes:
             return SecondLook.without_maps(first.pixels, no_view=(_NO_ENDS,))
-        return SecondLook.without_maps(first.pixels, views_of(classifier, first, boxes))
-
-
-def views_of(classifier: Classifier, first: FirstLook, boxes: tuple[Box, ...]) -> Views:
-    """Boxes at the network's input size, which share the weight of one view."""
-    size = (first.pixels.shape[1], first.pixels.shape[2])
-    pixels = torch.stack([classifier.cut(first, box, size) for box in boxes])
-    weights = torch.full_like(first.probabilities, 1 / len(boxes)).expand(len(boxes), -1)
-    return Views(pixels, weights, what="one end", boxes=boxes)
+        views = Views.cut(classifier, first, *boxes, what="one end", weight=1 / 2)
+        return SecondLook.without_maps(first.pixels, views)
 
 
 def ends(extent: tuple[int, int], shown: Box) -> tuple[Box, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -17,15 +18,8 @@ from relook.looks.protocol import SecondLook, Views
 class Flip:
     """f of the image mirrored left to right, at the weight of the first answer: Y' is their sum."""
 
-    @property
-    def needs_activations(self) -> bool:
-        """A mirror image needs no map."""
-        return False
-
-    @property
-    def needs_original(self) -> bool:
-        """The pixels are enough."""
-        return False
+    needs_activations: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = False
 
     def __call__(
         self,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -34,17 +34,10 @@ class Larger:
             this look alone; if not, there is no view.
     """
 
+    needs_activations: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = True
+
     required: bool = True
-
-    @property
-    def needs_activations(self) -> bool:
-        """No map is needed."""
-        return False
-
-    @property
-    def needs_original(self) -> bool:
-        """It shows what the first look's crop cut off."""
-        return True
 
     def __call__(
         self,
@@ -55,7 +48,7 @@ class Larger:
     ) -> SecondLook:
         """One view, or none."""
         box = grown(classifier.shown(first), first.extent)
-        own = (first.pixels.shape[1], first.pixels.shape[2])
+        own = first.size
         size = larger_size(own, min((box[3] - box[1]) / own[0], (box[2] - box[0]) / own[1]))
         if size == own:
             return SecondLook.without_maps(first.pixels, no_view=(_TOO_FEW,))
@@ -65,9 +58,7 @@ class Larger:
                 f"{own[0]}×{own[1]})"
             )
             return SecondLook.without_maps(first.pixels, left_out=(refused,))
-        view = classifier.cut(first, box, size).unsqueeze(0)
-        weights = torch.ones_like(first.probabilities).unsqueeze(0)
-        views = Views(view, weights, what="larger input", boxes=(box,))
+        views = Views.cut(classifier, first, box, what="larger input", size=size)
         return SecondLook.without_maps(first.pixels, views)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -31,6 +32,9 @@ class Mask:
         weights: what a view's answer weighs, see `relook.looks.weights`.
     """
 
+    needs_activations: ClassVar[bool] = True
+    needs_original: ClassVar[bool] = False
+
     attribution: Attribution = field(default_factory=ScoreCAM)
     fill: str | None = None
     threshold: float = 0.1
@@ -43,16 +47,6 @@ class Mask:
             check_fill(self.fill)
         if not 0 <= self.threshold < 1:
             raise RelookError(f"threshold must be in [0, 1), not {self.threshold}")
-
-    @property
-    def needs_activations(self) -> bool:
-        """Attribution is made of the target layer's maps."""
-        return True
-
-    @property
-    def needs_original(self) -> bool:
-        """What is hidden are the pixels that the network saw."""
-        return False
 
     @property
     def hidden_as(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from typing import ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
@@ -34,20 +35,13 @@ class Network:
         classifier: the second network.
     """
 
+    needs_activations: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = True
+
     classifier: Classifier
 
     def __repr__(self) -> str:
         return f"Network({self.classifier.name!r})"
-
-    @property
-    def needs_activations(self) -> bool:
-        """No map is needed."""
-        return False
-
-    @property
-    def needs_original(self) -> bool:
-        """The second network has a resize and crop of its own."""
-        return True
 
     def __call__(
         self,

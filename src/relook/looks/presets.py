@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from relook.arguments import whole_number
 from relook.attribution import CAM, Activity, Attribution, GradCAM, ScoreCAM
@@ -34,6 +34,7 @@ ATTRIBUTIONS = ("scorecam", "cam", "gradcam")
 
 
 Budget = int | Literal["fast"]
+T = TypeVar("T")
 
 
 def _attribution(
@@ -229,12 +230,7 @@ class Preset:
         for name, as_number in _NUMBERS.items():
             if not isinstance(given.get(name, ""), str):  # "fast" is no number
                 given[name] = as_number(given[name], name)
-        parts = preset.look.split("+")
-        own = (
-            preset.k
-            if preset.k is not None
-            else next((_KS[part] for part in parts if part in _KS), None)
-        )
+        own = _own(_KS, preset.look) if preset.k is None else preset.k
         return cls(**{**asdict(preset), "k": own, **given})
 
     def of_look(self, look: str) -> Preset:
@@ -272,8 +268,8 @@ class Preset:
         """
         if self.gate is not None:
             return self.gate
-        parts = self.look.split("+")
-        return next((_GATES[part] for part in parts if part in _GATES), default)
+        own = _own(_GATES, self.look)
+        return default if own is None else own
 
     def describe(self) -> str:
         """In words: what is not given is left out."""
@@ -315,6 +311,11 @@ class Preset:
         except RelookError as error:
             raise RelookError(f"{file}: {error}") from error
         return preset
+
+
+def _own(table: Mapping[str, T], look: str) -> T | None:
+    """What the table holds for a look; of several joined by + for the first that it knows."""
+    return next((table[part] for part in look.split("+") if part in table), None)
 
 
 def _is_text(value: object) -> bool:

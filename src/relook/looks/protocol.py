@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,6 +36,30 @@ class Views:
     what: str = "view"
     boxes: tuple[Box, ...] | None = None
     by: Classifier | None = None
+
+    @classmethod
+    def cut(
+        cls,
+        classifier: Classifier,
+        first: FirstLook,
+        *boxes: Box,
+        what: str,
+        size: tuple[int, int] | None = None,
+        weight: float = 1.0,
+    ) -> Views:
+        """Of parts of the image, each with the same weight for all classes.
+
+        Args:
+            classifier: cuts them.
+            first: the image.
+            boxes: in pixels of `first.extent`; at least one.
+            what: they show.
+            size: (height, width) to bring them to; that of the first look by default.
+            weight: of each answer; the first answer weighs 1.
+        """
+        pixels = torch.stack([classifier.cut(first, box, size or first.size) for box in boxes])
+        weights = torch.full_like(first.probabilities, weight).expand(len(boxes), -1)
+        return cls(pixels, weights, what=what, boxes=boxes)
 
 
 @dataclass(frozen=True)
@@ -111,6 +136,11 @@ class Look(Protocol):
     ) -> SecondLook:
         """The views of one image, of which `classes` are the top-k."""
         ...
+
+
+def keeps_maps(look: Look, classifier: Classifier) -> bool:
+    """Whether first looks keep the target layer's maps for this look, if there is such a layer."""
+    return look.needs_activations and classifier.has_target_layer
 
 
 def needs_layer(look: Look) -> bool:

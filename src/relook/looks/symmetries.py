@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -25,17 +26,10 @@ class Symmetries:
         mirrored: eight symmetries in place of four rotations.
     """
 
+    needs_activations: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = False
+
     mirrored: bool = False
-
-    @property
-    def needs_activations(self) -> bool:
-        """No map is needed."""
-        return False
-
-    @property
-    def needs_original(self) -> bool:
-        """The pixels are enough."""
-        return False
 
     def __call__(
         self,
@@ -45,7 +39,7 @@ class Symmetries:
         progress: Progress | None = None,
     ) -> SecondLook:
         """Three views, or seven; one, or three, of a network that takes no quarter turns."""
-        height, width = first.pixels.shape[1:]
+        height, width = first.size
         quarters = height == width or classifier.takes(width, height)
         turns = (1, 2, 3) if quarters else (2,)
         ways = [(turn, False) for turn in turns]

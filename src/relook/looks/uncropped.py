@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from relook.attribution import Progress
 from relook.classifier import Classifier, FirstLook
 from relook.geometry import Box
-from relook.looks.ends import ends, views_of
+from relook.looks.ends import Ends
 from relook.looks.frame import per_pixel, sees_all
 from relook.looks.protocol import SecondLook, Views
 
@@ -38,18 +38,11 @@ class Uncropped:
             shorter side would be less than the input's, its ends are cut off.
     """
 
+    needs_activations: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = True
+
     scale: float = 1.0
     most: float = 2.0
-
-    @property
-    def needs_activations(self) -> bool:
-        """No map is needed."""
-        return False
-
-    @property
-    def needs_original(self) -> bool:
-        """It shows what the first look's crop cut off."""
-        return True
 
     def __call__(
         self,
@@ -59,7 +52,7 @@ class Uncropped:
         progress: Progress | None = None,
     ) -> SecondLook:
         """One view, or two, or none."""
-        shown, own = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
+        shown, own = classifier.shown(first), first.size
         if sees_all(shown, first.extent):
             return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
         box, size = uncropped(first.extent, shown, own, self.scale, self.most)
@@ -68,12 +61,9 @@ class Uncropped:
                 f"without the uncropped image, since {classifier.name} takes {own[0]}×{own[1]} "
                 "alone; the two ends of longer photos instead"
             )
-            boxes = ends(first.extent, shown)
-            parts = [views_of(classifier, first, boxes)] if boxes else []
-            return SecondLook.without_maps(first.pixels, *parts, left_out=(note,))
-        pixels = classifier.cut(first, box, size).unsqueeze(0)
-        weights = torch.ones_like(first.probabilities).unsqueeze(0)
-        views = Views(pixels, weights, what="uncropped", boxes=(box,))
+            instead = Ends()(classifier, first, classes).views
+            return SecondLook.without_maps(first.pixels, *instead, left_out=(note,))
+        views = Views.cut(classifier, first, box, what="uncropped", size=size)
         return SecondLook.without_maps(first.pixels, views)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -27,17 +27,10 @@ class Whole:
         weight: of its answer; the first answer weighs 1.
     """
 
+    needs_activations: ClassVar[bool] = False
+    needs_original: ClassVar[bool] = True
+
     weight: float = 1.0
-
-    @property
-    def needs_activations(self) -> bool:
-        """No map is needed."""
-        return False
-
-    @property
-    def needs_original(self) -> bool:
-        """It shows what the first look's crop cut off."""
-        return True
 
     def __call__(
         self,
@@ -51,8 +44,5 @@ class Whole:
         box = grown(shown, first.extent)
         if box[2] - box[0] < 1.01 * (shown[2] - shown[0]):
             return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
-        size = (first.pixels.shape[1], first.pixels.shape[2])
-        weights = torch.full_like(first.probabilities, self.weight).unsqueeze(0)
-        view = classifier.cut(first, box, size).unsqueeze(0)
-        views = Views(view, weights, what="largest part", boxes=(box,))
+        views = Views.cut(classifier, first, box, what="largest part", weight=self.weight)
         return SecondLook.without_maps(first.pixels, views)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +44,9 @@ class Zoom:
             alone; if not, there is no view.
     """
 
+    needs_activations: ClassVar[bool] = True
+    needs_original: ClassVar[bool] = True
+
     attribution: Attribution = field(default_factory=CAM)
     threshold: float = 0.4
     margin: float = 0.0
@@ -64,19 +68,9 @@ class Zoom:
             raise RelookError(f"magnification must be above 0, not {self.magnification}")
 
     @property
-    def needs_activations(self) -> bool:
-        """Attribution is made of the target layer's maps."""
-        return True
-
-    @property
     def needs_layer(self) -> bool:
         """If it is required."""
         return self.required
-
-    @property
-    def needs_original(self) -> bool:
-        """A region of the original has detail that the network's input has not."""
-        return True
 
     def __call__(
         self,
@@ -90,7 +84,7 @@ class Zoom:
             return SecondLook.without_maps(first.pixels, left_out=(_NO_LAYER,))
         seen = self.attribution(classifier, first, classes, progress)
         maps = seen.maps.amax(dim=0, keepdim=True) if self.joint else seen.maps
-        shown, size = classifier.shown(first), (first.pixels.shape[1], first.pixels.shape[2])
+        shown, size = classifier.shown(first), first.size
         closest = max(size[1] / (shown[2] - shown[0]), size[0] / (shown[3] - shown[1]))
         smallest = min(1.0, max(self.smallest, closest / self.magnification))
         boxes = {}

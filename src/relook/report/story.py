@@ -223,8 +223,8 @@ def _alike(box: Box, other: Box) -> bool:
 def _part(view: SeenView, correction: Correction, boxes: Sequence[Box]) -> str:
     """For instance "part 1, 288×288 pixels" or, of another scale, "part 2, 224×224, scale 0.88"."""
     size = f"{view.pixels.shape[1]}×{view.pixels.shape[2]}"
-    rescaled = view.frame is not None and view.frame.scale != 1
-    size += f", scale {view.frame.scale:g}" if view.frame and rescaled else " pixels"
+    scale = view.frame.scale if view.frame else 1
+    size += f", scale {scale:g}" if scale != 1 else " pixels"
     if view.box is None:
         return size
     number = next((n for n, box in enumerate(boxes, 1) if _alike(view.box, box)), None)
