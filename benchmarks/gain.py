@@ -17,8 +17,8 @@ from pathlib import Path
 
 import relook
 from relook.evaluation import Evaluation, Method, read_data
-from relook.report.findings import gain, interval, significance
 from relook.report.terminal import evaluation_bar
+from relook.words import points, points_range, significance
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for examples
 
@@ -79,7 +79,7 @@ def line(name: str, method: Method) -> str:
             f"`{name}`",
             f"{100 * (every.before or 0):.2f} → {100 * (every.after or 0):.2f}",
             f"{every.fixed} / {every.broken}",
-            f"{gain(every)} ({interval(every)})",
+            f"{points(every.gain)} ({points_range(every.interval)})",
             significance(every.p_value),
             f"{unsure.images}: {100 * (unsure.before or 0):.1f} → {100 * (unsure.after or 0):.1f}",
             f"{tally.forwards / tally.images:,.2f}",

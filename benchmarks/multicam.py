@@ -24,9 +24,9 @@ from relook.evaluation import LabelledImages, Pairing, evaluate
 from relook.models.multicam import load_stages, load_trained, train_multicam
 from relook.multicam import Comparison, Progress, Trained, Training, compare, masked, unseen_images
 from relook.report.comparison import write_comparison
-from relook.report.findings import accuracy, find_comparison, gain, significance
-from relook.report.story import duration
+from relook.report.findings import find_comparison
 from relook.report.terminal import evaluation_bar, training_bar
+from relook.words import duration, percent_range, points, significance
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "multicam"
@@ -93,18 +93,19 @@ def print_table(comparison: Comparison, control: Pairing) -> None:
     for method in comparison.methods:
         tally, pairing = method.tally, method.pairing
         told = (
-            f"{pairing.fixed} / {pairing.broken} | {gain(pairing)} | "
+            f"{pairing.fixed} / {pairing.broken} | {points(pairing.gain)} | "
             f"{significance(pairing.p_value)}"
             if pairing
             else "| |"
         )
         print(
-            f"| {method.method} | {100 * (tally.top1 or 0):.1f} % | {accuracy(tally)} | {told} | "
+            f"| {method.method} | {100 * (tally.top1 or 0):.1f} % | "
+            f"{percent_range(tally.interval)} | {told} | "
             f"{tally.forwards / tally.images:.2f} | {duration(method.seconds)} |"
         )
     print(
         f"| two TargetNets, added | {100 * (control.after or 0):.1f} % | | {control.fixed} / "
-        f"{control.broken} | {gain(control)} | {significance(control.p_value)} | 2.00 | |"
+        f"{control.broken} | {points(control.gain)} | {significance(control.p_value)} | 2.00 | |"
     )
 
 
@@ -161,7 +162,7 @@ def main() -> None:
             pairing = method.pairing
             print(
                 f"on the second TargetNet ({100 * (pairing.before or 0):.1f} %) {look}: "
-                f"{pairing.fixed} / {pairing.broken}, {gain(pairing)}, "
+                f"{pairing.fixed} / {pairing.broken}, {points(pairing.gain)}, "
                 f"p {significance(pairing.p_value)}"
             )
         print(

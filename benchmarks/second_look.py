@@ -54,7 +54,7 @@ from relook.looks import (
     Whole,
     Zoom,
 )
-from relook.report.findings import gain, significance
+from relook.words import points, significance
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for examples
 
@@ -479,7 +479,7 @@ def counts(pairing: Pairing) -> str:
 
 
 def told(pairing: Pairing) -> str:
-    return f"{counts(pairing)} ({gain(pairing)}, {significance(pairing.p_value)})"
+    return f"{counts(pairing)} ({points(pairing.gain)}, {significance(pairing.p_value)})"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from relook.evaluation import Method, Pairing, Statistics, Tally
-from relook.report.findings import find, gain, interval, p
+from relook.report.findings import find
+from relook.words import p, percent, percent_range, points, points_range, some
 
 
 def tally(images, right, forwards, seconds=1.0):
@@ -100,8 +101,19 @@ def test_numbers_in_words():
     assert [p(value) for value in (None, 0.0004, 0.0212, 0.58, 1.0)] == [
         "p –", "p < 0.001", "p = 0.021", "p = 0.58", "p = 1.00"
     ]  # fmt: skip
-    assert gain(Pairing(5, 0, 1, 4)) == "−10.0"
-    assert gain(Pairing()) == interval(Pairing()) == "–"
+    assert [points(value) for value in (-0.1, 0.0004, 0.025, None)] == ["−10.0", "0.0", "+2.5", "–"]
+    assert points_range((-0.009, 0.0091)) == "−0.9 to +0.9"
+    assert percent_range((0.912, 0.95)) == "91.2–95.0"
+    assert points_range(None) == percent_range(None) == "–"
+    assert [percent(share) for share in (0.0, 0.0004, 0.3927)] == [
+        "0.0\u00a0%", "< 0.1\u00a0%", "39.3\u00a0%"
+    ]  # fmt: skip
+
+
+def test_lists_are_cut_short_and_say_by_how_much():
+    assert some(["a", "b"]) == "a, b"
+    assert some("abcde") == "a, b, c, d, e"
+    assert some(range(1205), 3) == "0, 1, 2 and 1,202 more"
 
 
 def test_what_a_look_does_without_is_said_once_a_run():

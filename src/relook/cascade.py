@@ -15,6 +15,7 @@ from relook.classifier import Classifier
 from relook.errors import ModelError
 from relook.labels import by_label
 from relook.layers import REFUSALS, ShowsLayers, evaluating, exclusive
+from relook.words import some
 
 _ROUNDS = 7
 """So many single forwards of each network are timed, in turns."""
@@ -40,10 +41,7 @@ def class_order(first: Classifier, second: Classifier) -> tuple[int, ...]:
     found = _by_name(own, other)
     if len(found) < len(own):
         strange = [repr(name) for name in own if name not in found]
-        more = f" and {len(strange) - _SHOWN:,} more" if len(strange) > _SHOWN else ""
-        raise _other_classes(
-            first, second, f"it has no one class for {', '.join(strange[:_SHOWN])}{more}"
-        )
+        raise _other_classes(first, second, f"it has no one class for {some(strange, _SHOWN)}")
     return tuple(found[name] for name in own)
 
 

@@ -428,7 +428,7 @@ def evaluate(
 
 def _say_data(data: LabelledImages, what: str) -> None:
     """How many images there are, which classes they were taken for, and what was left out."""
-    from relook.report.story import count
+    from relook.words import count
 
     typer.echo(
         f"{count(len(data), what)}, labels matched {data.matched}: {data.examples}", err=True
@@ -466,8 +466,8 @@ def _tune(
     """The choice on one half of the data, a corrector of it, and the other half."""
     from relook.correction import Corrector
     from relook.evaluation import tune
-    from relook.report.story import count
     from relook.report.terminal import evaluation_bar
+    from relook.words import count
 
     half, other = data.halves()
     with evaluation_bar("choosing", len(half)) as bar:
@@ -528,7 +528,7 @@ def _evaluate(
             on_forecast=partial(_say_forecast, "to evaluate", _LONG),
         )
     with progress_bars(1) as bars:
-        write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars)
+        write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars.show)
     return evaluation
 
 
@@ -538,8 +538,8 @@ def _gate_of_share(
     """The gap that the least sure share of the data lies below, and a line that says so."""
     from relook.evaluation import GateOfShare, gate_of_share
     from relook.evaluation.share import SAMPLE
-    from relook.report.story import count
     from relook.report.terminal import evaluation_bar
+    from relook.words import count
 
     found = GateOfShare.of_run(output, share)
     if found is None:
@@ -570,7 +570,7 @@ def _print_evaluation(
 
 def _say_forecast(what: str, least: float, expected: Forecast) -> None:
     """What a run will take, before it begins, if that is so many seconds."""
-    from relook.report.story import count, duration
+    from relook.words import count, duration
 
     if expected.seconds < least:
         return
@@ -611,7 +611,7 @@ def _going_on(output: Path) -> Iterator[None]:
 def _kept(output: Path) -> str:
     """How many rows a run's folder holds, in words."""
     from relook.evaluation import Run
-    from relook.report.story import count
+    from relook.words import count
 
     chosen_on, images = (len(Run(folder, {}).rows()) for folder in (output / "tuning", output))
     choosing = f" and {chosen_on:,} of the choice" if chosen_on else ""
@@ -872,18 +872,7 @@ def demo(
         page = output / "index.html"
         count = len(photos())
     with progress_bars(count) as bars:
-        name = ""
-
-        def progress(photo: str, done: int, total: int) -> None:
-            nonlocal name
-            if photo != name:
-                if name:
-                    bars.end()
-                name = photo
-                bars.begin(photo)
-            bars.forwards(done, total)
-
-        write_demo(page, progress)
+        write_demo(page, bars.show)
     typer.echo(f"The demo is at {page.resolve()}")
     typer.echo("Now a photo of yours: relook predict photo.jpg --output pictures", err=True)
 

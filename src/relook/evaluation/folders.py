@@ -14,6 +14,7 @@ from relook.errors import DataError
 from relook.images import image_suffixes, looks_like_image
 from relook.labels import plain
 from relook.text import readable
+from relook.words import count, some
 
 _SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found"})
 """Folders that disks and programs make for themselves, in lower case; hidden ones begin with a
@@ -72,12 +73,12 @@ class LeftOut:
             (self.unreadable, "folder", "that cannot be read", []),
             (len(self.empty), "class folder", "without an image", self.empty),
         ]
-        told = [_words(*part) for part in parts if part[0]]
+        told = [_told(*part) for part in parts if part[0]]
         return ", ".join(told)
 
 
-def _words(count: int, thing: str, which: str, examples: Collection[str]) -> str:
-    things = f"{count:,} {thing}{'' if count == 1 else 's'}"
+def _told(number: int, thing: str, which: str, examples: Collection[str]) -> str:
+    things = count(number, thing)
     shown = sorted(examples) if isinstance(examples, set) else list(examples)
     more = ", …" if len(shown) > _SHOWN else ""
     named = f"({', '.join(shown[:_SHOWN])}{more})" if shown else ""
@@ -115,8 +116,7 @@ class ClassFolders:
         """Raise DataError if the class folders are the parts of a data set."""
         with_images = {name for _, name in self.images}
         if self.parts and (len(self.parts) > 1 or with_images == set(self.parts)):
-            listed = ", ".join(f"{part}/" for part in sorted(self.parts)[:_SHOWN])
-            listed += f", … ({len(self.parts):,} in all)" if len(self.parts) > _SHOWN else ""
+            listed = some([f"{part}/" for part in sorted(self.parts)], _SHOWN)
             are = "are parts of a data set" if len(self.parts) > 1 else "is a part of a data set"
             raise DataError(
                 f"{readable(self.root)}: {listed} {are}, not classes: class folders lie inside. "

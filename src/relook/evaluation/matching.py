@@ -11,6 +11,7 @@ from typing import Literal
 
 from relook.errors import DataError
 from relook.labels import ClassIndices, by_label, composed, plain
+from relook.words import some
 
 Order = Literal["string", "natural"]
 """How names are sorted: "string" as Python and torchvision's ImageFolder do it (0, 1, 10, 11, 2),
@@ -25,6 +26,7 @@ _DIGITS = re.compile(r"([0-9]+)")
 _INDEX = re.compile(r"[0-9]+")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _ORDER_SHOWN = 5
+_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,9 @@ def _doubtful_order(names: Sequence[str], places: Mapping[str, str]) -> str:
         return ""
     numbers = [name for name in names if name not in others]
     odd, are = (others, "are not") if len(others) <= len(numbers) else (numbers, "are")
-    told = some([f"{name!r} ({places[name]})" if name in places else repr(name) for name in odd])
+    told = some(
+        [f"{name!r} ({places[name]})" if name in places else repr(name) for name in odd], _SHOWN
+    )
     return (
         f"Some of its class names are numbers and some are not, so that their order is a guess; "
         f"those that {are}: {told}. Put these right or leave them out; or, if all are classes, "
@@ -263,19 +267,13 @@ def _mismatch(
         told = [name for name in names if plain(name) == alike[0]]
         form = ": composed and decomposed Unicode" if len({*map(composed, told)}) == 1 else ""
         remedy += f". ({' and '.join(map(repr, told))} are two classes to relook{form})"
-    has = some(labels) if named else f"{len(labels):,} classes without names"
+    has = some(labels, _SHOWN) if named else f"{len(labels):,} classes without names"
     # What is meant instead comes before what does not fit.
     return DataError(
         f"{where}: its {len(names)} class{' does' if len(names) == 1 else 'es do'} not match the "
-        f"model's {len(labels)}. {hint}{'. ' if hint else ''}{fit}: {some(strange)}. The model "
-        f"has: {has}. {remedy}"
+        f"model's {len(labels)}. {hint}{'. ' if hint else ''}{fit}: "
+        f"{some(strange, _SHOWN)}. The model has: {has}. {remedy}"
     )
-
-
-def some(names: Sequence[str], count: int = 12) -> str:
-    """The first few, and how many there are."""
-    shown = ", ".join(map(str, names[:count]))
-    return f"{shown}, … ({len(names)} in all)" if len(names) > count else shown
 
 
 def is_imagenet(labels: Sequence[str]) -> bool:

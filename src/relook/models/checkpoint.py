@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from relook.errors import ModelError, first_line
 from relook.models.weights_file import StandsFor, convert, load_plain
+from relook.words import some
 
 State = dict[str, Tensor]
 
@@ -389,8 +390,7 @@ def _say(fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
 
 def _some(what: str, things: list[str]) -> str:
     """The first two things, and how many more there are; nothing for none."""
-    more = f" and {len(things) - 2} more" if len(things) > 2 else ""
-    return f"{what} {', '.join(things[:2])}{more}" if things else ""
+    return f"{what} {some(things, 2)}" if things else ""
 
 
 def _shape(tensor: Tensor) -> str:

@@ -20,7 +20,16 @@ from relook.multicam.data import (
     read_training_data,
 )
 from relook.multicam.network import CamNet, MultiCAM, ObjectNet, mask_filter, saliency
-from relook.multicam.run import KIND, STAGES, Networks, StageRecord, Training, restore, train
+from relook.multicam.run import (
+    KIND,
+    STAGE_NAMES,
+    STAGES,
+    Networks,
+    StageRecord,
+    Training,
+    restore,
+    train,
+)
 from relook.multicam.training import Epoch, OnProgress, Plan, Progress, Stage, fit
 
 __all__ = [
@@ -28,6 +37,7 @@ __all__ = [
     "KIND",
     "OBJECT",
     "STAGES",
+    "STAGE_NAMES",
     "TARGET",
     "CamNet",
     "Compared",

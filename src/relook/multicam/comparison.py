@@ -36,9 +36,10 @@ from relook.fills import fill_image, hide
 from relook.folder import write_atomically
 from relook.gate import Gate
 from relook.layers import evaluating
-from relook.multicam.data import digests, is_divided, some
+from relook.multicam.data import digests, is_divided
 from relook.multicam.network import MultiCAM, mask_filter, saliency
 from relook.multicam.run import Training
+from relook.words import some
 
 TARGET, OBJECT, FUSED = "TargetNet", "ObjectNet", "MultiCAM"
 LOOKS = ("poster", "flip", "quick", "best")
@@ -241,8 +242,7 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
     if found.matched.startswith(BY_ORDER):  # a guess for networks from elsewhere
         raise DataError(
             f"{root}: its classes are not those of {training.folder}, which has: "
-            f"{', '.join(training.labels[:_CLASSES])}"
-            f"{', …' if len(training.labels) > _CLASSES else ''}"
+            f"{some(training.labels, _CLASSES)}"
         )
     parts = {image.sha256: image.part for image in training.images}
     own = digests(found.images)

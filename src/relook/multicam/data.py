@@ -8,7 +8,7 @@ import io
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from relook.evaluation import LabelledImage, LabelledImages, class_names, read_d
 from relook.folder import RunError
 from relook.images import quiet
 from relook.labels import plain
+from relook.words import count, some
 
 Part = Literal["train", "validation", "test"]
 
@@ -29,7 +30,6 @@ TEST_SHARE = 0.3
 VALIDATION_SHARE = 0.1
 """Of each class's training images: they choose the epoch to keep, and nothing is fitted to them."""
 
-_SHOWN = 5
 _PARTS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test"}
 _COLUMNS = ("image", "label", "part", "sha256")
 
@@ -172,7 +172,7 @@ def divide(
             on_images(number, len(images))
     if errors:
         raise DataError(
-            f"{data.root}: {_number(errors, 'image')} cannot be used; put right or remove: "
+            f"{data.root}: {count(len(errors), 'image')} cannot be used; put right or remove: "
             + some(errors)
         )
     fitted, held = found[: len(data.train)], found[len(data.train) :]
@@ -290,7 +290,7 @@ def _check_copies(data: TrainingData, fitted: Sequence[str], held: Sequence[str]
     ]
     if seen:
         raise DataError(
-            f"{data.root}: {_number(seen, 'test image')} also among the training images: "
+            f"{data.root}: {count(len(seen), 'test image')} also among the training images: "
             f"{some(seen)}; remove one of the two"
         )
 
@@ -342,14 +342,3 @@ def _digest(image: LabelledImage) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return ""
-
-
-def _number(things: Sequence[str], what: str) -> str:
-    return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
-
-
-def some(things: Iterable[str]) -> str:
-    """The first few, and how many more there are."""
-    listed = list(things)
-    more = f", and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more

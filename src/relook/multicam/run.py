@@ -36,6 +36,7 @@ from relook.multicam.network import CamNet, MultiCAM, ObjectNet
 from relook.multicam.training import BATCH, Epoch, OnProgress, Plan, Stage, fit, random_of
 
 STAGES = ("target", "object", "fusion")
+STAGE_NAMES = {"target": "TargetNet", "object": "ObjectNet", "fusion": "fusion"}
 KIND = "multicam"
 
 Backbone = Callable[[], Classifier]

@@ -11,14 +11,13 @@ from PIL import Image
 from relook.errors import RelookError
 from relook.evaluation import Answer, LabelledImages, Row
 from relook.gate import EVERY_IMAGE, Gate
-from relook.multicam import FUSED, OBJECT, TARGET, Comparison, Trained, masked
+from relook.multicam import FUSED, OBJECT, STAGE_NAMES, TARGET, Comparison, Trained, masked
 from relook.report import charts
 from relook.report.evaluation import figures, settings_of, spread
-from relook.report.findings import accuracy, best_correction, find_comparison
+from relook.report.findings import best_correction, find_comparison
 from relook.report.page import render_page
-from relook.report.story import duration
-from relook.report.terminal import STAGE_NAMES
 from relook.report.tiles import map_tile, photo_tile
+from relook.words import duration, percent_range
 
 GALLERY = 5
 """How many images of each kind are shown."""
@@ -122,7 +121,7 @@ def write_comparison(
         broken=gallery(True, False),
         right=gallery(True, True),
         wrong=gallery(False, False),
-        accuracy=accuracy,
+        percent_range=percent_range,
         duration=duration,
     )
 

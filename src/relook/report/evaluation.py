@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from relook.evaluation import (
 )
 from relook.gate import Gate
 from relook.report import charts
-from relook.report.findings import change, find, gain, interval, p, significance
+from relook.report.findings import find
 from relook.report.page import render_page
 from relook.report.story import Story, tell
-from relook.report.terminal import Bars
+from relook.words import p, points, points_range, significance
 
 GALLERY = 6
 """How many of the fixed and of the broken images are shown."""
@@ -34,6 +35,9 @@ _PAIRS = 8
 _ERRORS = 20
 _CANDIDATES = 10
 _MILLION = 1_000_000
+
+OnGallery = Callable[[str, int, int], None]
+"""Told (image, forward passes done, forward passes in all)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def write_report(
     file: Path,
     name: str,
     tuning: Tuning | None = None,
-    bars: Bars | None = None,
+    progress: OnGallery | None = None,
 ) -> None:
     """Write the page: one file, nothing fetched.
 
@@ -85,7 +89,7 @@ def write_report(
         file: where the page goes, in a folder that is there.
         name: what to call the look.
         tuning: how it was chosen, on other images.
-        bars: where the progress of the galleries is shown.
+        progress: told (image, forward passes done, in all) while the galleries are made.
     """
     statistics = evaluation.statistics
     methods = {name: statistics.after, **statistics.rivals}
@@ -105,8 +109,8 @@ def write_report(
         share=evaluation.settings.get("gate_of_share"),
         tuning=tuning,
         candidates=tuning.candidates[:_CANDIDATES] if tuning else (),
-        fixed=_gallery([r for r in evaluation.rows if r.fixed], corrector, data, bars),
-        broken=_gallery([r for r in evaluation.rows if r.broken], corrector, data, bars),
+        fixed=_gallery([r for r in evaluation.rows if r.fixed], corrector, data, progress),
+        broken=_gallery([r for r in evaluation.rows if r.broken], corrector, data, progress),
     )
 
 
@@ -149,10 +153,9 @@ def figures(
             statistics.wrong_gaps, "Y[c₁] − Y[true] of images first wrong"
         ),
         "reliability_chart": charts.reliability(statistics.before, statistics.after.tally),
-        "change": change,
-        "gain": gain,
-        "interval": interval,
         "p": p,
+        "points": points,
+        "points_range": points_range,
         "significance": significance,
         "hours": _hours,
         "million": _MILLION,
@@ -173,21 +176,18 @@ def spread(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def _gallery(
-    rows: Sequence[Row], corrector: Corrector, data: LabelledImages, bars: Bars | None
+    rows: Sequence[Row],
+    corrector: Corrector,
+    data: LabelledImages,
+    progress: OnGallery | None,
 ) -> list[Shown]:
     shown = []
     for row in spread(rows, GALLERY):
-        if bars:
-            bars.begin(f"gallery: {Path(row.image).name}")
+        told = partial(progress, f"gallery: {Path(row.image).name}") if progress else None
         try:
-            correction = corrector.correct(
-                data.images[row.index].open(), bars.forwards if bars else None
-            )
+            correction = corrector.correct(data.images[row.index].open(), told)
         except (RelookError, RuntimeError, MemoryError):
             continue  # it went well a moment ago; its row stands
-        finally:
-            if bars:
-                bars.end()
         if row.after:  # the time that counted is the run's
             correction = replace(correction, image=row.image, seconds=row.after.seconds)
         shown.append(Shown(tell(correction), corrector.classifier.labels[row.label]))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relook.correction import AMBIGUOUS
-from relook.evaluation import Method, Pairing, Statistics, Tally
+from relook.evaluation import Method, Pairing, Statistics
 from relook.gate import Gate
 from relook.looks.presets import NETWORK
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison
-from relook.report.story import count, duration, percent
+from relook.words import count, duration, p, percent, points, points_range
 
 _UNIT = "in units of one forward pass at the network's own input size"
 _WORTH = 0.02
@@ -195,19 +195,12 @@ def _average(total: float, images: int) -> str:
     return f"{total / images:.2f}".removesuffix(".00")
 
 
-def accuracy(tally: Tally) -> str:
-    """The 95 % interval of top-1 in percent: for instance "91.2–95.0"."""
-    if tally.interval is None:
-        return "–"
-    low, high = tally.interval
-    return f"{100 * low:.1f}–{100 * high:.1f}"
-
-
 def _numbers(pairing: Pairing) -> str:
     return (
         f"Of {count(pairing.images, 'image')} it fixed {pairing.fixed:,} and broke "
-        f"{pairing.broken:,}, top-1 {change(pairing)} (gain {gain(pairing)} points, 95 % interval "
-        f"{interval(pairing)}; McNemar's exact test {p(pairing.p_value)}, mid-{p(pairing.mid_p)})."
+        f"{pairing.broken:,}, top-1 {change(pairing)} (gain {points(pairing.gain)} points, 95 % "
+        f"interval {points_range(pairing.interval)}; McNemar's exact test {p(pairing.p_value)}, "
+        f"mid-{p(pairing.mid_p)})."
     )
 
 
@@ -341,34 +334,3 @@ def _notes(methods: Mapping[str, Method]) -> list[str]:
 def change(pairing: Pairing) -> str:
     """For instance "63.9 % → 64.3 %"."""
     return f"{percent(pairing.before or 0)} → {percent(pairing.after or 0)}"
-
-
-def gain(pairing: Pairing) -> str:
-    """In points, with its sign."""
-    return "–" if pairing.gain is None else _points(pairing.gain)
-
-
-def interval(pairing: Pairing) -> str:
-    """In points: for instance "−0.9 to +0.9"."""
-    if pairing.interval is None:
-        return "–"
-    low, high = pairing.interval
-    return f"{_points(low)} to {_points(high)}"
-
-
-def p(value: float | None) -> str:
-    """For instance "p = 0.58" or "p < 0.001"."""
-    told = significance(value)
-    return f"p = {told}" if told[0].isdigit() else f"p {told}"
-
-
-def significance(value: float | None) -> str:
-    """The same for a column that is headed p: "0.58" or "< 0.001"."""
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
-
-
-def _points(share: float) -> str:
-    rounded = round(100 * share, 1)
-    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"

@@ -7,8 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from relook.report.story import percent, sentence
 from relook.report.tiles import data_uri
+from relook.words import percent, sentence
 
 
 def render_page(template: str, file: Path, **context: Any) -> None:

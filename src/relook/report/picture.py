@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from relook.attribution import Seen
 from relook.errors import RelookError
-from relook.report.story import MaskStory, Story, ViewStory, percent
+from relook.report.story import MaskStory, Story, ViewStory
 from relook.report.tiles import crop_tile, map_tile
+from relook.words import percent
 
 _BEFORE, _AFTER = "#9aa5b1", "#d9480f"
 _COLUMNS, _MOST_COLUMNS = 5, 7

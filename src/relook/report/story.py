@@ -12,6 +12,7 @@ from relook.correction import Correction, SeenView
 from relook.gate import Gate
 from relook.geometry import Box
 from relook.report.tiles import crop_tile, map_tile, photo_tile
+from relook.words import count
 
 LARGEST = 10
 """How many classes are shown at most, whatever k is."""
@@ -229,25 +230,3 @@ def _part(view: SeenView, correction: Correction, boxes: Sequence[Box]) -> str:
         return size
     number = next((n for n, box in enumerate(boxes, 1) if _alike(view.box, box)), None)
     return f"the same part, {size}" if number is None else f"part {number}, {size}"
-
-
-def percent(share: float) -> str:
-    """For instance "39.3 %", in one piece; "< 0.1 %" for what would round to nothing."""
-    return "< 0.1\u00a0%" if 0 < share < 0.0005 else f"{100 * share:.1f}\u00a0%"
-
-
-def count(number: int, what: str) -> str:
-    """For instance "1 image" or "2,000 images"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def sentence(note: str) -> str:
-    """A note with a capital letter and a full stop."""
-    return f"{note[:1].upper()}{note[1:]}."
-
-
-def duration(seconds: float) -> str:
-    """For instance "48 s", "25 min" or "3.2 h"."""
-    if seconds < 99.5:
-        return f"{seconds:.0f}\u00a0s"
-    return f"{seconds / 60:.0f}\u00a0min" if seconds < 5970 else f"{seconds / 3600:.1f}\u00a0h"

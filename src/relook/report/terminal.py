@@ -20,12 +20,11 @@ from rich.progress import (
 from rich.table import Table
 
 from relook.evaluation import Method, Pairing, Row, Statistics, Tally
-from relook.multicam import TARGET, Comparison, Epoch, Training
+from relook.multicam import STAGE_NAMES, TARGET, Comparison, Epoch, Training
 from relook.multicam import Progress as TrainingProgress
-from relook.report.findings import Findings, accuracy, gain, significance
-from relook.report.story import Story, count, duration, percent
-
-STAGE_NAMES = {"target": "TargetNet", "object": "ObjectNet", "fusion": "fusion"}
+from relook.report.findings import Findings
+from relook.report.story import Story
+from relook.words import count, duration, percent, percent_range, points, significance
 
 _STYLES = {True: "green", False: "red"}
 
@@ -39,6 +38,16 @@ class Bars:
         if images > 1:
             self._images = progress.add_task("images", total=images)
         self._forwards = progress.add_task("", total=None)
+        self._name = ""
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """So many of the forward passes of this image are done; another name is another image."""
+        if name != self._name:
+            if self._name:
+                self.end()
+            self._name = name
+            self.begin(name)
+        self.forwards(done, total)
 
     def begin(self, name: str) -> None:
         """A new image."""
@@ -213,8 +222,8 @@ def print_comparison(console: Console, comparison: Comparison, found: Findings) 
             table.add_row(
                 method.method.replace(f"{TARGET} +", "+"),
                 f"{100 * (method.tally.top1 or 0):.1f}",
-                accuracy(method.tally),
-                gain(pairing) if pairing else "",
+                percent_range(method.tally.interval),
+                points(pairing.gain) if pairing else "",
                 significance(pairing.p_value).replace(" ", "") if pairing else "",
                 _per_image(method.tally),
                 duration(method.seconds),
@@ -299,7 +308,7 @@ def _right(tally: Tally) -> list[str]:
 def _gained(method: Method) -> list[str]:
     p = significance(method.pairing.p_value).replace(" ", "")
     changed = [f"{method.pairing.fixed:,}", f"{method.pairing.broken:,}"]
-    return [*changed, gain(method.pairing), p, _cost(method.tally)]
+    return [*changed, points(method.pairing.gain), p, _cost(method.tally)]
 
 
 def _per_image(tally: Tally) -> str:
