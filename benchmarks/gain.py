@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import relook
+from relook.cli.progress import evaluation_bar
 from relook.evaluation import Evaluation, Method, read_data
-from relook.report.terminal import evaluation_bar
 from relook.words import points, points_range, significance
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for examples
@@ -34,7 +34,7 @@ class Trial:
     model: str
     data: str
     checkpoint: str | None
-    gate: float | None
+    gate: float | str
     versus: tuple[str, ...]
 
 
@@ -50,7 +50,7 @@ TRIALS = (
             ("flip",),
         )
         for depth in (20, 32, 56)
-        for gate in (0.5, None)
+        for gate in (0.5, "none")
     ),
 )
 
@@ -67,9 +67,11 @@ def run(trial: Trial, data: Path, output: Path) -> Evaluation:
 
 def lines(trial: Trial, evaluation: Evaluation) -> list[str]:
     statistics = evaluation.statistics
-    gate = "none" if trial.gate is None else str(trial.gate)
     methods = {"poster": statistics.after, **statistics.rivals}
-    return [f"| {trial.name} | {gate} | {line(name, method)} |" for name, method in methods.items()]
+    return [
+        f"| {trial.name} | {trial.gate} | {line(name, method)} |"
+        for name, method in methods.items()
+    ]
 
 
 def line(name: str, method: Method) -> str:

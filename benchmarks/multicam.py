@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 
+from relook.cli.progress import evaluation_bar, training_bar
 from relook.correction import AMBIGUOUS, Corrector
 from relook.evaluation import LabelledImages, Pairing, evaluate
 from relook.models.multicam import load_stages, load_trained, train_multicam
 from relook.multicam import Comparison, Progress, Trained, Training, compare, masked, unseen_images
 from relook.report.comparison import write_comparison
 from relook.report.findings import find_comparison
-from relook.report.terminal import evaluation_bar, training_bar
 from relook.words import duration, percent_range, points, significance
 
 ROOT = Path(__file__).parents[1]

@@ -543,7 +543,7 @@ def test_what_an_onnx_file_does_not_say_is_said_by_arguments(graph, photo, tmp_p
             "--input-size takes numbers as in 224; not 'bigxbig'",
         ),
         ([*SAID, "--input-size", "8"], "takes inputs of 4×4 only, not of 8×8"),
-        ([*SAID, "--layout", "HWC"], "--layout takes NCHW or NHWC, not 'HWC'"),
+        ([*SAID, "--layout", "HWC"], "'HWC' is not one of"),
         ([*SAID, "--token-grid", "0x4"], "--token-grid takes numbers as in 14x14; not '0x4'"),
         ([*SAID, "--labels", "no.txt"], "no.txt: no such file of labels"),
         ([*SAID, "--labels", __file__], "has 2 classes, but"),

@@ -19,6 +19,7 @@ from networks import HalvesNet, NaNNet, SmallCNN, counting_forwards, random_cnn
 from relook.classifier import check_pixels
 from relook.correction import corrected_probabilities, correction_term, gap
 from relook.evaluation import rivals_of
+from relook.gate import EVERY_IMAGE, Gate
 from relook.looks import LOOKS, Flip, Mask, Preset, SecondLook, Views
 
 
@@ -168,7 +169,7 @@ def test_each_image_of_a_batch_has_its_own_classes(halves, halves_pixels):
 
 def test_the_gate_leaves_a_sure_image_at_one_forward(halves, halves_pixels):
     """The gap is 0.5 exactly, and only below the gate is looked again."""
-    for gate, forwards in [(0.5, 1), (0.51, 5), (0.0, 1), (None, 5)]:
+    for gate, forwards in [(0.5, 1), (0.51, 5), (0.0, 1), (None, 5), ("none", 5)]:
         with counting_forwards(halves.network) as count:
             correction = relook.Corrector(halves, gate=gate).correct(as_image(halves_pixels))
         assert (correction.forwards, count) == (forwards, [forwards])
@@ -429,15 +430,15 @@ def test_numbers_of_other_libraries(halves, halves_pixels, tmp_path):
         (torch.tensor(1), np.array(0.75), torch.tensor(3)),
     ):
         corrector = relook.Corrector(halves, k=k, gate=gate, budget=budget)
-        assert (corrector.k, corrector.gate) == (1, 0.75)
+        assert (corrector.k, corrector.gate) == (1, Gate(0.75))
         assert type(corrector.k) is int
-        assert type(corrector.gate) is float
+        assert type(corrector.gate.below) is float
         assert corrector.look == relook.Corrector(halves, k=1, budget=3).look
         assert torch.equal(corrector(halves_pixels[None]), expected)
-    assert relook.Corrector(halves, gate="none", look=Flip()).gate is None
+    assert relook.Corrector(halves, gate="none", look=Flip()).gate == EVERY_IMAGE
     # What is chosen by such numbers can be saved.
     Preset.of("flip", k=np.int64(2), gate=np.float64(0.5)).save(tmp_path / "look.json")
-    assert Preset.read(tmp_path / "look.json") == Preset("flip", k=2, gate=0.5)
+    assert Preset.read(tmp_path / "look.json") == Preset.of("flip", k=2, gate=0.5)
 
 
 @pytest.mark.parametrize(
@@ -463,13 +464,13 @@ def test_numbers_that_are_none(halves, options, message):
 
 def test_a_tuned_look_by_its_path(halves, halves_pixels, tmp_path, monkeypatch):
     file = tmp_path / "tuned.json"
-    Preset("flip", k=1, gate=0.9).save(file)
+    Preset.of("flip", k=1, gate=0.9).save(file)
     monkeypatch.setenv("HOME", str(tmp_path))
     for look in (file, str(file), Path("~/tuned.json"), "~/tuned.json", np.str_(file)):
         corrector = relook.Corrector(halves, look=look)
-        assert (corrector.k, corrector.gate, corrector.look) == (1, 0.9, Flip())
+        assert (corrector.k, corrector.gate, corrector.look) == (1, Gate(0.9), Flip())
     with pytest.raises(relook.RelookError, match=r"none\.json: cannot be read as a saved look"):
         relook.Corrector(halves, look=tmp_path / "none.json")
     rivals = rivals_of(relook.Corrector(halves), [file, "fivecrop"])
     assert list(rivals) == [str(file), "fivecrop"]
-    assert rivals[str(file)].gate == 0.9
+    assert rivals[str(file)].gate == Gate(0.9)

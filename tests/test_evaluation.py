@@ -19,6 +19,7 @@ from PIL import Image
 
 import relook
 from networks import NaNNet, counting_forwards, random_cnn, write_noise
+from relook.cli.progress import evaluation_bar
 from relook.errors import ModelError, RelookError
 from relook.evaluation import (
     DataError,
@@ -31,8 +32,8 @@ from relook.evaluation import (
     work,
 )
 from relook.evaluation.rows import SCHEMA
+from relook.gate import EVERY_IMAGE
 from relook.looks import Flip, Mask
-from relook.report.terminal import evaluation_bar
 
 HERE = Path(__file__).parent
 
@@ -118,7 +119,7 @@ def test_rivals_are_looks_like_any_other_and_share_the_first_look(grey, data):
 
 def test_a_rival_from_a_file_keeps_its_own_k_and_gate(grey, data, tmp_path):
     file = tmp_path / "tuned.json"
-    relook.looks.Preset("flip", gate=0.0).save(file)
+    relook.looks.Preset.of("flip", gate=0.0).save(file)
     evaluation = evaluate(relook.Corrector(grey), data, versus=[str(file)])
     assert all(answer.forwards == 1 for row in evaluation.rows for _, answer in row.rivals)
     assert all(row.after.forwards > 1 for row in evaluation.rows)
@@ -387,11 +388,11 @@ def test_rivals_of_no_second_look_have_the_gate_one_half(grey, data):
 def test_a_file_without_a_gate_and_one_with_none(grey, data, tmp_path):
     """null: not given, so that the run's own holds; "none": every image."""
     for name, gate in (("open", None), ("always", "none")):
-        relook.looks.Preset("flip", gate=gate).save(tmp_path / f"{name}.json")
+        relook.looks.Preset.of("flip", gate=gate).save(tmp_path / f"{name}.json")
     names = [str(tmp_path / f"{name}.json") for name in ("open", "always")]
     rivals = evaluate(relook.Corrector(grey, gate=0.09), data, versus=names).statistics.rivals
     assert [rivals[name].tally.forwards for name in names] == [60, 80]
-    assert relook.Corrector(grey, look=names[1]).gate is None
+    assert relook.Corrector(grey, look=names[1]).gate == EVERY_IMAGE
 
 
 def test_a_folder_is_one_process_s_at_a_time(grey, data, tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from relook.evaluation import Method, Pairing, Statistics, Tally
+from relook.gate import EVERY_IMAGE, NO_IMAGE, Gate
 from relook.report.findings import find
 from relook.words import p, percent, percent_range, points, points_range, some
 
@@ -27,7 +28,7 @@ def statistics(pairing, ambiguous=None, forwards=3000, rivals=None):
 
 
 def test_helps_with_the_numbers():
-    found = find(statistics(Pairing(900, 30, 5, 65)), gate=0.5)
+    found = find(statistics(Pairing(900, 30, 5, 65)), gate=Gate(0.5))
     assert found.verdict == "helps"
     assert found.sentence == (
         "The second look helps: of 1,000 images it fixed 30 and broke 5, top-1 90.5\u00a0% → "
@@ -36,11 +37,11 @@ def test_helps_with_the_numbers():
 
 
 def test_hurts_and_no_evidence():
-    assert find(statistics(Pairing(900, 5, 30, 65)), 0.5).title == "The second look hurts"
-    none = find(statistics(Pairing(130, 11, 11, 100)), 0.5)
+    assert find(statistics(Pairing(900, 5, 30, 65)), Gate(0.5)).title == "The second look hurts"
+    none = find(statistics(Pairing(130, 11, 11, 100)), Gate(0.5))
     assert none.verdict == "no evidence"
     assert none.title == "Too few images to tell whether the second look helps"
-    many = find(statistics(Pairing(700, 15, 16, 269)), 0.5)
+    many = find(statistics(Pairing(700, 15, 16, 269)), Gate(0.5))
     assert many.verdict == "no evidence"
     assert many.title == "No evidence that the second look helps"
     assert "fixed 11 and broke 11" in none.sentence
@@ -50,13 +51,13 @@ def test_hurts_and_no_evidence():
 
 def test_without_a_gate_the_ambiguous_and_the_sure_images_are_told_apart():
     everything, ambiguous = Pairing(900, 20, 60, 20), Pairing(20, 15, 4, 61)
-    found = find(statistics(everything, ambiguous), gate=None)
+    found = find(statistics(everything, ambiguous), gate=EVERY_IMAGE)
     assert found.verdict == "hurts"
     told = " ".join(found.remarks)
     assert "Of the 100 ambiguous images (gap(1,5) < 0.5) it fixed 15 and broke 4" in told
     assert "on those alone: helps" in told
     assert "it fixed 5 and broke 56: a gate of 0.5 would leave them alone" in told
-    gated = " ".join(find(statistics(ambiguous, ambiguous), gate=0.5).remarks)
+    gated = " ".join(find(statistics(ambiguous, ambiguous), gate=Gate(0.5)).remarks)
     assert "The others kept their first answer" in gated
     assert "would leave them alone" not in gated
 
@@ -77,7 +78,7 @@ def test_without_a_gate_the_ambiguous_and_the_sure_images_are_told_apart():
 def test_rivals_are_named_plainly(right, against, said):
     flip = Method(tally(1000, right, 2000), Pairing(), Pairing(), against)
     bad = replace(flip, tally=tally(1000, 900, 5000))
-    found = find(statistics(Pairing(900, 30, 5, 65), rivals={"bad": bad, "flip": flip}), 0.5)
+    found = find(statistics(Pairing(900, 30, 5, 65), rivals={"bad": bad, "flip": flip}), Gate(0.5))
     [told] = [remark for remark in found.remarks if "flip" in remark]
     assert told.startswith(said)
     assert (
@@ -87,14 +88,14 @@ def test_rivals_are_named_plainly(right, against, said):
 
 
 def test_the_cost_is_said():
-    told = find(statistics(Pairing(900, 30, 5, 65), forwards=12345), 0.5).remarks[-1]
+    told = find(statistics(Pairing(900, 30, 5, 65), forwards=12345), Gate(0.5)).remarks[-1]
     assert "40 images got a second look" in told
     assert "12.35 forward passes on average in place of 1, and 2.5 times as long" in told
 
 
 def test_nothing_to_judge_and_nothing_looked_at():
-    assert find(Statistics(errors=3), 0.5).title == "Nothing to judge"
-    assert find(statistics(Pairing(9, 0, 0, 1)), gate=0.0).title == "No second look is taken"
+    assert find(Statistics(errors=3), Gate(0.5)).title == "Nothing to judge"
+    assert find(statistics(Pairing(9, 0, 0, 1)), gate=NO_IMAGE).title == "No second look is taken"
 
 
 def test_numbers_in_words():
@@ -125,7 +126,7 @@ def test_what_a_look_does_without_is_said_once_a_run():
         after=replace(own.after, notes=Counter({"without a": 1, "without b": 2000})),
         rivals={"best": best, "flip": flip},
     )
-    assert find(own, 0.5).remarks[-3:] == (
+    assert find(own, Gate(0.5)).remarks[-3:] == (
         "The second look worked without b (on 2,000 images).",
         "The second look worked without a (on 1 image).",
         "best worked without the larger input (on 214 images).",
@@ -134,7 +135,7 @@ def test_what_a_look_does_without_is_said_once_a_run():
 
 def test_few_images_are_not_taken_for_a_useless_look():
     """83.3 → 88.3 % of 60 images."""
-    found = find(statistics(Pairing(50, 3, 0, 7)), 0.5)
+    found = find(statistics(Pairing(50, 3, 0, 7)), Gate(0.5))
     assert found.title == "Too few images to tell whether the second look helps"
     assert "McNemar's exact test p = 0.25, mid-p = 0.12" in found.details
     assert found.remarks[0] == (
@@ -159,16 +160,16 @@ def test_few_images_are_not_taken_for_a_useless_look():
     ],
 )  # fmt: skip
 def test_no_evidence_says_of_how_much(pairing, title, said):
-    found = find(statistics(pairing), 0.5)
+    found = find(statistics(pairing), Gate(0.5))
     assert found.title.startswith(title)
     assert found.remarks[0].startswith(said)
-    assert "decide" not in " ".join(find(statistics(Pairing(900, 30, 5, 65)), 0.5).remarks)
+    assert "decide" not in " ".join(find(statistics(Pairing(900, 30, 5, 65)), Gate(0.5)).remarks)
 
 
 def test_cost_and_forwards_are_two_sentences_with_their_units():
     own = statistics(Pairing(900, 30, 5, 65), forwards=2170)
     larger = replace(own.after, tally=replace(own.after.tally, cost=2490.0))
-    told = find(replace(own, after=larger), 0.5).remarks
+    told = find(replace(own, after=larger), Gate(0.5)).remarks
     assert "takes 2.17 forward passes on average in place of 1" in told[-2]
     assert told[-1] == (
         "Its cost is 2.49 on average in place of 1 (in units of one forward pass at the network's "
@@ -188,7 +189,7 @@ def test_probabilities_that_are_less_true_are_said_to_be():
         first = replace(own.before, correct=(0,) * 14 + (905,), **bins(before))
         tally = replace(own.after.tally, correct=(0,) * 14 + (930,), **bins(after))
         remarks = find(
-            replace(own, before=first, after=replace(own.after, tally=tally)), 0.5
+            replace(own, before=first, after=replace(own.after, tally=tally)), Gate(0.5)
         ).remarks
         return [remark for remark in remarks if "ECE" in remark]
 
@@ -204,7 +205,7 @@ def test_a_better_brier_score_and_few_images_are_said_beside_a_worse_calibration
     worse = {"confident": (0,) * 14 + (60,), "correct": (0,) * 14 + (50,)}
     first = replace(own.before, images=60, brier=12.0, confidence=(0,) * 14 + (52.0,), **worse)
     after = replace(own.after.tally, images=60, brier=11.4, confidence=(0,) * 14 + (56.0,), **worse)
-    found = find(replace(own, before=first, after=replace(own.after, tally=after)), 0.5)
+    found = find(replace(own, before=first, after=replace(own.after, tally=after)), Gate(0.5))
     [told] = [remark for remark in found.remarks if "ECE" in remark]
     assert told.endswith(
         "10.0\u00a0% after. By the Brier score they are better: 0.200 before, 0.190 after. 60 "
@@ -229,7 +230,9 @@ def test_a_better_brier_score_and_few_images_are_said_beside_a_worse_calibration
 )  # fmt: skip
 def test_a_second_network_that_is_the_better_way_is_said_to_be(cost, against, said):
     sibling = Method(tally(1000, 930 + against.fixed - against.broken, cost), against=against)
-    found = find(statistics(Pairing(900, 30, 5, 65), rivals={"network:sibling": sibling}), 0.5)
+    found = find(
+        statistics(Pairing(900, 30, 5, 65), rivals={"network:sibling": sibling}), Gate(0.5)
+    )
     [told] = [remark for remark in found.remarks if "network:" in remark]
     assert told.startswith(said)
 
@@ -244,7 +247,9 @@ def test_a_second_network_that_is_the_better_way_is_said_to_be(cost, against, sa
 )
 def test_a_second_network_that_is_not_is_a_rival_like_others(cost, against):
     sibling = Method(tally(1000, 930 + against.fixed - against.broken, cost), against=against)
-    found = find(statistics(Pairing(900, 30, 5, 65), rivals={"network:sibling": sibling}), 0.5)
+    found = find(
+        statistics(Pairing(900, 30, 5, 65), rivals={"network:sibling": sibling}), Gate(0.5)
+    )
     assert "second network" not in " ".join(found.remarks)
     assert sum("network:sibling" in remark for remark in found.remarks) == 1
 
@@ -253,7 +258,7 @@ def test_the_best_rival_is_said_beside_a_second_network_that_is_another():
     flip = Method(tally(1000, 960, 5000), against=Pairing(930, 30, 0, 40))
     sibling = Method(tally(1000, 950, 1580), against=Pairing(925, 25, 5, 45))
     rivals = {"flip": flip, "network:sibling+best": sibling}
-    found = find(statistics(Pairing(900, 30, 5, 65), rivals=rivals), 0.5)
+    found = find(statistics(Pairing(900, 30, 5, 65), rivals=rivals), Gate(0.5))
     told = [remark for remark in found.remarks if "rivals" in remark]
     assert told[0].startswith(
         "A second network is the better way to spend the cost: only network:sibling+best is right "

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import relook
 from networks import counting_forwards, make_colours
 from relook.cli import app
+from relook.cli.tables import print_story
 from relook.correction import AMBIGUOUS, gap
 from relook.evaluation import (
     DataError,
@@ -26,11 +27,10 @@ from relook.evaluation import (
     tune,
 )
 from relook.evaluation.forecast import forecast
-from relook.gate import EVERY_IMAGE, Gate
+from relook.gate import EVERY_IMAGE, NO_IMAGE, Gate
 from relook.looks import Preset, presets
 from relook.report.findings import find
 from relook.report.story import tell
-from relook.report.terminal import print_story
 from test_findings import statistics
 
 COLOURS = ["--model", "networks:make_colours", "--look", "flip"]
@@ -65,7 +65,7 @@ def folder(tmp_path):
 @pytest.fixture
 def flip_has_a_gate(monkeypatch):
     """The look flip brings a gate: what a look's own gate does must not hang on today's values."""
-    monkeypatch.setitem(presets._GATES, "flip", "gap2:0.25")
+    monkeypatch.setitem(presets._GATES, "flip", Gate(0.25, 2))
 
 
 def run(*arguments):
@@ -113,8 +113,8 @@ def test_the_lead_over_the_second_class_is_the_same_for_any_number_of_classes():
         ("gap2:0.6", "gap2:0.6", "gap(1,2) below 0.6"),
         ("gap2:1", "gap2:1.0", "gap(1,2) below 1.0"),
         ("gap2:0", 0.0, "gap(1,2) below 0.0"),
-        ("none", None, "any gap"),
-        (None, None, "any gap"),
+        ("none", "none", "any gap"),
+        (EVERY_IMAGE, "none", "any gap"),
         (Gate(0.6, 2), "gap2:0.6", "gap(1,2) below 0.6"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_gate_s_setting_makes_the_same_gate(colours, value, setting, words):
     assert gate.setting == setting
     assert type(gate.setting) is type(setting)
     assert Gate.of(gate.setting).setting == setting
-    assert relook.Corrector(colours, gate=gate, look="flip").gate == setting
+    assert relook.Corrector(colours, gate=value, look="flip").gate == gate
 
 
 @pytest.mark.parametrize(
@@ -159,44 +159,47 @@ def test_one_image_has_no_rank(colours):
 def test_what_is_given_goes_before_a_file_before_the_look_s_own(
     colours, torn, tmp_path, flip_has_a_gate
 ):
-    Preset("flip", gate="gap2:0.125").save(tmp_path / "saved.json")
+    Preset("flip", gate=Gate(0.125, 2)).save(tmp_path / "saved.json")
     Preset("flip").save(tmp_path / "open.json")
 
     def of(look, gate=None):
-        return relook.Corrector(colours, gate=gate, look=look).gate
+        return relook.Corrector(colours, gate=gate, look=look).gate.setting
 
     assert of("flip") == "gap2:0.25"
     assert of("whole+flip") == "gap2:0.25"
-    assert of("whole") is None
+    assert of("whole") == "none"
     assert of(tmp_path / "open.json") == "gap2:0.25"
     assert of(tmp_path / "saved.json") == "gap2:0.125"
     assert of("flip", 0.5) == of(tmp_path / "saved.json", 0.5) == 0.5
-    assert of("flip", "none") is of(tmp_path / "saved.json", "none") is None
+    assert of("flip", "none") == of(tmp_path / "saved.json", "none") == "none"
     assert of(Preset("flip")) == "gap2:0.25"
-    assert of(relook.looks.Flip()) is None  # an object has no name to go by
+    assert of(relook.looks.Flip()) == "none"  # an object has no name to go by
     assert relook.Corrector(colours, look="flip").correct(torn).forwards == 2
 
 
 def test_of_joined_looks_the_first_that_has_a_gate_gives_it(monkeypatch, flip_has_a_gate):
-    monkeypatch.setitem(presets._GATES, "whole", 0.75)
-    assert Preset("larger+whole+flip").gate_or(0.5) == 0.75
-    assert Preset("larger+flip+whole").gate_or(0.5) == "gap2:0.25"
-    assert Preset("larger").gate_or(0.5) == 0.5
-    assert Preset("flip", gate="none").gate_or(0.5) == "none"
+    monkeypatch.setitem(presets._GATES, "whole", Gate(0.75))
+    assert Preset("larger+whole+flip").gate_or() == Gate(0.75)
+    assert Preset("larger+flip+whole").gate_or() == Gate(0.25, 2)
+    assert Preset("larger").gate_or(Gate(0.5)) == Gate(0.5)
+    assert Preset("larger").gate_or() == EVERY_IMAGE
+    assert Preset("flip", gate=EVERY_IMAGE).gate_or(Gate(0.5)) == EVERY_IMAGE
 
 
 def test_quick_and_best_have_a_gate_by_the_lead_of_the_first_class(cnn):
-    assert Gate.of(relook.Corrector(cnn, look="quick").gate).j == 2
-    assert Gate.of(relook.Corrector(cnn, look="best").gate).j == 2
-    assert relook.Corrector(cnn).gate is None
+    assert relook.Corrector(cnn, look="quick").gate.j == 2
+    assert relook.Corrector(cnn, look="best").gate.j == 2
+    assert relook.Corrector(cnn).gate == EVERY_IMAGE
 
 
 def test_a_file_keeps_a_gate_of_either_kind(tmp_path):
-    for gate in (0.25, "gap2:0.25", "none", None):
-        Preset("flip", gate=gate).save(tmp_path / "look.json")
-        assert Preset.read(tmp_path / "look.json") == Preset("flip", gate=gate)
-    assert Preset.of("flip", gate=Gate(0.25, 2)) == Preset("flip", gate="gap2:0.25")
-    assert Preset.of("flip", gate=EVERY_IMAGE) == Preset("flip", gate="none")
+    for setting in (0.25, "gap2:0.25", "none", None):
+        preset = Preset.of("flip", gate=setting)
+        preset.save(tmp_path / "look.json")
+        assert json.loads((tmp_path / "look.json").read_text())["gate"] == setting
+        assert Preset.read(tmp_path / "look.json") == preset
+    assert Preset.of("flip", gate="gap2:0.25") == Preset("flip", gate=Gate(0.25, 2))
+    assert Preset.of("flip", gate="none") == Preset("flip", gate=EVERY_IMAGE)
     for gate, said in (
         ("gap7:0.5", "look.json: gate must be a gap from 0 to 1"),
         (1.5, "look.json: gate must be a gap from 0 to 1"),
@@ -227,7 +230,7 @@ def test_the_commands_take_the_look_s_own_gate(folder, tmp_path, flip_has_a_gate
 def test_rivals_look_at_the_images_of_the_look_they_are_compared_with(
     colours, folder, tmp_path, flip_has_a_gate
 ):
-    Preset("flip", gate="none").save(tmp_path / "always.json")
+    Preset.of("flip", gate="none").save(tmp_path / "always.json")
     Preset("flip").save(tmp_path / "open.json")
     names = ["flip", str(tmp_path / "open.json"), str(tmp_path / "always.json")]
     evaluation = evaluate(
@@ -253,7 +256,7 @@ def test_tuning_asks_about_every_image_that_one_of_the_gates_lets_pass(colours, 
         on_forecast=told.append,
     )
     forwards = {c.preset.gate: c.forwards for c in tuning.candidates}
-    assert forwards == {0.0: 1.0, 0.4: 1.2, "gap2:0.28": 1.5}
+    assert forwards == {NO_IMAGE: 1.0, Gate(0.4): 1.2, Gate(0.28, 2): 1.5}
     assert told[0].unsure == 5
 
 
@@ -417,11 +420,11 @@ def test_few_classes_are_not_said_to_leave_nothing_to_correct():
     everything, none = Pairing(900, 30, 5, 65), Pairing()
     counted = statistics(everything)
     counted = replace(counted, after=replace(counted.after, ambiguous=none))
-    assert "there is hardly anything to correct" in " ".join(find(counted, 0.5).remarks)
-    told = " ".join(find(counted, "gap2:0.7").remarks)
+    assert "there is hardly anything to correct" in " ".join(find(counted, Gate(0.5)).remarks)
+    told = " ".join(find(counted, Gate(0.7, 2)).remarks)
     assert "No image is ambiguous (gap(1,5) < 0.5); the gate goes by gap(1,2)." in told
     assert "hardly anything" not in told
-    some = " ".join(find(statistics(everything), "gap2:0.5").remarks)
+    some = " ".join(find(statistics(everything), Gate(0.5, 2)).remarks)
     assert "on those alone: helps" in some
     assert "The others kept their first answer" not in some
 

@@ -14,6 +14,7 @@ import relook
 from networks import HalvesNet, counting_forwards
 from relook.attribution import AttributionMaps
 from relook.errors import ModelError, RelookError
+from relook.gate import Gate
 from relook.geometry import cut_pixels
 from relook.looks import (
     Crops,
@@ -167,14 +168,14 @@ def test_a_preset_makes_its_look():
 
 def test_a_saved_preset_is_what_the_corrector_takes(tmp_path, cnn):
     file = tmp_path / "tuned.json"
-    saved = Preset("poster", fill="mean", attribution="cam", k=2, gate=0.25)
+    saved = Preset.of("poster", fill="mean", attribution="cam", k=2, gate=0.25)
     saved.save(file)
     assert Preset.read(file) == saved
     corrector = relook.Corrector(cnn, look=str(file))
-    assert (corrector.k, corrector.gate) == (2, 0.25)
+    assert (corrector.k, corrector.gate) == (2, Gate(0.25))
     assert corrector.look == Mask(relook.CAM(), "mean")
     given = relook.Corrector(cnn, k=3, gate=0.5, look=str(file))
-    assert (given.k, given.gate) == (3, 0.5)
+    assert (given.k, given.gate) == (3, Gate(0.5))
 
 
 def test_options_have_the_last_word_over_a_file(tmp_path):

@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 import relook
 from networks import HalvesNet, counting_forwards, random_cnn
 from relook.cli import app
+from relook.cli.progress import TrainingBar
 from relook.errors import ModelError, RelookError
 from relook.evaluation import DataError, RunError, read_data
 from relook.layout import Layout
@@ -56,7 +57,6 @@ from relook.multicam import (
 from relook.multicam import Progress as TrainingProgress
 from relook.multicam.data import divide
 from relook.report.comparison import write_comparison
-from relook.report.terminal import TrainingBar
 from relook.target import Target
 
 HERE = Path(__file__).parent

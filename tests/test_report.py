@@ -16,13 +16,13 @@ from rich.console import Console
 
 import relook
 from networks import random_cnn, write_noise
+from relook.cli.tables import print_story
 from relook.demo import photos, write_demo
 from relook.evaluation import read_data
 from relook.report import render_page, save_picture, write_report
 from relook.report.evaluation import GALLERY
 from relook.report.picture import _columns
 from relook.report.story import forwards_in_words, tell
-from relook.report.terminal import print_story
 from relook.report.tiles import crop_tile, map_tile, photo_tile
 
 

@@ -12,6 +12,7 @@ from networks import SmallCNN, counting_forwards, random_cnn
 from relook.errors import RelookError
 from relook.evaluation import Pairing, Run, RunError, evaluate, read_data, tune
 from relook.evaluation.tuning import LOOKS
+from relook.gate import NO_IMAGE, Gate
 from relook.looks import Mask, Preset
 
 
@@ -46,8 +47,7 @@ def test_candidates_are_what_an_evaluation_of_each_says(grey, images):
     assert {p.k for p in presets if p.k} == {1, 2, 3, 4}
     for candidate in tuning.candidates[:3] + tuning.candidates[-3:]:
         preset = candidate.preset
-        gate = None if preset.gate == "none" else preset.gate
-        corrector = relook.Corrector(grey, k=preset.k, gate=gate, look=preset.make())
+        corrector = relook.Corrector(grey, k=preset.k, gate=preset.gate, look=preset.make())
         evaluation = evaluate(corrector, images)
         assert candidate.pairing == evaluation.statistics.after.pairing
         assert candidate.forwards == pytest.approx(evaluation.summary()["forwards"] / 40)
@@ -58,7 +58,7 @@ def test_the_best_comes_first_and_of_equals_the_cheapest(grey, images):
     candidates = tune(grey, images, gates=[0.05, "none"]).candidates
     ranks = [(c.pairing.broken - c.pairing.fixed, c.cost) for c in candidates]
     assert ranks == sorted(ranks)
-    [none] = [c for c in candidates if c.preset.gate == 0]
+    [none] = [c for c in candidates if c.preset.gate == NO_IMAGE]
     assert none.forwards == 1
     assert none.pairing.fixed == none.pairing.broken == 0
 
@@ -72,7 +72,7 @@ def test_what_only_breaks_is_not_chosen(halves, tmp_path):
         Image.new("RGB", (4, 4), colour).save(tmp_path / name / "a.png")
     images = read_data(tmp_path, halves.labels)
     tuning = tune(halves, images, tmp_path / "run")
-    assert tuning.chosen == Preset("poster", gate=0.0)
+    assert tuning.chosen == Preset.of("poster", gate=0.0)
     assert tuning.chosen.describe() == "no second look"
     corrector = relook.Corrector(halves, look=str(tmp_path / "run" / "tuned.json"))
     evaluation = evaluate(corrector, images, tmp_path / "run")
@@ -84,8 +84,8 @@ def test_what_is_settled_stays(grey, images):
     keep = Preset("poster", fill="mean", attribution="scorecam", budget=3, k=2)
     tuning = tune(grey, images, keep=keep, gates=[0.09])
     assert {c.preset for c in tuning.candidates} == {
-        Preset("poster", fill="mean", attribution="scorecam", budget=3, k=2, gate=0.09),
-        Preset("poster", fill="mean", attribution="scorecam", budget=3, k=2, gate=0.0),
+        Preset.of("poster", fill="mean", attribution="scorecam", budget=3, k=2, gate=0.09),
+        Preset.of("poster", fill="mean", attribution="scorecam", budget=3, k=2, gate=0.0),
     }
     assert tuning.chosen.make() == Mask(relook.ScoreCAM(fill="mean", budget=3), "mean")
     flips = tune(grey, images, keep=Preset("flip"), gates=[0.05, 0.09])
@@ -102,7 +102,7 @@ def wide():
 def test_exact_score_cam_of_many_channels_is_tried_only_if_asked_for(wide, images):
     def tried(**options):
         tuning = tune(wide, images.sample(3), gates=["none"], **options)
-        presets = [c.preset for c in tuning.candidates if c.preset.gate != 0]
+        presets = [c.preset for c in tuning.candidates if c.preset.gate != NO_IMAGE]
         return {(p.fill, p.budget) for p in presets if p.attribution == "scorecam"}, tuning
 
     fills = ("black", "mean", "blur")
@@ -128,7 +128,7 @@ def test_an_option_applies_to_the_looks_that_have_it(wide, images):
     tuning = tune(wide, images.sample(3), keep=keep, looks=looks, gates=["none"])
     budgets = {}
     for candidate in tuning.candidates:
-        if candidate.preset.gate != 0:
+        if candidate.preset.gate != NO_IMAGE:
             preset = candidate.preset
             tried = (preset.fill, preset.attribution, preset.budget)
             budgets.setdefault(preset.look, set()).add(tried)
@@ -157,14 +157,14 @@ def test_a_budget_of_64_tries_what_is_tried_without_one(wide, images):
 
 def test_what_a_budget_leaves_out_of_the_poster_is_said(wide, images):
     tuning = tune(wide, images.sample(3), keep=Preset(budget=7), gates=["none"])
-    presets = [c.preset for c in tuning.candidates if c.preset.gate != 0]
+    presets = [c.preset for c in tuning.candidates if c.preset.gate != NO_IMAGE]
     assert {(p.fill, p.attribution, p.budget) for p in presets} == {("black", "scorecam", 7)}
     assert tuning.left_out == (
         "poster with Score-CAM and the fills mean and blur; --exact (exact=True) tries them",
         "poster with CAM, which has no budget; without a budget it is tried too",
     )
     tuning = tune(wide, images.sample(3), keep=Preset(budget=7), gates=["none"], exact=True)
-    presets = [c.preset for c in tuning.candidates if c.preset.gate != 0]
+    presets = [c.preset for c in tuning.candidates if c.preset.gate != NO_IMAGE]
     assert {(p.fill, p.budget) for p in presets} == {("black", 7), ("mean", 7), ("blur", 7)}
 
 
@@ -266,8 +266,11 @@ def test_what_cannot_be_settled_is_said(grey, images, keep, said):
 
 
 def test_a_settled_gate_stays(grey, images):
-    keep = Preset(fill="black", attribution="cam", k=1, gate=0.05)
-    assert {c.preset.gate for c in tune(grey, images, keep=keep).candidates} == {0.05, 0.0}
+    keep = Preset(fill="black", attribution="cam", k=1, gate=Gate(0.05))
+    assert {c.preset.gate for c in tune(grey, images, keep=keep).candidates} == {
+        Gate(0.05),
+        NO_IMAGE,
+    }
 
 
 def test_a_network_without_a_target_layer_is_tuned_on_the_looks_it_can_take(images, tmp_path):
@@ -296,7 +299,7 @@ def test_a_network_without_a_target_layer_is_tuned_on_the_looks_it_can_take(imag
 def test_grad_cam_stays_where_it_is_settled_and_counts_its_backward(grey, images):
     keep = Preset(attribution="gradcam", fill="black")
     tuning = tune(grey, images, keep=keep, gates=["none"])
-    tried = [c for c in tuning.candidates if c.preset.gate != 0]
+    tried = [c for c in tuning.candidates if c.preset.gate != NO_IMAGE]
     assert {c.preset.attribution for c in tried} == {"gradcam"}
     costs = {c.preset.k: c.cost for c in tried}
     # The first look, one more forward, a backward (2) and a view for each class found.

@@ -29,7 +29,7 @@ from relook.cascade import class_order, forward_cost
 from relook.classifier import Classifier, FirstLook, check_finite, check_pixels, is_out_of_memory
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
 from relook.gate import AMBIGUOUS as AMBIGUOUS
-from relook.gate import Gate
+from relook.gate import EVERY_IMAGE, Gate
 from relook.gate import gap as gap
 from relook.geometry import Box
 from relook.images import ImageSource, image_name, open_image
@@ -144,7 +144,7 @@ class Correction:
         left_out: what the look did without because this network cannot be asked about it, such as
             a larger input of a network that takes one size only.
         no_view: what it did without because there is no more to see in this image.
-        gate: the corrector's.
+        gate: the corrector's: which images get a second look.
     """
 
     image: str
@@ -168,7 +168,7 @@ class Correction:
     seconds: float
     left_out: tuple[str, ...] = ()
     no_view: tuple[str, ...] = ()
-    gate: float | str | None = None
+    gate: Gate = EVERY_IMAGE
 
     def __repr__(self) -> str:
         top = [self.labels[int(p.argmax())] for p in (self.before, self.after)]
@@ -256,8 +256,7 @@ class Corrector(nn.Module):
     Attributes:
         classifier: the frozen classifier.
         k: how many of the most probable classes the second look is about.
-        gate: only images with gap(1,5) below this number get a second look, or, as text such as
-            "gap2:0.6", with gap(1,2) below it; None: all.
+        gate: which images get a second look, a `relook.gate.Gate`.
         look: the way to look again.
         called: the name of the look with its options; None for an object.
     """
@@ -300,7 +299,9 @@ class Corrector(nn.Module):
                 "wrap your network in relook.Classifier(module, mean=..., std=..., input_size=...)"
             )
         k = None if k is None else whole_number(k, "k")
-        gate = None if gate is None else Gate.of(gate)
+        count = len(classifier.labels)
+        default = min(5, count)
+        own = EVERY_IMAGE
         if budget is not None and not isinstance(look, str | os.PathLike):
             raise RelookError(
                 "budget goes with a look's name; an object has its own, as in "
@@ -308,10 +309,9 @@ class Corrector(nn.Module):
             )
         called = None
         if isinstance(look, str | os.PathLike):
-            look = Preset.of(look, k=k, gate=gate, budget=budget)
+            look = Preset.of(look, budget=budget)
         if isinstance(look, Preset):
-            k = look.k if k is None else k
-            gate = Gate.of(look.gate_or("none")) if gate is None else gate
+            default, own = look.k_or(default), look.gate_or(own)
             called = replace(look, k=None, gate=None).describe()
             look = look.make(classifier)
         elif not isinstance(look, Look):
@@ -319,14 +319,14 @@ class Corrector(nn.Module):
                 f"look must be a name, a file that tuning saved, or a look of relook.looks; not "
                 f"{look!r}"
             )
-        count = len(classifier.labels)
-        if k is not None and not 1 <= k <= count:
+        k = default if k is None else k
+        if not 1 <= k <= count:
             raise RelookError(
                 f"k must be 1 to {count}, the number of classes of {classifier.name}, not {k}"
             )
         self.classifier = classifier
-        self.k = min(5, count) if k is None else k
-        self.gate = Gate.of(gate).setting
+        self.k = k
+        self.gate = own if gate is None else Gate.of(gate)
         self.look: Look = look
         self.called = called
         self._said = False
@@ -344,8 +344,7 @@ class Corrector(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings, for `print(corrector)`."""
-        gate = "every image" if self.gate is None else f"gate {self.gate}"
-        return f"look {self.called or self.look}, k = {self.k}, {gate}"
+        return f"look {self.called or self.look}, k = {self.k}, gate {self.gate.setting}"
 
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
@@ -448,12 +447,11 @@ class Corrector(nn.Module):
             NotFiniteError: the network answered NaN.
             ModelError: the look asks about another size than the network's, which it refuses.
         """
-        gate = Gate.of(self.gate)
         waiting: list[_Waiting] = []
         for first in firsts:
             start = time.perf_counter()
             classes = first.probabilities.topk(self.k).indices
-            unsure = gate.passes(gate.gap(first.probabilities))
+            unsure = self.gate.passes(self.gate.gap(first.probabilities))
             second = self.look(self.classifier, first, classes, progress) if unsure else None
             waiting.append(_Waiting(first, classes, second, time.perf_counter() - start))
             if sum(w.forwards for w in waiting) >= _TOGETHER:

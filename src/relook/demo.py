@@ -11,7 +11,6 @@ from pathlib import Path
 import relook
 from relook.correction import Corrector
 from relook.errors import RelookError
-from relook.gate import Gate
 from relook.models import DEFAULT_MODEL, load
 from relook.report import render_page
 from relook.report.story import tell
@@ -63,7 +62,7 @@ def write_demo(file: Path, progress: Callable[[str, int, int], None]) -> None:
         model=best.classifier.name,
         layer=best.classifier.target_layer,
         k=poster.k,
-        gate=Gate.of(best.gate).below,
+        gate=best.gate.below,
         seconds=time.perf_counter() - start,
         version=relook.__version__,
     )

@@ -58,16 +58,16 @@ class Gate:
             raise _refusal(self.setting)
 
     @classmethod
-    def of(cls, value: Number | str | Gate | None) -> Gate:
-        """The gate that is meant by a number (for gap(1,5)), "gap2:" and a number (for gap(1,2)),
-        or "none" or None (for every image).
+    def of(cls, value: Number | str | Gate) -> Gate:
+        """The gate that a number (for gap(1,5)), "gap2:" and a number (for gap(1,2)), or "none"
+        (for every image) stands for.
 
         Raises:
             RelookError: it is none of these, or out of range.
         """
         if isinstance(value, Gate):
             return value
-        if value is None or (isinstance(value, str) and value == "none"):
+        if isinstance(value, str) and value == "none":
             return EVERY_IMAGE
         if isinstance(value, str) and value.endswith("%"):
             raise RelookError(
@@ -90,10 +90,10 @@ class Gate:
         return cls(below, j)
 
     @property
-    def setting(self) -> float | str | None:
-        """What `of` makes the same gate of; JSON can hold it. None is every image."""
+    def setting(self) -> float | str:
+        """The gate as a number or a text, for JSON and messages; `of` reads it again."""
         if math.isinf(self.below):
-            return None
+            return "none"
         # No gap is below 0, whichever it is: one spelling for no second look at all.
         return float(self.below) if self.j == 5 or not self.below else f"{_GAP2}{self.below}"
 
@@ -118,6 +118,9 @@ class Gate:
 
 EVERY_IMAGE = Gate(math.inf)
 """Every image gets a second look."""
+
+NO_IMAGE = Gate(0.0)
+"""No image gets one."""
 
 
 def _refusal(value: object) -> RelookError:

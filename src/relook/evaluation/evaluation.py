@@ -124,10 +124,10 @@ def evaluate(
     rivals = rivals_of(corrector, versus)
     settings = {
         "k": corrector.k,
-        "gate": corrector.gate,
+        "gate": corrector.gate.setting,
         **named(corrector),
         "versus": {
-            name: {"k": rival.k, "gate": rival.gate, **named(rival)}
+            name: {"k": rival.k, "gate": rival.gate.setting, **named(rival)}
             for name, rival in rivals.items()
         },
         **({} if gate_found is None else {"gate_of_share": gate_found.to_json()}),
@@ -151,7 +151,7 @@ def evaluate(
     correctors = [corrector, *rivals.values()]
 
     def tell(left: Sequence[int]) -> None:
-        expected = forecast(correctors, data, left, [[Gate.of(each.gate)] for each in correctors])
+        expected = forecast(correctors, data, left, [[each.gate] for each in correctors])
         if expected and on_forecast:
             on_forecast(expected)
 
@@ -269,7 +269,7 @@ def rivals_of(
         RelookError: there is no such look, or its k is out of range.
         ModelError: a look needs a target layer and the classifier has none.
     """
-    gate = Gate.of(AMBIGUOUS if corrector.gate == 0 else corrector.gate)
+    gate = corrector.gate if corrector.gate.below else Gate(AMBIGUOUS)
     if isinstance(versus, Mapping):
         return {
             name: rival
@@ -280,9 +280,8 @@ def rivals_of(
     rivals = {}
     for name in [versus] if isinstance(versus, str | os.PathLike) else versus:
         preset = Preset.of(name)
-        k = corrector.k if preset.k is None else preset.k
-        own = gate if preset.gate is None else preset.gate
-        rivals[str(name)] = Corrector(corrector.classifier, k, own, preset)
+        k = preset.k_or(corrector.k)
+        rivals[str(name)] = Corrector(corrector.classifier, k, preset.gate or gate, preset)
     return rivals
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from relook.arguments import Number
 from relook.attribution import CAM, FAST
 from relook.classifier import Classifier, FirstLook
 from relook.correction import Corrector
@@ -24,7 +25,7 @@ from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import Labelled, Rows, work
 from relook.fills import FILLS
 from relook.folder import RunError
-from relook.gate import Gate
+from relook.gate import NO_IMAGE, Gate
 from relook.looks import Flip, Preset
 from relook.looks.presets import Budget
 
@@ -39,7 +40,7 @@ KS = (1, 2, 3, 5)
 _FIXED_FILL = ("torchcam", "gradcam")
 """Variants of Score-CAM that go with one fill."""
 
-GATES: tuple[float | str, ...] = ("gap2:0.25", "gap2:0.5", "gap2:0.75", "gap2:0.9")
+GATES = tuple(Gate(below, j=2) for below in (0.25, 0.5, 0.75, 0.9))
 """By gap(1,2), which tells unsure images of few classes too, where gap(1,5) tells hardly any. They
 are few because each more candidate flatters the choice. No second look at surer images: they are
 seldom moved and would cost as much as all others."""
@@ -88,7 +89,7 @@ def tune(
     *,
     keep: Preset | None = None,
     looks: Sequence[str] | None = None,
-    gates: Sequence[float | str] = GATES,
+    gates: Sequence[Number | str | Gate] = GATES,
     exact: bool = False,
     gate_found: GateOfShare | None = None,
     on_rows: Rows | None = None,
@@ -126,8 +127,7 @@ def tune(
         looks = LOOKS if keep is None else (keep.look,)
     keep = keep or Preset()
     several = len(looks) > 1
-    if keep.gate is not None:
-        gates = (keep.gate,)
+    tried = [Gate.of(gate) for gate in gates] if keep.gate is None else [keep.gate]
     # Raises if what is settled cannot be; of a look that is not, k alone.
     # Kept until the end: a second network is not loaded again while it is.
     settled = Flip() if several else keep.make(classifier)
@@ -147,7 +147,6 @@ def tune(
             left_out.append(f"{look}: {error}")
     left_out += _left_out_of_posters(classifier, found, keep, exact)
     ways = {name: preset for contender in found for name, preset in contender.ways.items()}
-    tried = [Gate.of(gate) for gate in gates]
 
     def judge(
         images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
@@ -170,12 +169,12 @@ def tune(
             on_forecast(expected)
 
     used = [contender.corrector.look for contender in found]
-    asked = {"gates": list(gates), "ways": list(ways)}
+    asked = {"gates": [gate.setting for gate in tried], "ways": list(ways)}
     noted = {} if gate_found is None else {"gate_of_share": gate_found.to_json()}
     settings = {"tuning": asked, **noted, **second_networks(used), **describe(classifier, data)}
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
         rows = work(classifier, data, used, judge, run, on_rows, tell if on_forecast else None)
-    result = replace(_rank(rows, ways, gates, keep), left_out=tuple(left_out))
+    result = replace(_rank(rows, ways, tried, keep), left_out=tuple(left_out))
     if folder:
         result.chosen.save(folder / "tuned.json")
     return result
@@ -262,7 +261,7 @@ def _contenders(
             yield _Contender.of(classifier, preset, ks)
         return
     # What a zoom's view weighs depends on the others: each k is a look of its own.
-    for k in ks if keep.look == "zoom" else [Preset.of(keep.look, k=settled).k]:
+    for k in ks if keep.look == "zoom" else [settled]:
         contender = _Contender.of(classifier, keep, [k])
         contender.corrector.correct(photo(classifier))  # raises if the network cannot take it
         yield contender
@@ -311,14 +310,14 @@ def _name(preset: Preset) -> str:
 
 
 def _rank(
-    rows: Sequence[Row], ways: dict[str, Preset], gates: Sequence[float | str], keep: Preset
+    rows: Sequence[Row], ways: dict[str, Preset], gates: Sequence[Gate], keep: Preset
 ) -> Tuning:
     seen = [(row.before, row.label, dict(row.rivals)) for row in rows if row.before]
     # No second look: of a look that the network can take, so that the file can be used.
     first = next(iter(ways.values()), keep)
-    none = Candidate(replace(keep, look=first.look, gate=0.0), *_count(seen, "", Gate(0.0)))
+    none = Candidate(replace(keep, look=first.look, gate=NO_IMAGE), *_count(seen, "", NO_IMAGE))
     tried = [
-        Candidate(replace(preset, gate=gate), *_count(seen, name, Gate.of(gate)))
+        Candidate(replace(preset, gate=gate), *_count(seen, name, gate))
         for name, preset in ways.items()
         for gate in gates
     ]

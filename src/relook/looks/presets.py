@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -10,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from relook.arguments import whole_number
+from relook.arguments import Number, whole_number
 from relook.attribution import CAM, Activity, Attribution, GradCAM, ScoreCAM
 from relook.classifier import Classifier
 from relook.errors import RelookError
-from relook.gate import Gate
+from relook.gate import EVERY_IMAGE, Gate
 from relook.looks.crops import Crops
 from relook.looks.ends import Ends
 from relook.looks.flip import Flip
@@ -115,21 +116,21 @@ NETWORK = "network:"
 """How the name of a look begins that asks a second network, whose own name follows."""
 
 _KS = {"best": 2}
-"""About how many classes a look is where that is not said, if not 5."""
+"""Default k of looks for which it is not 5."""
 
-_GATES = {"quick": "gap2:0.4", "best": "gap2:0.4"}
-"""The gate that a look brings where none is given: by gap(1,2), which means the same for any number
-of classes."""
+_GATES = {"quick": Gate(0.4, j=2), "best": Gate(0.4, j=2)}
+"""Default gate of looks that have one: by gap(1,2), which means the same for any number of
+classes."""
 
-_TAKES = {
-    "poster": ("fill", "attribution", "variant", "budget"),
-    "zoom": ("attribution", "variant", "budget"),
-}
+OPTIONS = ("fill", "attribution", "variant", "budget")
+"""What can be said of a look beside its name, its k and its gate."""
 
 
-def takes(name: str) -> frozenset[str]:
-    """The options of the look of that name; of several joined by + all of theirs."""
-    return frozenset(option for part in name.split("+") for option in _TAKES.get(part, ()))
+def takes(name: str) -> tuple[str, ...]:
+    """Which of the `OPTIONS` the look of that name has; of several joined by + all of theirs."""
+    makers = [LOOKS[part] for part in name.split("+") if part in LOOKS]
+    found = {option for maker in makers for option in inspect.signature(maker).parameters}
+    return tuple(option for option in OPTIONS if option in found)
 
 
 def make_look(
@@ -185,7 +186,7 @@ def make_look(
     looks = tuple(
         network(part.removeprefix(NETWORK))
         if part.startswith(NETWORK)
-        else LOOKS[part](**{o: v for o, v in given.items() if o in _TAKES.get(part, ())})
+        else LOOKS[part](**{o: v for o, v in given.items() if o in takes(part)})
         for part in names
     )
     return looks[0] if len(looks) == 1 else Together(looks)
@@ -199,8 +200,7 @@ class Preset:
         look: a name as `make_look` takes it.
         fill, attribution, variant, budget: its options, see `make_look`; None where not given.
         k: how many of the most probable classes; None where not given.
-        gate: only images with gap(1,5) below this number get a second look, or, as text such as
-            "gap2:0.6", with gap(1,2) below it; "none": all do; None where not given.
+        gate: which images get a second look; None where not given.
     """
 
     look: str = "poster"
@@ -209,11 +209,26 @@ class Preset:
     variant: str | None = None
     budget: Budget | None = None
     k: int | None = None
-    gate: float | str | None = None
+    gate: Gate | None = None
 
     @classmethod
-    def of(cls, look: str | os.PathLike[str], **options: Any) -> Preset:
-        """Of a look's name, or of a file; options that are not None have the last word.
+    def of(
+        cls,
+        look: str | os.PathLike[str],
+        *,
+        k: Number | None = None,
+        gate: Number | str | Gate | None = None,
+        budget: Number | Literal["fast"] | None = None,
+        **options: str | None,
+    ) -> Preset:
+        """Of a look's name, or of a file; what is given beside it has the last word.
+
+        Args:
+            look: a name as `make_look` takes it, or a file that `save` wrote.
+            k: as for `relook.Corrector`.
+            gate: the same.
+            budget: as for `make_look`.
+            options: fill, attribution and variant, as for `make_look`.
 
         Raises:
             RelookError: there is no such look, the file cannot be used, or k, gate or budget is
@@ -223,20 +238,23 @@ class Preset:
         # A path is a file, and a name may be one.
         is_file = not isinstance(look, str) or (look not in LOOKS and file.is_file())
         preset = cls.read(file) if is_file else cls(str(look))
-        given = {name: value for name, value in options.items() if value is not None}
-        if "gate" in given:
-            setting = Gate.of(given["gate"]).setting
-            given["gate"] = "none" if setting is None else setting
-        for name, as_number in _NUMBERS.items():
-            if not isinstance(given.get(name, ""), str):  # "fast" is no number
-                given[name] = as_number(given[name], name)
-        own = _own(_KS, preset.look) if preset.k is None else preset.k
-        return cls(**{**asdict(preset), "k": own, **given})
+        given: dict[str, Any] = {
+            **options,
+            "k": None if k is None else whole_number(k, "k"),
+            "gate": None if gate is None else Gate.of(gate),
+            "budget": budget if budget in (None, "fast") else whole_number(budget, "budget"),
+        }
+        return replace(preset, **{key: value for key, value in given.items() if value is not None})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that were given."""
+        given = {option: getattr(self, option) for option in OPTIONS}
+        return {option: value for option, value in given.items() if value is not None}
 
     def of_look(self, look: str) -> Preset:
         """The same of another look; options that it does not have are left out."""
-        options = {"fill", "attribution", "variant", "budget"} - takes(look)
-        return replace(self, look=look, **dict.fromkeys(options))
+        return replace(self, look=look, **dict.fromkeys(set(OPTIONS) - set(takes(look))))
 
     def make(self, beside: Classifier | None = None) -> Look:
         """The look itself; a second network that it names is loaded, to where the network `beside`
@@ -246,42 +264,39 @@ class Preset:
             RelookError: as `make_look`.
             ModelError: as `make_look`.
         """
-        return self._make(partial(load_network, beside=beside))
+        return make_look(self.look, network=partial(load_network, beside=beside), **self.options)
 
     def check(self) -> None:
         """Raise what `make` raises, but for a second network, which is not loaded."""
-        self._make(lambda name: Flip())
+        make_look(self.look, network=lambda name: Flip(), **self.options)
 
-    def _make(self, network: Callable[[str], Look]) -> Look:
-        return make_look(
-            self.look,
-            fill=self.fill,
-            attribution=self.attribution,
-            variant=self.variant,
-            budget=self.budget,
-            network=network,
-        )
-
-    def gate_or(self, default: float | str) -> float | str:
-        """The gate that was given, or the look's own (of several the first that has one), or else
-        `default`. "none" is every image.
+    def k_or(self, default: int) -> int:
+        """The k that was given, or the look's own (of several joined by + that of the first that
+        has one), or else `default`.
         """
-        if self.gate is not None:
-            return self.gate
-        own = _own(_GATES, self.look)
-        return default if own is None else own
+        return self.k if self.k is not None else _own(_KS, self.look) or default
+
+    def gate_or(self, default: Gate = EVERY_IMAGE) -> Gate:
+        """The gate that was given, or the look's own (of several joined by + that of the first
+        that has one), or else `default`.
+        """
+        return self.gate or _own(_GATES, self.look) or default
 
     def describe(self) -> str:
         """In words: what is not given is left out."""
-        if self.gate == 0:
+        if self.gate is not None and not self.gate.below:
             return "no second look"
-        options = {name: value for name, value in asdict(self).items() if value is not None}
-        look = options.pop("look")
-        return ", ".join([look, *(f"{name} {value}" for name, value in options.items())])
+        more = {**self.options, "k": self.k, "gate": self.gate and self.gate.setting}
+        given = [f"{name} {value}" for name, value in more.items() if value is not None]
+        return ", ".join([self.look, *given])
+
+    def to_json(self) -> dict[str, Any]:
+        """What `save` writes."""
+        return {**asdict(self), "gate": self.gate and self.gate.setting}
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write a JSON file that `--look` and `Corrector(look=...)` take."""
-        Path(file).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        Path(file).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, file: str | os.PathLike[str]) -> Preset:
@@ -304,10 +319,10 @@ class Preset:
                 f"{file}: k, gate and budget are numbers (a gate may be none or gap2:NUMBER), the "
                 "others names; or null"
             )
-        preset = cls(**found)
         try:
+            gate = found.get("gate")
+            preset = cls(**{**found, "gate": None if gate is None else Gate.of(gate)})
             preset.check()
-            Gate.of(preset.gate)
         except RelookError as error:
             raise RelookError(f"{file}: {error}") from error
         return preset
@@ -330,17 +345,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_NUMBERS: dict[str, Callable[[Any, str], int]] = {
-    "k": whole_number,
-    "budget": whole_number,
-}
-"""What makes a number of Python of one of NumPy or PyTorch."""
-
 _KINDS: dict[str, Callable[[object], bool]] = {
-    "look": _is_text,
-    "fill": _is_text,
-    "attribution": _is_text,
-    "variant": _is_text,
+    **dict.fromkeys(("look", *OPTIONS), _is_text),
     "budget": lambda value: value == "fast" or _is_count(value),
     "k": _is_count,
     "gate": lambda value: _is_text(value) or _is_number(value),

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relook.arguments import Number
 from relook.classifier import Classifier, FirstLook
 from relook.correction import AMBIGUOUS, Corrector
 from relook.evaluation import (
@@ -158,7 +159,7 @@ def compare(
     output: str | os.PathLike[str] | None = None,
     *,
     k: int | None = None,
-    gate: float | str | None = AMBIGUOUS,
+    gate: Number | str | Gate = AMBIGUOUS,
     budget: int | Literal["fast"] | None = None,
     on_rows: Rows | None = None,
 ) -> Comparison:
@@ -172,7 +173,7 @@ def compare(
         data: what `unseen_images` gave: nothing that they were trained on.
         output: the folder of the comparison.
         k: of the corrections, as for `Corrector`.
-        gate: the same for all of them, as for `Corrector`; None is every image.
+        gate: the same for all of them, as for `Corrector`.
         budget: of the poster's maps, as for `Corrector`.
         on_rows: told of the rows as they come.
 

@@ -21,7 +21,6 @@ from relook.evaluation import (
     Tally,
     Tuning,
 )
-from relook.gate import Gate
 from relook.report import charts
 from relook.report.findings import find
 from relook.report.page import render_page
@@ -105,7 +104,6 @@ def write_report(
         found=find(statistics, corrector.gate),
         name=name,
         corrector=corrector,
-        gate=Gate.of(corrector.gate),
         share=evaluation.settings.get("gate_of_share"),
         tuning=tuning,
         candidates=tuning.candidates[:_CANDIDATES] if tuning else (),

@@ -8,7 +8,7 @@ from typing import Literal
 
 from relook.correction import AMBIGUOUS
 from relook.evaluation import Method, Pairing, Statistics
-from relook.gate import Gate
+from relook.gate import EVERY_IMAGE, Gate
 from relook.looks.presets import NETWORK
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison
 from relook.words import count, duration, p, percent, points, points_range
@@ -45,13 +45,13 @@ class Findings:
         return f"{self.title}: {self.details[0].lower()}{self.details[1:]}"
 
 
-def find(statistics: Statistics, gate: float | str | None) -> Findings:
+def find(statistics: Statistics, gate: Gate) -> Findings:
     """What the statistics say of a second look under this gate, as in `Corrector.gate`."""
     pairing = statistics.after.pairing
     if not pairing.images:
         return Findings("no evidence", "Nothing to judge", "No image could be classified.", ())
     verdict = pairing.verdict
-    if gate == 0:
+    if not gate.below:
         told = (
             f"The gate is 0, so that all {count(pairing.images, 'image')} keep their first answer: "
             f"{percent(pairing.before or 0)} are right."
@@ -61,8 +61,8 @@ def find(statistics: Statistics, gate: float | str | None) -> Findings:
     asking, second_network = _second_network(statistics)
     remarks = [
         _undecided(pairing),
-        _ambiguous(statistics, Gate.of(gate)),
-        _sure(statistics) if gate is None else "",
+        _ambiguous(statistics, gate),
+        _sure(statistics) if gate == EVERY_IMAGE else "",
         second_network,
         "" if asking and asking == _best_rival(statistics) else _rival(statistics),
         _calibration(statistics),

@@ -114,7 +114,7 @@ class Story:
     @property
     def gate(self) -> Gate:
         """What `gap` was compared with."""
-        return Gate.of(self.correction.gate)
+        return self.correction.gate
 
     @property
     def view_name(self) -> str:
@@ -185,7 +185,7 @@ def tell(correction: Correction) -> Story:
     return Story(
         title=Path(correction.image).name,
         correction=correction,
-        gap=Gate.of(correction.gate).gap(before),
+        gap=correction.gate.gap(before),
         photo=crop_tile(correction.original, correction.box, boxes=boxes),
         boxes=len(boxes),
         classes=tuple(

@@ -1,0 +1,29 @@
+"""`relook demo`: the method at work on a few real photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relook.cli.app import app
+from relook.cli.messages import make_folder, usage_errors
+
+
+@app.command(epilog="Example: relook demo --output demo")
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("relook-demo"),
+) -> None:
+    """See the method at work on a few real photos: writes one page, needs no network access."""
+    make_folder(output)
+    with usage_errors():
+        from relook.cli.progress import progress_bars
+        from relook.demo import photos, write_demo
+
+        page = output / "index.html"
+        count = len(photos())
+    with progress_bars(count) as bars:
+        write_demo(page, bars.show)
+    typer.echo(f"The demo is at {page.resolve()}")
+    typer.echo("Now a photo of yours: relook predict photo.jpg --output pictures", err=True)

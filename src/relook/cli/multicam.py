@@ -1,0 +1,198 @@
+"""`relook train-multicam` and `relook compare`: the trained rival, and how it compares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from relook.cli.app import app
+from relook.cli.messages import (
+    FAILED,
+    INTERRUPTED,
+    complain,
+    refuse,
+    rows_kept,
+    say_data,
+    say_errors,
+    usage_errors,
+)
+from relook.cli.options import Budget, Device, Fast, GateGiven, Json, budget_of, gate_of
+from relook.errors import ModelError, RelookError
+
+if TYPE_CHECKING:
+    from relook.evaluation import LabelledImages
+    from relook.gate import Gate
+    from relook.multicam import Comparison, Trained
+
+
+@app.command(
+    "train-multicam",
+    epilog="Example: relook train-multicam scenes --output run  (scenes: train/ and test/, each "
+    "with a folder of images for each class)",
+)
+def train_multicam(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder with train/ and test/ class folders; or class folders or a table, of "
+            "which 30 % are split off as test images.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder of the run; a training that is there is continued.")
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            metavar="M",
+            help="Architecture of both networks: bundled/, timm/ or torchvision/NAME, or "
+            "module:function. It must end in global average pooling and one fully connected layer.",
+        ),
+    ] = "bundled/efficientnet_lite0",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bundled|none|FILE",
+            help="Weights that both begin from: those that come installed, random ones, or a "
+            "checkpoint (without its class layer); by default the first, or those of the "
+            "backbone's library.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="At most N epochs for each of the three stages; by default 8, or 40 from random "
+            "weights.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="S", help="Seed of the split and of the training.")
+    ] = 0,
+    device: Device = None,
+) -> None:
+    """Train MultiCAM: a second network on what the first one looked at, and their fusion."""
+    from rich.console import Console
+
+    from relook.cli.progress import training_bar
+    from relook.cli.tables import print_training
+    from relook.evaluation import DataError
+    from relook.folder import RunError
+    from relook.models.multicam import train_multicam as train
+
+    try:
+        with training_bar() as bar:
+            training = train(
+                data,
+                output,
+                backbone=backbone,
+                weights=weights,
+                epochs=epochs,
+                seed=seed,
+                device=device,
+                on_images=bar.images,
+                on_progress=bar,
+            )
+    except (DataError, RunError, ModelError) as error:
+        refuse(str(error))
+    except RelookError as error:
+        complain(str(error))
+        raise typer.Exit(FAILED) from None
+    except OSError as error:
+        complain(f"{output}: cannot be written ({error}); what is done is kept")
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        complain(f"stopped; the same command goes on from there ({output})")
+        raise typer.Exit(INTERRUPTED) from None
+    print_training(Console(), training)
+    if left_out := training.settings["data"].get("left_out"):
+        typer.echo(f"left out: {left_out}", err=True)
+    typer.echo(f"trained: {output}; a model name, for --model and relook.load", err=True)
+    typer.echo(
+        f"Does it pay? relook compare {data} --model {output} --output {output}-compared", err=True
+    )
+
+
+@app.command(
+    epilog="Example: relook compare scenes --model run --output compared  (run: of relook "
+    "train-multicam)"
+)
+def compare(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled images that the networks were not trained on: a folder with test/, "
+            "class folders or a table; or what the training split.",
+        ),
+    ],
+    model: Annotated[
+        Path, typer.Option(metavar="RUN", help="The folder of relook train-multicam.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder of the comparison; one that is there is continued.")
+    ],
+    as_json: Json = False,
+    device: Device = None,
+    gate: GateGiven = None,
+    budget: Budget = None,
+    fast: Fast = False,
+) -> None:
+    """Retrain with MultiCAM, or just correct? All methods on the same images. Table and report."""
+    with usage_errors():
+        from relook.gate import AMBIGUOUS, Gate
+        from relook.models.multicam import load_trained
+        from relook.multicam import unseen_images
+
+        within = budget_of(budget, fast)
+        below = gate_of(gate) or Gate(AMBIGUOUS)
+        trained = load_trained(model, device)
+        labelled = unseen_images(trained.training, data)
+    say_data(labelled, "test image")
+    if within is None:
+        channels = trained.target.layout.channels
+        typer.echo(
+            f"the poster's maps take up to {channels:,} forward passes per unsure image; with "
+            "--fast, 64",
+            err=True,
+        )
+    with rows_kept(output):
+        comparison = _compare(trained, labelled, output, below, within)
+    _print_comparison(comparison, as_json)
+    typer.echo(f"report: {output / 'report.html'}", err=True)
+    raise typer.Exit(say_errors(comparison.rows, output))
+
+
+def _compare(
+    trained: Trained,
+    data: LabelledImages,
+    output: Path,
+    gate: Gate,
+    budget: int | Literal["fast"] | None,
+) -> Comparison:
+    """The run and its report; nothing is printed before both are written."""
+    from relook.cli.progress import evaluation_bar
+    from relook.multicam import compare as run
+    from relook.report.comparison import write_comparison
+
+    with evaluation_bar("images", len(data)) as bar:
+        comparison = run(trained, data, output, gate=gate, budget=budget, on_rows=bar)
+    write_comparison(comparison, trained, data, output / "report.html")
+    return comparison
+
+
+def _print_comparison(comparison: Comparison, as_json: bool) -> None:
+    from rich.console import Console
+
+    from relook.cli.tables import print_comparison
+    from relook.report.findings import find_comparison
+
+    if as_json:
+        typer.echo(json.dumps(comparison.summary()))
+    else:
+        print_comparison(Console(), comparison, find_comparison(comparison))

@@ -1,0 +1,187 @@
+"""Progress bars on stderr, with an estimate; nothing at all in a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from relook.words import percent
+
+if TYPE_CHECKING:
+    from relook.evaluation import Row
+    from relook.multicam import Epoch
+    from relook.multicam import Progress as TrainingProgress
+
+
+class Bars:
+    """A bar over the images and one over the forwards of the image at hand."""
+
+    def __init__(self, progress: Progress, images: int) -> None:
+        self._progress = progress
+        self._images: TaskID | None = None
+        if images > 1:
+            self._images = progress.add_task("images", total=images)
+        self._forwards = progress.add_task("", total=None)
+        self._name = ""
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """So many of the forward passes of this image are done; another name is another image."""
+        if name != self._name:
+            if self._name:
+                self.end()
+            self._name = name
+            self.begin(name)
+        self.forwards(done, total)
+
+    def begin(self, name: str) -> None:
+        """A new image."""
+        self._progress.reset(self._forwards, description=escape(name), total=None)
+
+    def forwards(self, done: int, total: int) -> None:
+        """So many of its forwards are done."""
+        self._progress.update(self._forwards, completed=done, total=total)
+
+    def end(self) -> None:
+        """The image is done, or given up."""
+        if self._images is not None:
+            self._progress.advance(self._images)
+
+
+class EvaluationBar:
+    """A bar over the images of an evaluation: rate, how many are right so far, estimate."""
+
+    def __init__(self, progress: Progress, what: str, images: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(what, total=images, told="")
+        self._done = self._resumed = self._classified = 0
+        self._right = [0, 0]
+        self._start = time.monotonic()
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        """Rows came; first those that were there already, if any."""
+        if not self._done and len(rows) > 1:  # an earlier run's, which say nothing of the rate
+            self._resumed = len(rows)
+            self._progress.reset(self._task, completed=len(rows))
+        self._done += len(rows)
+        for row in rows:
+            if row.before and row.after:
+                self._classified += 1
+                self._right[0] += row.before.best == row.label
+                self._right[1] += row.after.best == row.label
+        rate = (self._done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
+        told = f"{rate:.1f} images/s" if self._done > self._resumed else ""
+        if self._classified:
+            before, after = (percent(right / self._classified) for right in self._right)
+            told += f" · top-1 {before} → {after}"
+        self._progress.update(self._task, completed=self._done, told=told)
+
+
+class TrainingBar:
+    """A bar over the steps of each stage: loss, accuracy, estimate; a line for each epoch."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._validated = ""
+        self._printed = (-1, "")
+        from relook.multicam import STAGE_NAMES
+
+        self._names = STAGE_NAMES
+
+    def images(self, done: int, total: int) -> None:
+        """So many images are read, before the training."""
+        task = self._task("reading the images", total)
+        self._progress.update(task, completed=done, visible=done < total)
+
+    def __call__(self, told: TrainingProgress) -> None:
+        """A step is done, or an epoch."""
+        name = self._names[told.stage]
+        task = self._task(told.stage, told.epochs * told.steps)
+        done = max(0, told.epoch - 1) * told.steps + told.step
+        running = ""
+        if told.loss is not None and told.accuracy is not None:
+            running = f"loss {told.loss:.3f}, {percent(told.accuracy)} right"
+        if told.ended:
+            self._validated = f"validation {percent(told.ended.validation_accuracy)}"
+            if self._printed != (told.ended.epoch, name):  # what was resumed is told again
+                self._line(name, told.ended)
+            self._printed = (told.ended.epoch, name)
+        self._progress.update(
+            task,
+            description=f"{name}, epoch {max(1, told.epoch)} of {told.epochs}",
+            completed=done,
+            told=" · ".join(part for part in (running, self._validated) if part),
+        )
+
+    def _task(self, name: str, total: int) -> TaskID:
+        if name not in self._tasks:
+            for other in self._tasks.values():
+                self._progress.update(other, visible=False)
+            self._tasks[name] = self._progress.add_task(name, total=total, told="")
+            self._validated = ""
+        return self._tasks[name]
+
+    def _line(self, name: str, epoch: Epoch) -> None:
+        if not self._progress.console.is_terminal:
+            return
+        trained = "before the training"
+        if epoch.loss is not None and epoch.accuracy is not None:
+            trained = f"loss {epoch.loss:.3f}, {percent(epoch.accuracy)} right"
+        self._progress.console.print(
+            f"[dim]{name}, epoch {epoch.epoch}: {trained}; validation loss "
+            f"{epoch.validation_loss:.3f}, {percent(epoch.validation_accuracy)} right[/]"
+        )
+
+
+@contextmanager
+def training_bar() -> Iterator[TrainingBar]:
+    """Of `relook train-multicam`; nothing at all in a pipe."""
+    with _progress(TextColumn("{task.fields[told]}")) as progress:
+        yield TrainingBar(progress)
+
+
+@contextmanager
+def progress_bars(images: int) -> Iterator[Bars]:
+    """Bars with an estimate on a terminal; nothing at all in a pipe."""
+    with _progress() as progress:
+        yield Bars(progress, images)
+
+
+@contextmanager
+def evaluation_bar(what: str, images: int) -> Iterator[EvaluationBar]:
+    """The same for an evaluation."""
+    with _progress(TextColumn("{task.fields[told]}")) as progress:
+        yield EvaluationBar(progress, what, images)
+
+
+@contextmanager
+def _progress(*more: TextColumn) -> Iterator[Progress]:
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *more,
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        speed_estimate_period=600,  # images come in batches, some of which take far longer
+    )
+    with progress if console.is_terminal else nullcontext():
+        yield progress
