@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test slow lint types bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -13,6 +13,9 @@ demo: .venv/demo ## See the method at work: installs, then writes relook-demo/in
 
 test: .venv/test ## Install what the tests need and run them
 	$(BIN)/python -m pytest
+
+slow: .venv/test ## Run the slow tests, which make test leaves out
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/dev ## Check style and formatting
 	$(BIN)/ruff check .

@@ -80,6 +80,7 @@ def test_predict_on_chelsea_counts_its_forwards(chelsea):
     assert len(row["before"]) == len(row["after"]) == 5
 
 
+@pytest.mark.slow
 def test_vgg16_with_weights_of_ones_own(tmp_path, photo):
     """Loads, finds its last activation, runs. All but four filters of its last convolution are
     silenced, so that Score-CAM has four live channels to try and not 512."""

@@ -23,6 +23,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE, MULTICAM = DOCS / "bring-your-own.md", DOCS / "multicam.md"
 
 
+@pytest.mark.slow
 def test_bring_your_own(tmp_path, monkeypatch, chelsea, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -57,6 +58,7 @@ def test_bring_your_own(tmp_path, monkeypatch, chelsea, capsys):
     assert rows(sidecar) == rows(own)
 
 
+@pytest.mark.slow
 def test_multicam(tmp_path, monkeypatch, capsys):
     """The commands and the Python of the page, on images of two classes."""
     monkeypatch.chdir(tmp_path)

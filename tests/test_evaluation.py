@@ -213,6 +213,7 @@ evaluate(corrector, {data!r}, {run!r}, versus=["flip"], on_rows=stop)
 """
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_rows_without_doing_any_twice(grey, data, tmp_path):
     run = tmp_path / "run"
     for after in (7, 23):

@@ -191,6 +191,7 @@ def test_failing_functions_of_ones_own(tmp_path, monkeypatch, code, message):
         relook.load("users_net:make")
 
 
+@pytest.mark.slow
 def test_torchvision_networks_are_built_as_their_weights_want_them(tmp_path):
     """GoogLeNet's weights expect transformed inputs, SWAG's ViT a larger image."""
     from torchvision.models import googlenet

@@ -265,6 +265,7 @@ train(read_training_data({data!r}), {run!r}, small, PLAN, SETTINGS, on_progress=
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path):
     """Two steps and the validation make three reports an epoch; 19 of them are a stage."""
     scenes, run = trained
@@ -406,6 +407,7 @@ def test_other_settings_are_refused(trained, tmp_path):
             train(read_training_data(scenes), tmp_path / "run", small, plan, SETTINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["torchvision/googlenet", "timm/resnet10t", "bundled/efficientnet_lite0"]
 )

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environm
     return subprocess.Popen(
         [sys.executable, "-m", "relook", *map(os.fspath, arguments)],
         stdout=stdout, stderr=stderr, cwd=HERE, env={**os.environ, **environment},
+        # A shell's background jobs ignore the signal, and hand that down.
+        preexec_fn=None if os.name == "nt" else partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -43,6 +46,7 @@ def odd(tmp_path):
     return [Path(os.fsdecode(file)) for file in files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp932"])
 def test_no_character_of_a_table_is_worth_a_crash(tmp_path, odd, encoding):
     made = [*TORN, "--look", "flip", "--output", tmp_path / "pictures"]
@@ -64,6 +68,7 @@ def test_json_is_ascii_and_names_files_readably(odd):
     assert [row["image"] for row in rows] == expected
 
 
+@pytest.mark.slow
 def test_an_evaluation_writes_its_report_whatever_the_console(tmp_path):
     """Printed into nothing larger than ASCII, and onto a full disk: the report is there."""
     for index in range(8):

@@ -64,7 +64,9 @@ def as_onnx(tmp_path):
 
 
 @pytest.mark.parametrize("make", [in_train_mode, as_onnx])
-@pytest.mark.parametrize(("look", "calls"), [("poster", 200), ("best", 1000)])
+@pytest.mark.parametrize(
+    ("look", "calls"), [("poster", 200), pytest.param("best", 1000, marks=pytest.mark.slow)]
+)
 def test_threads_get_the_answers_of_one_thread(make, look, calls, images, tmp_path, often):
     classifier = make(tmp_path)
     flags = [module.training for module in classifier.network.modules()]
@@ -132,6 +134,7 @@ class Ensemble(nn.Module):
         return sum(member(x) for member in self.members)
 
 
+@pytest.mark.slow
 def test_classifiers_that_share_modules_in_threads(images, tmp_path, often):
     """A network, a temperature around it, the same with a softmax behind it, an ensemble of two."""
     own, other = (in_train_mode(tmp_path).network for _ in range(2))

@@ -447,6 +447,7 @@ def test_without_transformers(resnet, monkeypatch):
         relook.load(f"hf/{resnet}")
 
 
+@pytest.mark.slow
 def test_transformers_is_imported_for_hf_only():
     script = "import sys, relook.models; print('transformers' in sys.modules)"
     done = subprocess.run(

@@ -1,6 +1,5 @@
 """The command line: one file a command; each parses, calls and prints."""
 
-from relook.cli import demo, evaluate, export, multicam, predict
-from relook.cli.app import app, main
-
-__all__ = ["app", "demo", "evaluate", "export", "main", "multicam", "predict"]
+from relook.cli import demo, evaluate, export, multicam, predict  # noqa: F401
+from relook.cli.app import app as app
+from relook.cli.app import main as main
