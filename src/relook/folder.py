@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from relook.errors import RelookError
+from filelock import FileLock, Timeout
+
+from relook.errors import RelookError, first_line
+
+_log = logging.getLogger("relook")
 
 _PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
 _SHOWN = 80
@@ -40,12 +45,12 @@ def claimed(folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]
             shows the difference; another process works in it; it cannot be read or made.
     """
     file = folder / "run.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
-    except OSError as error:
-        raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
-    with lock:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+        except OSError as error:
+            raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
         _begin(file, settings, begun())
         try:
             yield
@@ -78,23 +83,34 @@ def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
         )
 
 
-def _lock(folder: Path) -> IO[bytes]:
-    """The folder for this process alone, until the file is closed or the process ends.
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep the folder for this process alone, until the block or the process ends.
+
+    The lock is the operating system's, on the file `.lock`, so that a killed process leaves none.
+    On a disk without such locks the folder is used unlocked, and a warning says so.
 
     Raises:
-        RunError: another process has it.
+        RunError: another process has the folder.
+        OSError: the folder cannot be written to.
     """
-    file = (folder / ".lock").open("ab")
+    file = folder / ".lock"
+    file.open("ab").close()  # where this fails, the reason is the folder and not the lock
+    lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
+        lock.acquire()
+    except Timeout as error:
         raise RunError(f"{folder}: another process is at work in it; wait, or stop it") from error
-    except (ImportError, OSError):
-        pass  # no such locks on this system, or on this disk
-    return file
+    except OSError as error:
+        _log.warning(
+            "relook: %s: its disk has no file locks (%s); start no second process in this folder",
+            folder,
+            first_line(error),
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomically(file: Path, content: bytes | str) -> None:

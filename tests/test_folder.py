@@ -1,0 +1,66 @@
+"""A run's folder belongs to one process at a time, however that process ends."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from relook.folder import RunError, claimed
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from relook.folder import claimed
+with claimed(Path(sys.argv[1]), {"k": 1}, lambda: True):
+    print("claimed", flush=True)
+    time.sleep(600)
+"""
+
+
+def claim(folder):
+    with claimed(folder, {"k": 1}, lambda: True):
+        return (folder / "run.json").exists()
+
+
+def test_another_process_is_refused_until_the_first_one_dies(tmp_path):
+    (tmp_path / "run.json").write_text('{"k": 1}')
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        try:
+            assert other.stdout.readline() == "claimed\n"
+            with pytest.raises(RunError, match="another process is at work in it; wait, or stop"):
+                claim(tmp_path)
+        finally:
+            os.kill(other.pid, signal.SIGKILL)
+    assert (tmp_path / ".lock").exists()  # nobody could tidy up
+    assert claim(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_used_and_that_is_said(tmp_path, monkeypatch, caplog, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(_file, _operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with caplog.at_level(logging.WARNING, logger="relook"), claimed(tmp_path, {}, lambda: False):
+        assert (tmp_path / "run.json").exists()
+    [message] = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"relook: {tmp_path}: its disk has no file locks")
+    assert os.strerror(number) in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
+
+
+def test_a_folder_that_cannot_be_written_is_no_matter_of_locks(tmp_path, caplog):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(RunError, match=r"cannot be used .*choose another folder"):
+        claim(tmp_path)
+    assert not caplog.records
