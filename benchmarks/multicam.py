@@ -22,8 +22,19 @@ import torch
 from relook.cli.progress import evaluation_bar, training_bar
 from relook.correction import AMBIGUOUS, Corrector
 from relook.evaluation import LabelledImages, Pairing, evaluate
-from relook.models.multicam import load_stages, load_trained, train_multicam
-from relook.multicam import Comparison, Progress, Trained, Training, compare, masked, unseen_images
+from relook.models import load
+from relook.multicam import (
+    Comparison,
+    Progress,
+    Trained,
+    Training,
+    compare,
+    load_stages,
+    load_trained,
+    masked,
+    train_multicam,
+    unseen_images,
+)
 from relook.report.comparison import write_comparison
 from relook.report.findings import find_comparison
 from relook.words import duration, percent_range, points, significance
@@ -53,7 +64,13 @@ def second_target(data: Path, run: Path, backbone: str, weights: str | None, see
 
         with contextlib.suppress(EnoughError):
             train_multicam(
-                data, run, backbone=backbone, weights=weights, seed=seed, on_progress=watch
+                data,
+                run,
+                load=load,
+                backbone=backbone,
+                weights=weights,
+                seed=seed,
+                on_progress=watch,
             )
     return Training.read(run)
 
@@ -62,7 +79,7 @@ def two_targets(
     trained: Trained, other: Training, images: LabelledImages
 ) -> tuple[Pairing, Pairing]:
     """TargetNet alone before, two TargetNets after; and MultiCAM before, two TargetNets after."""
-    [second] = load_stages(other, ["target"])
+    [second] = load_stages(other, ["target"], load=load)
     total, against = Pairing(), Pairing()
     for start in range(0, len(images), 32):
         some = images.images[start : start + 32]
@@ -126,13 +143,14 @@ def main() -> None:
             train_multicam(
                 data / name,
                 run,
+                load=load,
                 backbone=backbone,
                 weights=weights,
                 seed=seed,
                 on_images=bar.images,
                 on_progress=bar,
             )
-        trained = load_trained(run)
+        trained = load_trained(run, load=load)
         images = unseen_images(trained.training, data / name)
         with evaluation_bar(name, len(images)) as rows:
             comparison = compare(trained, images, out, on_rows=rows)
@@ -155,7 +173,7 @@ def main() -> None:
         shares = [masked(trained.fused, pixels).hidden for pixels in seen]
         print(f"  hidden from ObjectNet: {100 * sum(shares) / len(shares):.0f} % of a test image")
         print_table(comparison, control)
-        [second] = load_stages(other, ["target"])
+        [second] = load_stages(other, ["target"], load=load)
         corrector = Corrector(second, gate=AMBIGUOUS, look="best")
         looks = evaluate(corrector, images, versus=["flip", "quick"]).statistics
         for look, method in {"best": looks.after, **looks.rivals}.items():

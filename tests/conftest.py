@@ -12,7 +12,7 @@ with install_import_hook("relook", "typechecker.check"):
     import relook.demo
     import relook.evaluation
     import relook.models
-    import relook.models.multicam
+    import relook.multicam
     import relook.report
 
 import pytest

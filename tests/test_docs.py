@@ -13,11 +13,10 @@ import torch
 from typer.testing import CliRunner
 
 from networks import write_noise
-from relook import models
 from relook.cli import app
 from relook.images import open_image
 from relook.looks import make_look
-from relook.multicam import Plan
+from relook.multicam import Plan, door
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, MULTICAM = DOCS / "bring-your-own.md", DOCS / "multicam.md"
@@ -63,7 +62,7 @@ def test_multicam(tmp_path, monkeypatch, capsys):
     """The commands and the Python of the page, on images of two classes."""
     monkeypatch.chdir(tmp_path)
     # One epoch in place of eight, for time.
-    monkeypatch.setattr(models.multicam, "_FINE_TUNED", Plan(epochs=1, rate=5e-4, seed=0))
+    monkeypatch.setattr(door, "_FINE_TUNED", Plan(epochs=1, rate=5e-4, seed=0))
     for part, count in (("train", 4), ("test", 1)):
         for label in ("a", "b"):
             for index in range(count):

@@ -10,9 +10,9 @@ import pytest
 import relook
 from networks import HalvesNet
 from relook.errors import ModelError, RelookError
-from relook.labels import ClassIndices, class_labels
+from relook.labels import ClassIndices, class_labels, read_labels
 from relook.models.export import export
-from relook.models.sidecar import Sidecar, read_labels
+from relook.record import Record
 from relook.text import readable
 
 
@@ -112,7 +112,7 @@ def test_numbers_in_a_label_file_are_names(tmp_path):
 
 def test_a_dict_beside_an_onnx_file(tmp_path):
     (tmp_path / "net.json").write_text('{"labels": {"green": 1, "red": 0}}')
-    assert Sidecar.read(tmp_path / "net.onnx").labels == ("red", "green")
+    assert Record.read(tmp_path / "net.onnx").labels == ("red", "green")
 
 
 def test_readable_names_are_utf8_and_no_two_the_same():

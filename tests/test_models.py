@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import collections
 import functools
 import gzip
@@ -163,7 +164,7 @@ def test_torchvision_weights_settle_the_preprocessing():
         ("no_such_module:make", "cannot import 'no_such_module'"),
         ("networks:no_such_function", "networks has no function 'no_such_function'"),
         ("networks:make_module", "returned a HalvesNet; it must return relook.Classifier"),
-        ("timm/resnet18", "weights of 'timm/resnet18' cannot be had .*--checkpoint"),
+        ("timm/resnet18", "weights of 'timm/resnet18' cannot be loaded .*--checkpoint"),
     ],
 )
 def test_names_that_cannot_be_loaded(name, message):
@@ -641,7 +642,7 @@ def no_hub(monkeypatch, tmp_path):
 def test_a_hub_that_cannot_be_reached_is_asked_once(no_hub, caplog):
     with pytest.raises(
         relook.ModelError,
-        match=r"'timm/test_vit' cannot be had \(http://127\.0\.0\.1:9 cannot be reached, .* not in "
+        match=r"'timm/test_vit' cannot be loaded \(http://127\.0\.0\.1:9 cannot be reached, .* not in "
         r"the local cache\); .*--checkpoint",
     ):
         relook.load("timm/test_vit")
@@ -689,6 +690,41 @@ def test_what_torchvision_says_of_a_download_is_no_answer(tmp_path, monkeypatch,
 
     monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(relook.ModelError, match=r"squeezenet1_1' cannot be had .*no route"):
+    with pytest.raises(relook.ModelError, match=r"squeezenet1_1' cannot be loaded .*no route"):
         relook.load("torchvision/squeezenet1_1")
     assert capsys.readouterr().out == ""
+
+
+# What is imported for which model
+
+SOURCES = ("bundled", "timm", "torchvision", "transformers", "onnx", "run", "function")
+LIBRARIES = ("timm", "torchvision", "transformers", "onnx", "onnxruntime", "pyarrow")
+
+
+def imported_for(name):
+    """The libraries, and the sources of models, that loading a model imports."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import relook.models\n"
+        f"{name!r} and relook.models.load({name!r}, pretrained=False)\n"
+        f"print([m for m in {LIBRARIES!r} if m in sys.modules])\n"
+        f"print([s for s in {SOURCES!r} if 'relook.models.' + s in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    libraries, sources = map(ast.literal_eval, done.stdout.splitlines()[-2:])
+    return set(libraries), set(sources)
+
+
+@pytest.mark.parametrize(
+    ("name", "libraries", "sources"),
+    [
+        ("", set(), set()),
+        ("networks:make_halves", set(), {"function"}),
+        ("torchvision/squeezenet1_1", {"torchvision"}, {"torchvision"}),
+        # timm itself imports torchvision.
+        ("timm/resnet10t", {"timm", "torchvision"}, {"timm"}),
+        ("bundled/efficientnet_lite0", {"timm", "torchvision"}, {"bundled", "timm"}),
+    ],
+)
+def test_a_source_is_imported_when_it_is_named(name, libraries, sources):
+    assert imported_for(name) == (libraries, sources)

@@ -34,8 +34,8 @@ from relook.cli.progress import TrainingBar
 from relook.errors import ModelError, RelookError
 from relook.evaluation import DataError, RunError, read_data
 from relook.layout import Layout
-from relook.models.multicam import load_stages, load_trained, train_multicam
 from relook.multicam import (
+    STAGES,
     CamNet,
     Epoch,
     MultiCAM,
@@ -46,11 +46,14 @@ from relook.multicam import (
     Training,
     compare,
     fit,
+    load_stages,
+    load_trained,
     mask_filter,
     masked,
     read_training_data,
     saliency,
     train,
+    train_multicam,
     training,
     unseen_images,
 )
@@ -210,7 +213,7 @@ def test_it_learns_and_keeps_every_stage(trained):
         assert best.validation_loss <= first.validation_loss
     assert found.stages["target"].best.validation_accuracy == 1
     images = unseen_images(found, scenes)
-    target, object_net, fused = load_stages(found, ["target", "object", "fusion"])
+    target, object_net, fused = load_stages(found, STAGES, load=relook.load)
     for classifier in (target, object_net, fused):
         pixels = torch.stack([classifier.pixels(Image.open(i.path)) for i in images.images])
         right = classifier(pixels).argmax(1) == torch.tensor([i.label for i in images.images])
@@ -413,7 +416,9 @@ def test_other_settings_are_refused(trained, tmp_path):
 )
 def test_backbones_of_the_poster_and_of_timm_train_and_load(name, tmp_path):
     scenes = write_scenes(tmp_path / "scenes", train=3, test=1)
-    train_multicam(scenes, tmp_path / "run", backbone=name, weights="none", epochs=1)
+    train_multicam(
+        scenes, tmp_path / "run", load=relook.load, backbone=name, weights="none", epochs=1
+    )
     fused = relook.load(tmp_path / "run")
     pixels = torch.rand(1, 3, *fused.input_size)
     assert fused(pixels).sum() == pytest.approx(1)
@@ -425,32 +430,32 @@ def test_backbones_of_the_poster_and_of_timm_train_and_load(name, tmp_path):
 
 
 def test_random_weights_of_a_function_are_random(scenes, tmp_path):
-    from relook.models.multicam import _load
+    from relook.multicam.door import _load
 
-    own, reset = (_load("networks:make_grey", pretrained=p) for p in (True, False))
+    own, reset = (_load(relook.load, "networks:make_grey", pretrained=p) for p in (True, False))
     assert torch.equal(own.network.conv1.weight, small().network.conv1.weight)
     assert not torch.equal(own.network.conv1.weight, reset.network.conv1.weight)
     half = relook.load("networks:make_grey", dtype="float16")
-    assert _load("networks:make_grey").dtype == torch.float32
+    assert _load(relook.load, "networks:make_grey").dtype == torch.float32
     assert half.dtype == torch.float16
 
 
 def test_a_function_that_gives_one_network_twice_is_refused(scenes, tmp_path):
     one = small()
-    with pytest.raises(ModelError, match="gives the same network twice"):
+    with pytest.raises(ModelError, match="returns the same network twice"):
         train(read_training_data(scenes), tmp_path / "run", lambda: one, PLAN, SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "hf/folder", "resnet18"])
 def test_what_cannot_be_a_backbone_is_refused(name, scenes, tmp_path):
     with pytest.raises(ModelError, match=f"{name}: cannot be a backbone"):
-        train_multicam(scenes, tmp_path / "run", backbone=name)
+        train_multicam(scenes, tmp_path / "run", load=relook.load, backbone=name)
 
 
 def test_a_run_brings_no_code_and_no_run(trained, tmp_path, monkeypatch):
     scenes, run = trained
     with pytest.raises(ModelError, match="is a training itself"):
-        train_multicam(scenes, tmp_path / "other", backbone=f"{run}/target")
+        train_multicam(scenes, tmp_path / "other", load=relook.load, backbone=f"{run}/target")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, "got")
     Path("got/evil.py").write_text("raise SystemExit('it ran')")
@@ -464,7 +469,9 @@ def test_a_run_brings_no_code_and_no_run(trained, tmp_path, monkeypatch):
 def test_a_backbone_that_does_not_end_so_is_refused(scenes, tmp_path):
     for name in ("torchvision/vgg11", "timm/convnext_atto"):
         with pytest.raises(ModelError, match=f"{name}: MultiCAM needs a network that ends with"):
-            train_multicam(scenes, tmp_path / "run", backbone=name, weights="none")
+            train_multicam(
+                scenes, tmp_path / "run", load=relook.load, backbone=name, weights="none"
+            )
     ended = nn.Sequential(random_cnn(torch.float32), nn.Softmax(1))
 
     def probabilities():
@@ -478,7 +485,7 @@ def test_a_backbone_that_does_not_end_so_is_refused(scenes, tmp_path):
 
 
 def test_where_the_weights_come_from(scenes, tmp_path, lite0):
-    from relook.models.multicam import _start
+    from relook.multicam.door import _start
 
     assert _start("bundled/efficientnet_lite0", None) == ({}, "bundled")
     assert _start("timm/resnet18", None) == ({}, "own")
@@ -656,7 +663,7 @@ def test_what_it_was_trained_on_is_refused_wherever_it_lies(trained, tmp_path):
     with pytest.raises(DataError, match=r"1 of these 31 images \(red/new name.png\)"):
         unseen_images(found, other)
     with pytest.raises(DataError, match="1 of these 31 images"):
-        compare(load_trained(run), read_data(other, COLOURS))
+        compare(load_trained(run, load=relook.load), read_data(other, COLOURS))
 
 
 def test_other_classes_are_not_taken_in_sorted_order(trained, tmp_path):
@@ -714,7 +721,7 @@ def test_names_that_are_no_utf8_and_decomposed_classes_are_trained_on(scenes, tm
 
 def test_the_rows_are_what_each_network_says(trained, tmp_path):
     scenes, run = trained
-    nets = load_trained(run)
+    nets = load_trained(run, load=relook.load)
     images = unseen_images(nets.training, scenes)
     comparison = compare(nets, images, tmp_path / "out")
     rows = {row["method"]: row for row in comparison.summary()["rows"]}
@@ -856,7 +863,7 @@ def test_where_nothing_can_be_read_every_method_has_a_row(trained, tmp_path):
     for name in COLOURS:
         (tmp_path / "bad" / name).mkdir(parents=True)
         (tmp_path / "bad" / name / "0.png").write_bytes(b"no image " + name.encode())
-    nets = load_trained(run)
+    nets = load_trained(run, load=relook.load)
     comparison = compare(nets, read_data(tmp_path / "bad", COLOURS), budget="fast")
     rows = comparison.summary()["rows"]
     assert [row["top1"] for row in rows] == [None] * 7

@@ -16,6 +16,10 @@ class ModelError(RelookError):
     """A model cannot be used: unknown name, wrong checkpoint, wrong layer, odd output."""
 
 
+class WeightsMissingError(ModelError):
+    """A library's own weights for a model cannot be loaded."""
+
+
 class DataError(RelookError):
     """The labelled data cannot be used as they are."""
 

@@ -113,6 +113,24 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def run_of(name: str) -> tuple[Path, str | None] | None:
+    """The run that a name stands for, and the part of the run that is meant.
+
+    Returns:
+        The run's folder, and the name of the folder in it that is meant (None: the run itself);
+        None where the name stands for no run.
+    """
+    place = Path(name)
+    try:
+        if (place / "run.json").is_file():
+            return place, None
+        if place.is_dir() and (place.parent / "run.json").is_file():
+            return place.parent, place.name
+    except OSError:  # the name is too long for a file, among others
+        pass
+    return None
+
+
 def write_atomically(file: Path, content: bytes | str) -> None:
     """All of it or nothing."""
     beside = file.with_name(file.name + ".writing")

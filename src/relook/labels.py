@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from relook.errors import ModelError
-from relook.text import readable
+from relook.errors import ModelError, RelookError, first_line
+from relook.text import decode, readable
 
 Labels = Iterable[Any] | Mapping[Any, Any]
 """What is taken for names: see `class_labels`."""
@@ -67,6 +69,36 @@ def class_labels(labels: Labels) -> tuple[str, ...]:
     return _of_dict(labels)
 
 
+def read_labels(file: Path) -> tuple[str, ...]:
+    """The class names in a file.
+
+    A text file has one name per line, in the order of the classes. A JSON file has a list of
+    names, or a dict of class indices and names as `class_labels` takes it.
+
+    Raises:
+        RelookError: the file cannot be read.
+    """
+    try:
+        text = decode(file.read_bytes(), str(file))
+        if file.suffix.lower() != ".json":
+            return _lines(text)
+        found = json.loads(text)
+    except FileNotFoundError:
+        raise RelookError(f"{file}: no such file of labels; check the path") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, RelookError):
+            raise
+        raise RelookError(f"{file}: cannot be read as labels ({first_line(error)})") from error
+    if not isinstance(found, list | dict):
+        raise RelookError(
+            f'{file}: must be a JSON list of names, or a dict: {{"0": "cat"}} or {{"cat": 0}}'
+        )
+    try:
+        return tuple(name.strip() for name in class_labels(found))
+    except ModelError as error:
+        raise RelookError(f"{file}: {error}") from error
+
+
 def plain(name: str) -> str:
     """What two spellings of one class name have in common: case, spaces, - and _ aside."""
     same = unicodedata.normalize("NFKC", name)  # letters of full width are the same ones
@@ -96,6 +128,13 @@ def by_label(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
             if name not in found and theirs[own] == 1 and ours[own] == 1:
                 found[name] = index[own]
     return found
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    names = [line.strip() for line in text.splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    return tuple(names)
 
 
 def _of_dict(labels: Mapping[Any, Any]) -> tuple[str, ...]:

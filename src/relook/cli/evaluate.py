@@ -143,7 +143,7 @@ def _corrector(classifier: Classifier, preset: Preset) -> Corrector:
 
 def _warn_of_training(model: str, data: LabelledImages) -> None:
     """A folder of train-multicam knows which images its networks were trained on."""
-    from relook.models.load import run_of
+    from relook.folder import run_of
 
     run = run_of(model)
     if run is None:

@@ -83,13 +83,15 @@ def train_multicam(
     from relook.cli.tables import print_training
     from relook.evaluation import DataError
     from relook.folder import RunError
-    from relook.models.multicam import train_multicam as train
+    from relook.models import load
+    from relook.multicam import train_multicam as train
 
     try:
         with training_bar() as bar:
             training = train(
                 data,
                 output,
+                load=load,
                 backbone=backbone,
                 weights=weights,
                 epochs=epochs,
@@ -146,12 +148,12 @@ def compare(
     """Retrain with MultiCAM, or just correct? All methods on the same images. Table and report."""
     with usage_errors():
         from relook.gate import AMBIGUOUS, Gate
-        from relook.models.multicam import load_trained
-        from relook.multicam import unseen_images
+        from relook.models import load
+        from relook.multicam import load_trained, unseen_images
 
         within = budget_of(budget, fast)
         below = gate_of(gate) or Gate(AMBIGUOUS)
-        trained = load_trained(model, device)
+        trained = load_trained(model, load=load, device=device)
         labelled = unseen_images(trained.training, data)
     say_data(labelled, "test image")
     if within is None:

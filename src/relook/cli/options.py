@@ -223,8 +223,8 @@ class NetworkOptions:
         input_size = _size(self.input_size)
         mean = _numbers("--mean", self.mean, ",", "0.5,0.5,0.5")
         std = _numbers("--std", self.std, ",", "0.5,0.5,0.5")
+        from relook.labels import read_labels
         from relook.models import load
-        from relook.models.sidecar import read_labels
 
         return load(
             self.model,

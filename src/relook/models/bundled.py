@@ -12,7 +12,9 @@ import torch
 from relook.classifier import Classifier
 from relook.errors import ModelError
 from relook.models.checkpoint import load_into
-from relook.models.timm import classifier_of, create
+from relook.models.request import Request
+from relook.models.timm import create, known_of
+from relook.record import classifier_of
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,15 @@ _BUNDLES = {
 }
 
 
-def load(
-    name: str, pretrained: bool, checkpoint: Path | None, size: tuple[int, int] | None = None
-) -> Classifier:
-    """The classifier with its bundled weights, or with those of `checkpoint`; for inputs of `size`
-    in place of its own.
+def load(name: str, request: Request) -> Classifier:
+    """The classifier with its bundled weights, random ones, or those of a checkpoint.
+
+    Args:
+        name: without "bundled/".
+        request: the model that is wanted.
+
+    Raises:
+        ModelError: the name is unknown, or the package of the weights is missing or damaged.
     """
     if name not in _BUNDLES:
         raise ModelError(
@@ -60,11 +66,14 @@ def load(
         )
     bundle = _BUNDLES[name]
     network = create(bundle.architecture)
-    if checkpoint is not None:
-        network = load_into(lambda classes: create(bundle.architecture, classes), checkpoint)
-    elif pretrained:
+    if request.checkpoint is not None:
+        network = load_into(
+            lambda classes: create(bundle.architecture, classes), request.checkpoint
+        )
+    elif request.pretrained:
         network.load_state_dict(_weights(bundle, list(network.state_dict())))
-    return classifier_of(network, size)
+    known = known_of(network, request.said.input_size)
+    return classifier_of(network, known, request.said, request.name)
 
 
 def _weights(bundle: _Bundle, keys: list[str]) -> dict[str, torch.Tensor]:

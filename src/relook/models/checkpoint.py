@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from relook.errors import ModelError, first_line
+from relook.errors import ModelError, WeightsMissingError, first_line
 from relook.models.weights_file import StandsFor, convert, load_plain
 from relook.words import some
 
@@ -180,14 +180,10 @@ def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn
     return network
 
 
-class WeightsMissingError(ModelError):
-    """A library's own weights cannot be had."""
-
-
 def weights_missing(name: str, error: Exception) -> WeightsMissingError:
-    """What to say then."""
+    """The error of a library whose own weights for a model cannot be loaded."""
     return WeightsMissingError(
-        f"the weights of {name!r} cannot be had ({first_line(error)}); pass your own with "
+        f"the weights of {name!r} cannot be loaded ({first_line(error)}); pass your own with "
         "checkpoint= or --checkpoint (in Python, pretrained=False gives random ones)"
     )
 

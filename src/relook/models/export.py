@@ -7,6 +7,7 @@ import copy
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -19,8 +20,8 @@ from relook.engines.exported import export as write_onnx
 from relook.errors import ModelError, first_line
 from relook.layers import ShowsLayers, evaluating, recording
 from relook.models.graph import OnnxNetwork
-from relook.models.sidecar import Sidecar
 from relook.probing import probing_pixels
+from relook.record import Record
 from relook.target import Target
 
 # How far the written network may be off, relative to the largest value.
@@ -101,7 +102,8 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
             node = _checked(written, classifier, example, node)
             # Only what is right takes the place of what was there.
             shutil.copyfile(written, path)
-            return _sidecar(classifier, node).write(path)
+            known = replace(Record.of_classifier(classifier), layout="NCHW", target_layer=node)
+            return (known if node else replace(known, token_grid=None)).write(path)
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: cannot be written ({first_line(error)})") from error
 
@@ -166,22 +168,3 @@ def _error(found: Tensor, expected: Tensor) -> float:
         return float("inf")
     expected = expected.cpu().float()
     return float((found.float() - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
-
-
-def _sidecar(classifier: Classifier, node: str | None) -> Sidecar:
-    geometry = classifier.geometry
-    tokens = node is not None and classifier.layout.kind == "tokens"
-    return Sidecar(
-        input_size=geometry.crop,
-        resize=geometry.resize,
-        fit=geometry.fit,
-        interpolation=geometry.interpolation,
-        corner=geometry.corner,
-        mean=classifier.mean,
-        std=classifier.std,
-        layout="NCHW",
-        outputs=classifier.returns,
-        labels=classifier.labels if classifier.labels_given else None,
-        target_layer=node,
-        token_grid=classifier.layout.grid if tokens else None,
-    )

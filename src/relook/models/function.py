@@ -5,19 +5,28 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from pathlib import Path
 
 from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError, first_line
 from relook.models.checkpoint import load_state
-from relook.models.size import resize
+from relook.models.request import Request
+from relook.record import Record, refusal
 
 
-def load(name: str, checkpoint: Path | None, size: tuple[int, int] | None = None) -> Classifier:
-    """What the function returns, with the weights of `checkpoint` where one is given, and for
-    inputs of `size`, with the resize in proportion, where that is given.
+def load(name: str, request: Request) -> Classifier:
+    """The classifier that the function returns, with the weights of a checkpoint where one is
+    given.
 
-    The module is imported as Python imports it, and from the current folder too.
+    The module is imported as Python imports it, and from the current folder too. The classifier is
+    the user's own, so that what the caller says of it is changed in it.
+
+    Args:
+        name: "module:function".
+        request: the model that is wanted.
+
+    Raises:
+        ModelError: the function cannot be imported, fails or returns something else; or what the
+            caller says does not fit the network.
     """
     module_name, _, function_name = name.partition(":")
     folder = os.getcwd()
@@ -45,12 +54,32 @@ def load(name: str, checkpoint: Path | None, size: tuple[int, int] | None = None
             f"model {name!r}: the function returned a {type(classifier).__name__}; it must return "
             "relook.Classifier(module, mean=..., std=..., input_size=...)"
         )
-    if checkpoint is not None:
-        load_state(classifier.network, checkpoint)
-    if size is not None and size != classifier.input_size:
-        classifier.name = name
-        resize(classifier, size)
+    if request.checkpoint is not None:
+        load_state(classifier.network, request.checkpoint)
+    classifier.name = request.name
+    _adjust(classifier, request.said)
     return classifier
+
+
+def _adjust(classifier: Classifier, said: Record) -> None:
+    own = classifier.geometry
+    size = said.input_size or own.crop
+    if size != own.crop:
+        classifier.geometry = own.scaled(size)
+        try:
+            classifier.aim(classifier.target_layer if classifier.has_target_layer else None)
+        except ModelError as error:
+            classifier.geometry = own
+            raise refusal(classifier.name, size, own.crop, error.__cause__ or error) from error
+    if said.target_layer is not None or said.token_grid is not None:
+        classifier.aim(said.target_layer, said.token_grid)
+    if said.labels is not None:
+        if len(said.labels) != len(classifier.labels):
+            raise ModelError(
+                f"{classifier.name} has {len(classifier.labels)} classes, but "
+                f"{len(said.labels)} labels were given"
+            )
+        classifier.labels = said.labels
 
 
 def _in_short(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -12,20 +12,28 @@ import torch
 from relook.arguments import Number, Numbers, height_and_width, rows_and_columns, three_numbers
 from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
+from relook.folder import run_of
 from relook.labels import Labels, class_labels
-from relook.models import bundled, function, timm, torchvision, transformers
+from relook.models.request import Request
+from relook.record import Record
 from relook.text import readable
 
 DEFAULT_MODEL = "bundled/efficientnet_lite0"
 
-_Size = tuple[int, int] | None
-
-_SOURCES: dict[str, Callable[[str, bool, Path | None, _Size], Classifier]] = {
-    "bundled": bundled.load,
-    "timm": timm.load,
-    "torchvision": torchvision.load,
-    "hf": transformers.load,
+_SOURCES = {
+    "bundled": "relook.models.bundled",
+    "timm": "relook.models.timm",
+    "torchvision": "relook.models.torchvision",
+    "hf": "relook.models.transformers",
+    "onnx": "relook.models.onnx",
+    "run": "relook.models.run",
+    "function": "relook.models.function",
 }
+"""The module whose `load(name, request)` makes the classifiers of a source; it is imported when a
+model of that source is named, since each brings a large library along."""
+
+_PREFIXES = ("bundled", "timm", "torchvision", "hf")
+"""Sources that a model's name begins with, before a slash."""
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 
@@ -46,7 +54,7 @@ def load(
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> Classifier:
-    """The classifier of that name, with its own preprocessing and labels.
+    """The classifier that a name stands for, with its own preprocessing and labels.
 
     Args:
         name: "bundled/efficientnet_lite0" (weights come installed, no network access; _lite1 and
@@ -55,90 +63,83 @@ def load(
             transformers, "net.onnx" for an ONNX file, "module:function" for a function of
             yours that returns a `relook.Classifier`, or a folder of `relook train-multicam` (its
             fused network; with /target or /object behind it, one of the two).
-        pretrained: whether timm's and torchvision's own weights are used; False: random ones.
+        pretrained: whether the model's own weights are used; False: random ones.
         checkpoint: your weights instead: a safetensors file, or what `torch.save` wrote, of a
             state dict or of a dict that holds one, as training scripts and Lightning save it.
             Prefixes of its names, such as "module.", are stripped where the rest fits; plain
             weights come before averaged ones. Objects beside the weights are never unpickled.
             The number of classes is taken from it.
         target_layer: a module's name; found by itself by default.
-        token_grid: (rows, columns) of a transformer's tokens, where the network does not tell.
+        token_grid: (rows, columns) of a transformer's tokens, where the network leaves it open.
         device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one. Of an ONNX file:
             one of ONNX Runtime's execution providers; by default the best it has here.
         dtype: "float32", "float64", "float16" or "bfloat16"; by default what the weights are in.
-        labels: one name a class, in place of the model's own, or a dict (see
+        labels: one name per class, in place of the model's own, or a dict (see
             `relook.labels.class_labels`).
         input_size: side, or (height, width), in place of the model's own; what is cropped away
             stays the same share. An ONNX file that does not fix its size needs one.
-        layout: of an ONNX file whose input does not tell: where the colours are.
-        mean: of an ONNX file without a .json beside it: three values, for pixels in [0, 1].
-        std: the same way. The other models say these three themselves.
+        layout: "NCHW" or "NHWC", of an ONNX file whose input's shape leaves it open. The other
+            models know this and the next two themselves.
+        mean: three values, for pixels in [0, 1], of an ONNX file without a .json beside it.
+        std: the same.
 
     Raises:
-        ModelError: unknown name, weights that cannot be had or do not fit, unknown layer, device
-            or dtype.
+        ModelError: the name, layer, device or dtype is unknown; the weights cannot be loaded or do
+            not fit; an argument is not one for this kind of model.
     """
     name = os.path.expanduser(os.fspath(name))
-    file = None if checkpoint is None else Path(checkpoint).expanduser()
-    size = None if input_size is None else height_and_width(input_size, "input_size")
-    grid = None if token_grid is None else rows_and_columns(token_grid, "token_grid")
-    colours = [
-        None if values is None else three_numbers(values, what)
-        for values, what in ((mean, "mean"), (std, "std"))
-    ]
-    options = {"layout": layout, "mean": mean, "std": std}
-    said = [key for key, value in options.items() if value is not None]
-    if name.lower().endswith(".onnx"):
-        for option, value in (("checkpoint", checkpoint), ("dtype", dtype)):
-            if value is not None:
-                raise ModelError(f"{name}: an ONNX file has its own weights; drop {option}")
-        from relook.models import onnx
-
-        classifier = onnx.load(
-            Path(name),
-            input_size=size,
-            layout=layout,
-            mean=colours[0],
-            std=colours[1],
-            target_layer=target_layer,
-            token_grid=grid,
-            device=None if device is None else str(device),
-        )
-    elif said:
-        raise ModelError(
-            f"{name}: says {', '.join(said)} itself; these are for ONNX files (wrap a network of "
-            "yours in relook.Classifier to say them)"
-        )
+    said = Record(
+        input_size=None if input_size is None else height_and_width(input_size, "input_size"),
+        mean=None if mean is None else three_numbers(mean, "mean"),
+        std=None if std is None else three_numbers(std, "std"),
+        layout=layout,
+        labels=None if labels is None else class_labels(labels),
+        target_layer=target_layer,
+        token_grid=None if token_grid is None else rows_and_columns(token_grid, "token_grid"),
+    )
+    source, rest = _source_of(name)
+    if source == "onnx":
+        unfit: dict[str, object] = {"checkpoint": checkpoint, "dtype": dtype}
     else:
-        classifier = _named(name, pretrained, file, size)
-        if target_layer is not None or grid is not None:
-            classifier.aim(target_layer, grid)
+        unfit = {"layout": layout, "mean": mean, "std": std}
+    given = ", ".join(option for option, value in unfit.items() if value is not None)
+    if given and source == "onnx":
+        raise ModelError(f"{name}: an ONNX file has its own weights; drop {given}")
+    if given:
+        raise ModelError(
+            f"{name}: says {given} itself; these are for ONNX files (wrap a network of yours in "
+            "relook.Classifier to say them)"
+        )
+    request = Request(
+        readable(name),
+        pretrained,
+        None if checkpoint is None else Path(checkpoint).expanduser(),
+        None if device is None else str(device),
+        said,
+        load,
+    )
+    classifier: Classifier = import_module(_SOURCES[source]).load(rest, request)
+    if source != "onnx":
         _move(classifier, device, dtype)
-    classifier.name = readable(name)
-    if labels is not None:
-        named = class_labels(labels)
-        if len(named) != len(classifier.labels):
-            raise ModelError(
-                f"{name} has {len(classifier.labels)} classes, but {len(named)} labels were given"
-            )
-        classifier.labels = named
+    classifier.name = request.name
     return classifier.eval()
 
 
-def _named(name: str, pretrained: bool, checkpoint: Path | None, size: _Size) -> Classifier:
-    run = run_of(name)
-    if run is not None:
-        if checkpoint is not None:
-            raise ModelError(f"{name}: a trained folder has its own weights; drop checkpoint")
-        from relook.models import multicam
+def _source_of(name: str) -> tuple[str, str]:
+    """The source of a model, and the name that the source knows it by.
 
-        return multicam.load_run(*run, size)
-    source, slash, rest = name.partition("/")
-    if slash and source in _SOURCES:
-        return _SOURCES[source](rest, pretrained, checkpoint, size)
+    Raises:
+        ModelError: there is none.
+    """
+    if name.lower().endswith(".onnx"):
+        return "onnx", name
+    if run_of(name) is not None:
+        return "run", name
+    prefix, slash, rest = name.partition("/")
+    if slash and prefix in _PREFIXES:
+        return prefix, rest
     if ":" in name:
-        return function.load(name, checkpoint, size)
-    known = ", ".join(f"{source}/<name>" for source in _SOURCES)
+        return "function", name
     if os.path.isfile(name):
         raise ModelError(
             f"{name}: a file, but of the files only ONNX ones are models; name the architecture, "
@@ -150,24 +151,12 @@ def _named(name: str, pretrained: bool, checkpoint: Path | None, size: _Size) ->
             f"{name}: a folder without run.json; name one of relook train-multicam, or hf/{name} "
             "where transformers wrote it"
         )
-    meant = f"; is timm/{name} meant?" if timm.knows(name) else ""
+    known = ", ".join(f"{prefix}/<name>" for prefix in _PREFIXES)
+    meant = f"; is timm/{name} meant?" if import_module(_SOURCES["timm"]).knows(name) else ""
     raise ModelError(
         f"model {name!r} is unknown; pass {known}, net.onnx, module:function or the folder of "
         f"relook train-multicam{meant}"
     )
-
-
-def run_of(name: str) -> tuple[Path, str] | None:
-    """The folder of a run and the stage in it that are meant; None for other names."""
-    place = Path(name)
-    try:
-        if (place / "run.json").is_file():
-            return place, "fusion"
-        if place.is_dir() and (place.parent / "run.json").is_file():
-            return place.parent, place.name
-    except OSError:  # too long for a file's name, among others
-        pass
-    return None
 
 
 def _move(

@@ -11,8 +11,9 @@ import torch
 
 from relook.classifier import Classifier, Outputs
 from relook.errors import ModelError
-from relook.models.graph import OnnxNetwork, Order
-from relook.models.sidecar import Sidecar
+from relook.models.graph import OnnxNetwork
+from relook.models.request import Request
+from relook.record import Record, classifier_of
 
 _TOLERANCE = 1e-2
 _LEAST_OF_A_BYTE = 64
@@ -25,67 +26,42 @@ _SLACK = 0.3
 _log = logging.getLogger("relook")
 
 
-def load(
-    file: Path,
-    *,
-    input_size: tuple[int, int] | None = None,
-    layout: Order | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    target_layer: str | None = None,
-    token_grid: tuple[int, int] | None = None,
-    device: str | None = None,
-) -> Classifier:
-    """The classifier in an ONNX file; what it does not say is taken from net.json beside it.
+def load(name: str, request: Request) -> Classifier:
+    """The classifier in an ONNX file. What the file leaves open is taken from net.json beside it,
+    and from what the caller says.
+
+    Args:
+        name: the file's path.
+        request: the model that is wanted.
 
     Raises:
         ModelError: the file is no image classifier, or something is neither said nor found.
     """
-    beside = Sidecar.read(file)
-    sidecar = beside.given(
-        input_size=input_size,
-        layout=layout,
-        mean=mean,
-        std=std,
-        target_layer=target_layer,
-        token_grid=token_grid,
-    )
-    network = OnnxNetwork(file, sidecar.layout, device)
+    file = Path(name)
+    known = Record.read(file).given(request.said)
+    network = OnnxNetwork(file, known.layout, request.device)
     if network.takes_bytes:  # and normalises them itself
-        sidecar = replace(
-            sidecar, mean=sidecar.mean or (0.0,) * 3, std=sidecar.std or (1 / 255,) * 3
-        )
-    size = network.input_size or sidecar.input_size
+        known = replace(known, mean=known.mean or (0.0,) * 3, std=known.std or (1 / 255,) * 3)
+    size = network.input_size or known.input_size
     lacking = {
         "the input size (--input-size, input_size=)": size,
-        "mean (--mean, mean=)": sidecar.mean,
-        "std (--std, std=)": sidecar.std,
+        "mean (--mean, mean=)": known.mean,
+        "std (--std, std=)": known.std,
     }
     missing = [what for what, value in lacking.items() if value is None]
-    if size is None or sidecar.mean is None or sidecar.std is None:
+    if size is None or known.mean is None or known.std is None:
         raise ModelError(
             f"{file}: does not say {', '.join(missing)}; pass what it was trained with, for pixels "
             f"in [0, 1], or write it into {file.with_suffix('.json')}"
         )
-    _check_range(network, sidecar.mean, sidecar.std)
-    if sidecar.input_size not in (None, size):
+    _check_range(network, known.mean, known.std)
+    if known.input_size not in (None, size):
         raise ModelError(
             f"{file}: takes inputs of {size[0]}×{size[1]} only, not of "
-            f"{sidecar.input_size[0]}×{sidecar.input_size[1]}"
+            f"{known.input_size[0]}×{known.input_size[1]}"
         )
-    return Classifier(
-        network,
-        mean=sidecar.mean,
-        std=sidecar.std,
-        input_size=size,
-        # The resize beside an input size is for that; for another one it is in proportion.
-        geometry=sidecar.geometry(beside.input_size or size).scaled(size),
-        labels=sidecar.labels,
-        outputs=sidecar.outputs or _outputs(network, size),
-        target_layer=sidecar.target_layer,
-        token_grid=sidecar.token_grid,
-        name=str(file),
-    )
+    outputs = known.outputs or _outputs(network, size)
+    return classifier_of(network, replace(known, input_size=size, outputs=outputs), None, str(file))
 
 
 def _check_range(network: OnnxNetwork, mean: Sequence[float], std: Sequence[float]) -> None:

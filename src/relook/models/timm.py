@@ -19,23 +19,32 @@ from relook.geometry import Geometry
 from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into, weights_missing
 from relook.models.download import from_hub
-from relook.models.size import refusal
+from relook.models.request import Request
+from relook.preprocessing import Preprocessing
+from relook.record import Record, classifier_of, refusal
 
 Size = tuple[int, int]
 """(height, width)."""
 
 
-def load(
-    name: str, pretrained: bool, checkpoint: Path | None, size: Size | None = None
-) -> Classifier:
-    """The classifier with timm's weights, random ones, or those of `checkpoint`.
+def load(name: str, request: Request) -> Classifier:
+    """The classifier with timm's weights, random ones, or those of a checkpoint.
 
     Args:
-        name: NAME or NAME.TAG.
-        pretrained: whether timm's weights are wanted.
-        checkpoint: a file of other weights.
-        size: of the input; the one that timm tests the network at by default.
+        name: NAME or NAME.TAG, without "timm/".
+        request: the model that is wanted; its input size is the one that timm tests it at by
+            default.
+
+    Raises:
+        ModelError: the name is unknown, the weights cannot be loaded or do not fit, or the network
+            is no classifier of RGB images.
     """
+    network = _network(name, request)
+    known = known_of(network, request.said.input_size)
+    return classifier_of(network, known, request.said, request.name)
+
+
+def _network(name: str, request: Request) -> nn.Module:
     if not knows(name):
         close = difflib.get_close_matches(
             name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6
@@ -48,12 +57,12 @@ def load(
         raise ModelError(
             f"model 'timm/{base}' has no weights {tag!r}; it has: {', '.join(tags) or 'none'}"
         )
-    if checkpoint is not None:
-        return classifier_of(with_checkpoint(name, checkpoint, size), size)
+    size, pretrained = request.said.input_size, request.pretrained
+    if request.checkpoint is not None:
+        return with_checkpoint(name, request.checkpoint, size)
     try:
         with from_hub() if pretrained else nullcontext():
-            network = create(name, pretrained=pretrained, size=size)
-        return classifier_of(network, size)
+            return create(name, pretrained=pretrained, size=size)
     except (OSError, RuntimeError, ValueError) as error:
         # What huggingface_hub, requests and timm raise without weights or without a network.
         if not pretrained or isinstance(error, RelookError):
@@ -128,13 +137,16 @@ def _own_size(name: str) -> Size | None:
     return (config.input_size[1], config.input_size[2]) if config else None
 
 
-def classifier_of(network: nn.Module, size: Size | None = None) -> Classifier:
-    """The classifier around a timm network, as timm's own validate.py tests it: at the test size
-    and with the test crop, where the network has them.
+def known_of(network: nn.Module, size: Size | None = None) -> Record:
+    """What timm knows of a network, as timm's own validate.py tests it: at the test size and with
+    the test crop, where the network has them.
 
     Args:
         network: of timm.
         size: another (height, width) of the input; the crop's share of the image stays.
+
+    Raises:
+        ModelError: it takes other inputs than RGB images, or has no classes.
     """
     given = None if size is None else {"input_size": (3, *size)}
     config = resolve_model_data_config(network, given, use_test_size=True)
@@ -151,12 +163,8 @@ def classifier_of(network: nn.Module, size: Size | None = None) -> Classifier:
             "the network answers features, it has no class layer; choose a member of its family "
             "that has one, or wrap it in relook.Classifier together with a class layer"
         )
-    return Classifier(
-        network,
-        mean=config["mean"],
-        std=config["std"],
-        input_size=geometry.crop,
-        geometry=geometry,
+    return Record.of(
+        Preprocessing(geometry, tuple(config["mean"]), tuple(config["std"])),
         labels=imagenet_labels() if count == 1000 else None,
     )
 

@@ -20,7 +20,9 @@ from relook.geometry import Geometry
 from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into, weights_missing
 from relook.models.download import patience
-from relook.models.size import refusal
+from relook.models.request import Request
+from relook.preprocessing import Preprocessing
+from relook.record import Record, classifier_of, refusal
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -30,32 +32,38 @@ _VITS = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
 _MAXVITS = ("maxvit_t",)
 
 
-def load(
-    name: str, pretrained: bool, checkpoint: Path | None, size: Size | None = None
-) -> Classifier:
-    """The classifier with torchvision's weights, random ones, or those of `checkpoint`.
+def load(name: str, request: Request) -> Classifier:
+    """The classifier with torchvision's weights, random ones, or those of a checkpoint.
 
-    The weights named, torchvision's default ones where none are, settle the preprocessing in
-    all three cases.
+    The weights in the name, or torchvision's default ones, decide the preprocessing in all three
+    cases.
 
     Args:
-        name: NAME or NAME.WEIGHTS.
-        pretrained: whether torchvision's weights are wanted.
-        checkpoint: a file of other weights.
-        size: of the input, the resize in proportion; that of the weights by default.
+        name: NAME or NAME.WEIGHTS, without "torchvision/".
+        request: the model that is wanted; its input size is that of the weights by default.
+
+    Raises:
+        ModelError: the name is unknown, or the weights cannot be loaded or do not fit.
     """
     base, _, suffix = name.partition(".")
     weights = _weights(base, suffix)
-    if checkpoint is not None:
-        network = _with_checkpoint(base, weights, checkpoint, size)
-    elif pretrained:
+    size = request.said.input_size
+    if request.checkpoint is not None:
+        network = _with_checkpoint(base, weights, request.checkpoint, size)
+    elif request.pretrained:
         try:
             network = _pretrained(base, weights, size)
         except (OSError, RuntimeError) as error:
             raise weights_missing(f"torchvision/{name}", error) from error
     else:
         network = _create(base, weights, size=size)
-    return _classifier_of(network, weights, size)
+    transforms = weights.transforms()
+    prepared = Preprocessing(geometry_of(transforms), tuple(transforms.mean), tuple(transforms.std))
+    known = Record.of(prepared if size is None else prepared.scaled(size))
+    classifier = classifier_of(network, known, request.said, request.name)
+    if len(classifier.labels) == 1000 and not classifier.labels_given:
+        classifier.labels = imagenet_labels()
+    return classifier
 
 
 def _pretrained(base: str, weights: WeightsEnum, size: Size | None) -> nn.Module:
@@ -123,17 +131,6 @@ def _create(
     return network
 
 
-def drop_auxiliary(network: nn.Module) -> None:
-    """Leave out the classifiers on the way to the last, of GoogLeNet and Inception; whether they
-    are there depends on where the weights came from.
-    """
-    if getattr(network, "aux_logits", None) is not None:
-        network.aux_logits = False  # type: ignore[assignment]
-        for name in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(network, name):
-                setattr(network, name, None)
-
-
 def _weights(base: str, suffix: str) -> WeightsEnum:
     classifiers = list_models(module=torchvision.models)
     if base not in classifiers:
@@ -155,20 +152,3 @@ def geometry_of(transforms: Any) -> Geometry:
     crop = (transforms.crop_size[0], transforms.crop_size[-1])
     resize = (transforms.resize_size[0], transforms.resize_size[-1])
     return Geometry(crop, resize, "shorter-side", transforms.interpolation.value)
-
-
-def _classifier_of(network: nn.Module, weights: WeightsEnum, size: Size | None) -> Classifier:
-    transforms = weights.transforms()
-    geometry = geometry_of(transforms)
-    if size is not None:
-        geometry = geometry.scaled(size)
-    classifier = Classifier(
-        network,
-        mean=transforms.mean,
-        std=transforms.std,
-        input_size=geometry.crop,
-        geometry=geometry,
-    )
-    if len(classifier.labels) == 1000:
-        classifier.labels = imagenet_labels()
-    return classifier

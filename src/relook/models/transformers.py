@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from relook.classifier import Classifier
 from relook.errors import ModelError, first_line
 from relook.geometry import Fit, Geometry
 from relook.models.checkpoint import fitting_state
-from relook.models.size import resize
+from relook.models.request import Request
 from relook.models.timm import geometry_of
+from relook.preprocessing import Preprocessing
+from relook.record import Record, classifier_of
 
 _CONFIG = "config.json"
 _PROCESSOR = "preprocessor_config.json"
@@ -29,17 +32,20 @@ _TOLERANCE = 0.5 / 255
 pixels; one that resizes tensors rounds otherwise, by up to 0.2/255; a crop that is one pixel off
 differs by 20/255."""
 
-_Normalised = tuple[Geometry, tuple[float, ...], tuple[float, ...]]
-"""Geometry, mean and std."""
 
+def load(name: str, request: Request) -> Classifier:
+    """The classifier in a folder, or in a repository of that name where there is no folder, with
+    its own weights, random ones, or those of a checkpoint.
 
-def load(
-    name: str, pretrained: bool, checkpoint: Path | None, size: tuple[int, int] | None = None
-) -> Classifier:
-    """The classifier in a folder, or in a repository of that name where there is no folder.
-
-    Its weights, random ones, or those of `checkpoint`; for inputs of `size` in place of its own.
     Code in the folder is never run, and pickles are never opened as models.
+
+    Args:
+        name: without "hf/".
+        request: the model that is wanted.
+
+    Raises:
+        ModelError: transformers is missing, the folder holds no image classifier, its image
+            processor cannot be reproduced, or its weights cannot be loaded.
     """
     library = _library()
     folder = _folder(name)
@@ -52,29 +58,20 @@ def load(
                 "sum to 1"
             )
         processor = _processor(library, folder, config)
-        geometry, mean, std = _preprocessing(processor)
-        if checkpoint is not None:
-            network = _from_checkpoint(library, folder, config, checkpoint)
-        elif pretrained:
+        prepared = _preprocessing(processor)
+        _check(prepared, processor)
+        if request.checkpoint is not None:
+            network = _from_checkpoint(library, folder, config, request.checkpoint)
+        elif request.pretrained:
             network = _from_folder(library, folder, config)
         else:
             network = _new(library, folder, config)
     names: dict[int, str] = network.config.id2label  # type: ignore[assignment, union-attr]
-    classifier = Classifier(
-        network,
-        mean=mean,
-        std=std,
-        input_size=geometry.crop,
-        geometry=geometry,
-        labels=[names[index] for index in sorted(names)],
-    )
-    _check(classifier, processor)
     if config.model_type == "timm_wrapper":
-        geometry = _test_geometry(config, size)
-        resize(classifier, geometry.crop).geometry = geometry
-    elif size is not None:
-        resize(classifier, size)
-    return classifier
+        tested = _test_geometry(config, request.said.input_size)
+        prepared = replace(prepared, geometry=tested)
+    known = Record.of(prepared, labels=tuple(names[index] for index in sorted(names)))
+    return classifier_of(network, known, request.said, request.name)
 
 
 def _library() -> Any:
@@ -251,15 +248,16 @@ def _refuse_gaps(report: Mapping[str, Any], source: Path, kind: str) -> None:
         )
 
 
-def _preprocessing(processor: Any) -> _Normalised:
+def _preprocessing(processor: Any) -> Preprocessing:
     """What the processor's settings say, in relook's terms."""
     if hasattr(processor, "data_config"):
         config = processor.data_config
         geometry = geometry_of(config, tuple(config["input_size"][1:]))
-        return geometry, tuple(config["mean"]), tuple(config["std"])
+        return Preprocessing(geometry, tuple(config["mean"]), tuple(config["std"]))
     settings = processor.to_dict()
     try:
-        return _geometry(type(processor).__name__, settings), *_normalisation(settings)
+        geometry = _geometry(type(processor).__name__, settings)
+        return Preprocessing(geometry, *_normalisation(settings))
     except (KeyError, TypeError, ValueError) as error:
         raise _not_reproduced(processor, _reason(error)) from error
 
@@ -316,15 +314,19 @@ def _normalisation(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tupl
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _check(classifier: Classifier, processor: Any) -> None:
-    """The processor itself has the last word: settings can mean more than they say."""
-    std = torch.tensor(classifier.std).reshape(3, 1, 1)
+def _check(prepared: Preprocessing, processor: Any) -> None:
+    """Compare with the processor itself on images, since settings can mean more than they say.
+
+    Raises:
+        ModelError: the processor makes other inputs.
+    """
+    std = torch.tensor(prepared.std).reshape(3, 1, 1)
     for image in _images():
         try:
             wanted = processor(images=image, return_tensors="pt")["pixel_values"][0]
         except Exception as error:
             raise _not_reproduced(processor, _reason(error)) from error
-        got = classifier.normalised(classifier.pixels(image)).cpu()
+        got = prepared.inputs(image)
         if wanted.shape != got.shape:
             shapes = ["×".join(map(str, tensor.shape)) for tensor in (wanted, got)]
             raise _not_reproduced(processor, f"it makes {shapes[0]}, relook {shapes[1]}")

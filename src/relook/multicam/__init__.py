@@ -1,9 +1,6 @@
 """MultiCAM: a second network trained on what the first one looked at, and their fusion."""
 
 from relook.multicam.comparison import (
-    FUSED,
-    OBJECT,
-    TARGET,
     Compared,
     Comparison,
     Trained,
@@ -19,16 +16,17 @@ from relook.multicam.data import (
     is_divided,
     read_training_data,
 )
+from relook.multicam.door import load_run, load_stages, load_trained, train_multicam
 from relook.multicam.network import CamNet, MultiCAM, ObjectNet, mask_filter, saliency
-from relook.multicam.run import (
-    KIND,
+from relook.multicam.run import KIND, StageRecord, Training, train
+from relook.multicam.stages import (
+    FUSED,
+    OBJECT,
     STAGE_NAMES,
     STAGES,
+    TARGET,
     Networks,
-    StageRecord,
-    Training,
     restore,
-    train,
 )
 from relook.multicam.training import Epoch, OnProgress, Plan, Progress, Stage, fit
 
@@ -59,6 +57,9 @@ __all__ = [
     "compare",
     "fit",
     "is_divided",
+    "load_run",
+    "load_stages",
+    "load_trained",
     "mask_filter",
     "masked",
     "read_training_data",
@@ -66,5 +67,6 @@ __all__ = [
     "saliency",
     "seen_in_training",
     "train",
+    "train_multicam",
     "unseen_images",
 ]

@@ -40,9 +40,9 @@ from relook.layers import evaluating
 from relook.multicam.data import digests, is_divided
 from relook.multicam.network import MultiCAM, mask_filter, saliency
 from relook.multicam.run import Training
+from relook.multicam.stages import FUSED, OBJECT, TARGET
 from relook.words import some
 
-TARGET, OBJECT, FUSED = "TargetNet", "ObjectNet", "MultiCAM"
 LOOKS = ("poster", "flip", "quick", "best")
 """What TargetNet's answer is corrected by."""
 

@@ -1,4 +1,4 @@
-"""The folder of a training: three stages, each kept when it is done; and the networks in it.
+"""The folder of a training: three stages, each kept when it is done.
 
 RUN holds `run.json` (settings, versions, what the data were), `images.csv` (every image and what it
 was for), and for each of the stages `target`, `object` and `fusion` a folder with
@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
+from safetensors.torch import save
 
-from relook.attribution.cam import class_weights
-from relook.classifier import Classifier
-from relook.errors import ModelError, RelookError, first_line
-from relook.evaluation import DataError
+from relook.errors import DataError, first_line
 from relook.folder import RunError, claimed, versions, write_atomically
 from relook.multicam.data import (
     OnImages,
@@ -32,15 +26,10 @@ from relook.multicam.data import (
     read_images,
     write_images,
 )
-from relook.multicam.network import CamNet, MultiCAM, ObjectNet
-from relook.multicam.training import BATCH, Epoch, OnProgress, Plan, Stage, fit, random_of
+from relook.multicam.stages import STAGES, Backbone, Networks, restore
+from relook.multicam.training import BATCH, Epoch, OnProgress, Plan, fit
 
-STAGES = ("target", "object", "fusion")
-STAGE_NAMES = {"target": "TargetNet", "object": "ObjectNet", "fusion": "fusion"}
 KIND = "multicam"
-
-Backbone = Callable[[], Classifier]
-"""Makes the backbone anew at each call, in the classes that its weights have."""
 
 
 @dataclass(frozen=True)
@@ -127,19 +116,20 @@ def train(
     on_images: OnImages | None = None,
     on_progress: OnProgress | None = None,
 ) -> Training:
-    """Train TargetNet, then ObjectNet, then their fusion; go on where an earlier call was stopped.
+    """Train TargetNet, then ObjectNet, then their fusion; continue where an earlier call stopped.
 
     Args:
         data: what to train on.
         output: RUN.
         backbone: makes the network that both begin from; called under the seed.
         plan: epochs, learning rate and seed of every stage.
-        settings: what else the result depends on: how the backbone is called.
-        on_images: told how many images are read, before the training.
-        on_progress: told of every step.
+        settings: what else the result depends on: the backbone's name and its weights.
+        on_images: called with how many images have been read, before the training.
+        on_progress: called at every step.
 
     Raises:
-        ModelError: the backbone does not end GAP → one fully connected layer.
+        ModelError: the backbone does not end in global average pooling and one fully connected
+            layer.
         DataError: the images cannot be used, see `divide`.
         RunError: `output` holds another training, or another process works in it.
         RelookError: the training failed, see `fit`; what is done is kept.
@@ -201,131 +191,6 @@ def _run_stage(
 def _forget(kept: Path) -> None:
     for left in (kept, kept.with_name(kept.name + ".writing")):
         left.unlink(missing_ok=True)
-
-
-class Networks:
-    """TargetNet, ObjectNet and their fusion, made of one backbone.
-
-    Attributes:
-        base: a classifier of the backbone, for its device and preprocessing.
-        target: TargetNet.
-        object: ObjectNet.
-    """
-
-    def __init__(self, base: Classifier, target: CamNet, network: CamNet) -> None:
-        self.base = base
-        self.target = target
-        self.object = ObjectNet(target, network)
-        self._fused: MultiCAM | None = None
-
-    @classmethod
-    def make(cls, backbone: Backbone, labels: Sequence[str], seed: int) -> Networks:
-        """With the backbone's weights, and class layers of their own at random.
-
-        Raises:
-            ModelError: the backbone does not end GAP → one fully connected layer of logits.
-        """
-        with torch.random.fork_rng():
-            torch.manual_seed(random_of(seed, "target").getrandbits(62))
-            base, target = _cam_net(backbone, len(labels))
-            torch.manual_seed(random_of(seed, "object").getrandbits(62))
-            _, network = _cam_net(backbone, len(labels))
-        if target.network is network.network:
-            raise ModelError(
-                f"{base.name}: gives the same network twice; MultiCAM trains two, so that the "
-                "function has to make it anew at each call"
-            )
-        return cls(base, target, network)
-
-    @property
-    def fused(self) -> MultiCAM:
-        """The fusion, which begins from what TargetNet and ObjectNet are when first asked for."""
-        if self._fused is None:
-            self._fused = MultiCAM(self.object)
-        return self._fused
-
-    def stage(self, name: str) -> Stage:
-        """What the stage of that name trains, behind what stands still meanwhile."""
-        if name == "target":
-            return Stage(name, self.target.network, lambda inputs: inputs)
-        self.target.eval()
-        if name == "object":
-            return Stage(
-                name,
-                self.object.network.network,
-                lambda inputs: self.object.masked(inputs, self.target.maps(inputs)),
-            )
-        self.fused.eval()
-        # Near a good place already: AdamW's steps, as large as the rate, would leave it at once.
-        return Stage(name, self.fused.fusion, self.fused.features, pace=0.1)
-
-    def classifier(self, name: str, labels: Sequence[str]) -> Classifier:
-        """A classifier of the network that the stage of that name made."""
-        layer = self.base.target_layer
-        network: nn.Module
-        if name == "target":
-            network = self.target.network
-        elif name == "object":
-            network, layer = self.object, f"network.network.{layer}"
-        else:
-            network, layer = self.fused, "joined"
-        return Classifier(
-            network,
-            mean=self.base.mean,
-            std=self.base.std,
-            input_size=self.base.input_size,
-            geometry=self.base.geometry,
-            labels=labels,
-            target_layer=layer,
-        ).eval()
-
-
-def restore(network: nn.Module, folder: Path) -> None:
-    """Put a stage's weights into its network.
-
-    Raises:
-        RunError: they cannot be read, or are of another network.
-    """
-    file = folder / "weights.safetensors"
-    try:
-        network.load_state_dict(load_file(file))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise RunError(f"{file}: cannot be used ({first_line(error)})") from error
-
-
-def _cam_net(backbone: Backbone, classes: int) -> tuple[Classifier, CamNet]:
-    """The backbone with a class layer of so many classes."""
-    base = backbone()
-    network = base.network
-    head = _head_of(base)
-    parent, _, own = head.rpartition(".")
-    old = network.get_submodule(head)
-    new = nn.Linear(int(old.in_features), classes).to(next(network.parameters()))  # type: ignore[arg-type]
-    setattr(network.get_submodule(parent), own, new)
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    return base, CamNet(network, base.target, head)
-
-
-def _head_of(base: Classifier) -> str:
-    """The name of the fully connected layer behind the pooled maps."""
-    if base.returns != "logits":
-        raise ModelError(f"{base.name}: MultiCAM trains a backbone of logits, not probabilities")
-    try:
-        [first] = base.first_looks(base.noise())
-        weights = class_weights(base, first)
-    except RelookError as error:
-        raise ModelError(
-            f"{base.name}: MultiCAM needs a network that ends with global average pooling and one "
-            "fully connected layer, such as a ResNet, GoogLeNet or EfficientNet; this one does not"
-        ) from error
-    for name, module in base.network.named_modules():
-        if isinstance(module, nn.Linear) and module.weight.data_ptr() == weights.data_ptr():
-            return str(name)
-    raise ModelError(
-        f"{base.name}: MultiCAM needs a fully connected layer (nn.Linear) behind the pooling; "
-        "this network has another kind there"
-    )
 
 
 def _is_done(folder: Path) -> bool:

@@ -1,66 +1,93 @@
-"""A folder of `relook train-multicam`: its networks as classifiers, and the training itself."""
+"""The door of this room: a MultiCAM is trained, and what was trained is loaded.
+
+Backbones are models like others, and `relook.load` lies a floor above: it is handed in.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from relook.classifier import Classifier
-from relook.errors import ModelError, first_line
-from relook.models.checkpoint import WeightsMissingError
-from relook.models.load import DEFAULT_MODEL, load, run_of
-from relook.models.size import resize
-from relook.models.torchvision import drop_auxiliary
-from relook.multicam import (
-    FUSED,
-    OBJECT,
-    STAGES,
-    TARGET,
-    Networks,
-    OnImages,
-    OnProgress,
-    Plan,
-    Trained,
-    Training,
-    read_training_data,
-    restore,
-    train,
-)
+from relook.errors import ModelError, WeightsMissingError, first_line
+from relook.folder import run_of
+from relook.multicam.comparison import Trained
+from relook.multicam.data import OnImages, read_training_data
+from relook.multicam.run import Training, train
+from relook.multicam.stages import STAGES, Networks, restore
+from relook.multicam.training import OnProgress, Plan
+from relook.record import Record
 
-_NAMES = {"target": TARGET, "object": OBJECT, "fusion": FUSED}
+Load = Callable[..., Classifier]
+"""`relook.load`."""
+
 _FINE_TUNED = Plan(epochs=8, rate=5e-4, seed=0)
 _FROM_SCRATCH = Plan(epochs=40, rate=3e-3, seed=0)
 
 
-def load_run(folder: Path, stage: str, size: tuple[int, int] | None = None) -> Classifier:
-    """The network that a stage of RUN made; that of "fusion" is MultiCAM. Its inputs are of the
-    size that it was trained at, or of `size`.
+def load_run(
+    folder: Path,
+    stage: str,
+    *,
+    load: Load,
+    said: Record | None = None,
+    name: str = "",
+    device: str | torch.device | None = None,
+) -> Classifier:
+    """The classifier that a stage of a training made.
+
+    Args:
+        folder: of the training.
+        stage: "target", "object", or "fusion" for MultiCAM as a whole.
+        load: `relook.load`.
+        said: what counts instead of what was trained, such as another input size.
+        name: what results call it; TargetNet, ObjectNet or MultiCAM by default.
+        device: as for `relook.load`.
 
     Raises:
-        ModelError: the training is not so far.
+        ModelError: the stage is unknown or not done, or the backbone cannot be made again.
         RunError: the folder holds no training, or cannot be read.
     """
     training = Training.read(folder)
     if stage not in STAGES:
         raise ModelError(f"{folder / stage}: is no stage of a training; name {folder} itself")
-    [classifier] = load_stages(training, [stage])
-    return classifier if size in (None, classifier.input_size) else resize(classifier, size)
+    networks = _networks(training, [stage], load, device)
+    return networks.classifier(stage, training.labels, said, name)
 
 
 def load_stages(
-    training: Training, stages: Sequence[str], device: str | torch.device | None = None
+    training: Training,
+    stages: Sequence[str],
+    *,
+    load: Load,
+    device: str | torch.device | None = None,
 ) -> list[Classifier]:
-    """Classifiers of what the stages made: TargetNet alone, ObjectNet alone, both fused.
+    """The classifiers that stages of a training made: TargetNet alone, ObjectNet alone, both fused.
+
+    Args:
+        training: read from its folder.
+        stages: any of "target", "object" and "fusion".
+        load: `relook.load`.
+        device: as for `relook.load`.
 
     Raises:
         ModelError: a stage is not done, or the backbone cannot be made again.
-        RunError: its weights cannot be read.
+        RunError: the weights cannot be read.
     """
+    networks = _networks(training, stages, load, device)
+    return [networks.classifier(stage, training.labels) for stage in stages]
+
+
+def _networks(
+    training: Training, stages: Sequence[str], load: Load, device: str | torch.device | None
+) -> Networks:
+    """The networks of a training, with the weights of these stages and of those before them."""
     needed = STAGES[: 1 + max(map(STAGES.index, stages))]
     for stage in needed:
         if stage not in training.stages:
@@ -73,36 +100,39 @@ def load_stages(
     _check_origin(backbone, training.folder)
     size = training.settings.get("input_size")
     networks = Networks.make(
-        lambda: _load(backbone, device=device, pretrained=False, input_size=size),
+        lambda: _load(load, backbone, device=device, pretrained=False, input_size=size),
         training.labels,
         seed=0,
     )
     for stage in needed:
         restore(networks.stage(stage).network, training.folder / stage)
-    made = [networks.classifier(stage, training.labels) for stage in stages]
-    for stage, classifier in zip(stages, made, strict=True):
-        classifier.name = _NAMES[stage]
-    return made
+    return networks
 
 
 def load_trained(
-    folder: str | os.PathLike[str], device: str | torch.device | None = None
+    folder: str | os.PathLike[str], *, load: Load, device: str | torch.device | None = None
 ) -> Trained:
-    """All three networks of RUN, for `relook.multicam.compare`.
+    """All three networks of a training, for `relook.multicam.compare`.
+
+    Args:
+        folder: of the training.
+        load: `relook.load`.
+        device: as for `relook.load`.
 
     Raises:
         ModelError: the training is not done.
         RunError: the folder holds no training, or cannot be read.
     """
     training = Training.read(folder)
-    return Trained(training, *load_stages(training, STAGES, device))
+    return Trained(training, *load_stages(training, STAGES, load=load, device=device))
 
 
 def train_multicam(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    backbone: str = DEFAULT_MODEL,
+    load: Load,
+    backbone: str = "bundled/efficientnet_lite0",
     weights: str | os.PathLike[str] | None = None,
     epochs: int | None = None,
     seed: int = 0,
@@ -112,32 +142,33 @@ def train_multicam(
 ) -> Training:
     """Train a MultiCAM (see `relook.multicam.network`): TargetNet, ObjectNet and their fusion.
 
-    Each stage is kept when it is done, and what is done of one after every epoch and every minute:
-    the same call goes on where another was stopped or killed, to the same weights (on a CPU with
-    the same number of threads). `relook.load(output)` is then the fused network, and
-    `relook.load(f"{output}/target")` TargetNet.
+    Each stage is kept when it is done, and a stage that is not done is kept after every epoch and
+    every minute: the same call continues where another was stopped or killed, with the same
+    weights in the end (on a CPU with the same number of threads). `relook.load(output)` is then
+    the fused network, and `relook.load(f"{output}/target")` TargetNet.
 
     Args:
         data: a folder with train/ and test/, each with a folder of images for each class; or class
             folders, or a table, of which 30 % of each class are split off as test images. Of the
             training images 10 % of each class choose the epoch to keep.
-        output: the folder of the run, RUN.
+        output: the folder of the training.
+        load: `relook.load`, which makes the backbone.
         backbone: a network that ends global average pooling → one fully connected layer:
             "bundled/efficientnet_lite0", "timm/<name>", "torchvision/<name>", "module:function".
         weights: what both networks begin from: "bundled" (those that come installed), "none"
             (random ones; of "module:function" every layer is reset), or a checkpoint of the
-            backbone (what that has seen is yours to know). None is bundled for bundled backbones,
-            else what `relook.load` takes.
-        epochs: at most so many for each stage; 8 by default, 40 from random weights.
+            backbone (which images that was trained on, you have to know). By default bundled ones
+            for bundled backbones, and otherwise what `relook.load` takes.
+        epochs: the most for each stage; 8 by default, 40 from random weights.
         seed: of the split, of random weights, of the order and the augmentation.
         device: as for `relook.load`.
-        on_images: told how many images are read, before the training.
-        on_progress: told of every step.
+        on_images: called with how many images have been read, before the training.
+        on_progress: called at every step.
 
     Raises:
         DataError: the data cannot be trained on: an image that cannot be read, a class that is
             empty, classes that differ, a test image among the training images.
-        ModelError: the backbone does not end so, or its weights cannot be had.
+        ModelError: the backbone ends otherwise, or its weights cannot be loaded.
         RunError: `output` holds something else, or another process works in it.
     """
     if epochs is not None and epochs < 1:
@@ -148,7 +179,7 @@ def train_multicam(
     return train(
         read_training_data(data),
         output,
-        lambda: _load(backbone, device=device, **options),
+        lambda: _load(load, backbone, device=device, **options),
         Plan(epochs or usual.epochs, usual.rate, seed),
         {"backbone": backbone, "weights": described},
         on_images,
@@ -178,25 +209,37 @@ def _start(backbone: str, weights: str | os.PathLike[str] | None) -> tuple[dict[
     return {"checkpoint": file}, f"file {digest}"
 
 
-def _load(backbone: str, **options: Any) -> Classifier:
-    """The backbone as MultiCAM trains it: in float32, without classifiers on the way."""
+def _load(load: Load, backbone: str, **options: Any) -> Classifier:
+    """The backbone as MultiCAM trains it: in float32, without auxiliary classifiers."""
     try:
         classifier = load(backbone, dtype="float32", **options)
     except WeightsMissingError as error:
+        reason = first_line(error.__cause__ or error)
         raise ModelError(
-            f"the weights of {backbone!r} cannot be had ({first_line(error.__cause__ or error)}); "
+            f"the weights of {backbone!r} cannot be loaded ({reason}); "
             "pass a file of them with --weights, or none for random ones"
         ) from error
     if ":" in backbone and options.get("pretrained") is False:
         for module in classifier.network.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
-    drop_auxiliary(classifier.network)
+    _drop_auxiliary(classifier.network)
     return classifier
 
 
+def _drop_auxiliary(network: nn.Module) -> None:
+    """Remove the auxiliary classifiers of GoogLeNet and Inception; whether they are there depends
+    on where the weights came from.
+    """
+    if getattr(network, "aux_logits", None) is not None:
+        network.aux_logits = False  # type: ignore[assignment]
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(network, name):
+                setattr(network, name, None)
+
+
 def _check_backbone(backbone: str) -> None:
-    """Raise ModelError for what is a model, but none that can be trained."""
+    """Raise ModelError for models that cannot be trained."""
     source = backbone.partition("/")[0]
     if run_of(backbone) is not None:
         raise ModelError(
@@ -211,7 +254,9 @@ def _check_backbone(backbone: str) -> None:
 
 
 def _check_origin(backbone: str, folder: Path) -> None:
-    """A folder that somebody else made brings numbers, and no code: raise ModelError."""
+    """Raise ModelError for a backbone whose code lies in the training's folder: a folder that
+    somebody else made may bring numbers, and no code.
+    """
     module = backbone.partition(":")[0]
     if ":" in backbone and Path(*module.split(".")).resolve().is_relative_to(folder.resolve()):
         raise ModelError(

@@ -1,0 +1,254 @@
+"""What is known of a model beside its network: what each source of models fills in."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from relook.classifier import Classifier
+from relook.errors import ModelError, first_line
+from relook.geometry import Geometry
+from relook.labels import class_labels, read_labels
+from relook.preprocessing import Preprocessing
+
+_CHOICES = {
+    "fit": ("squash", "shorter-side", "cover"),
+    "corner": ("rounded", "floored"),
+    "interpolation": ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"),
+    "layout": ("NCHW", "NHWC"),
+    "outputs": ("logits", "probabilities"),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a model, or what a caller says of it.
+
+    The same fields stand in net.json, the file beside net.onnx. All fields are optional except
+    mean and std, which may also come from the arguments of `relook.load`.
+
+    Attributes:
+        input_size: (height, width) of the network's input.
+        resize: (height, width) that the image is brought to before the centre crop.
+        fit: how the image is brought to `resize`: "squash", "shorter-side" (the default) or
+            "cover", as in `relook.geometry.Geometry`.
+        crop_pct: in place of `resize` and `fit`: the crop's share of the resized image, in (0, 1].
+            Without any of them the whole image is resized to the input size.
+        interpolation: "bilinear" (the default), "bicubic", "lanczos", "nearest", "box" or
+            "hamming".
+        corner: "rounded" (the default) or "floored": the crop's corner, where half a pixel is
+            left.
+        mean, std: three values each, for pixels in [0, 1].
+        layout: "NCHW" or "NHWC": of an ONNX file whose input's shape leaves it open.
+        outputs: "logits" or "probabilities". Of an ONNX file it is found by itself; otherwise
+            logits are the default.
+        labels: one name per class. In net.json a list, a dict of class indices and names, or the
+            name of a file beside it (see `relook.labels.read_labels`).
+        target_layer: the name of a module, or of a node of an ONNX file; found by itself
+            otherwise.
+        token_grid: (rows, columns) of a transformer's tokens, where the network leaves it open.
+    """
+
+    input_size: tuple[int, int] | None = None
+    resize: tuple[int, int] | None = None
+    fit: Literal["squash", "shorter-side", "cover"] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    corner: Literal["rounded", "floored"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    outputs: Literal["logits", "probabilities"] | None = None
+    labels: tuple[str, ...] | None = None
+    target_layer: str | None = None
+    token_grid: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, **known: Any) -> Record:
+        """The preprocessing, and other fields by their names."""
+        geometry = dataclasses.asdict(preprocessing.geometry)
+        size = geometry.pop("crop")
+        mean, std = preprocessing.mean, preprocessing.std
+        return cls(input_size=size, mean=mean, std=std, **geometry, **known)
+
+    @classmethod
+    def of_classifier(cls, classifier: Classifier) -> Record:
+        """All that a classifier knows beside its network."""
+        has_layer = classifier.has_target_layer
+        tokens = has_layer and classifier.layout.kind == "tokens"
+        return cls.of(
+            Preprocessing(classifier.geometry, classifier.mean, classifier.std),
+            outputs=classifier.returns,
+            labels=classifier.labels if classifier.labels_given else None,
+            target_layer=classifier.target_layer if has_layer else None,
+            token_grid=classifier.layout.grid if tokens else None,
+        )
+
+    @classmethod
+    def read(cls, file: Path) -> Record:
+        """What the .json beside an ONNX file says; an empty record where there is no such file.
+
+        Raises:
+            ModelError: it is no JSON object, or has an unknown key or value.
+        """
+        path = file.with_suffix(".json")
+        if not path.exists():
+            return cls()
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
+        if not isinstance(found, dict):
+            raise ModelError(f"{path}: must be a JSON object, as relook export writes it")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in found:
+            if key not in known:
+                [close] = difflib.get_close_matches(key, known, n=1, cutoff=0) or [""]
+                raise ModelError(f"{path}: {key!r} is unknown; closest: {close!r}")
+        labels = found.get("labels")
+        if isinstance(labels, str):
+            found["labels"] = read_labels(path.parent / labels)
+        values = {key: _checked(path, key, value) for key, value in found.items()}
+        return cls(**values)
+
+    def write(self, file: Path) -> Path:
+        """Write the .json beside an ONNX file, without the fields that are not known."""
+        path = file.with_suffix(".json")
+        known = {key: value for key, value in vars(self).items() if value is not None}
+        lines = [f' "{key}": {json.dumps(v, ensure_ascii=False)}' for key, v in known.items()]
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        return path
+
+    def given(self, other: Record) -> Record:
+        """The same, with what another record says in its place.
+
+        For another input size the resize is brought in proportion, so that the network sees the
+        same part of an image.
+        """
+        said = {key: value for key, value in vars(other).items() if value is not None}
+        if self.input_size and other.input_size not in (None, self.input_size):
+            geometry = self.geometry.scaled(other.input_size)
+            said = {"resize": geometry.resize, "fit": geometry.fit} | said
+        return dataclasses.replace(self, **said)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Resize and crop, where the input size is known.
+
+        Raises:
+            RelookError: the fields do not fit together.
+        """
+        size, interpolation = self.input_size, self.interpolation or "bilinear"
+        assert size is not None
+        if self.resize is not None:
+            corner = self.corner or "rounded"
+            return Geometry(size, self.resize, self.fit or "shorter-side", interpolation, corner)
+        if self.crop_pct is not None:
+            return Geometry.centre(size, self.crop_pct, interpolation)
+        return Geometry.whole(size, interpolation)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Resize, crop and normalisation, where input size, mean and std are known.
+
+        Raises:
+            RelookError: the fields do not fit together.
+        """
+        assert self.mean is not None
+        assert self.std is not None
+        return Preprocessing(self.geometry, self.mean, self.std)
+
+
+def classifier_of(
+    network: nn.Module, known: Record, said: Record | None = None, name: str | None = None
+) -> Classifier:
+    """The classifier of a network.
+
+    Args:
+        network: what `relook.Classifier` wraps.
+        known: of the model.
+        said: what the caller says of it, which counts instead.
+        name: of the model.
+
+    Raises:
+        ModelError: the network does not fit what is known of it or said, as in
+            `relook.Classifier`.
+    """
+    record = known.given(said) if said else known
+    prepared = record.preprocessing
+    size = prepared.geometry.crop
+    try:
+        return Classifier(
+            network,
+            mean=prepared.mean,
+            std=prepared.std,
+            input_size=size,
+            geometry=prepared.geometry,
+            labels=record.labels,
+            outputs=record.outputs or "logits",
+            target_layer=record.target_layer,
+            token_grid=record.token_grid,
+            name=name,
+        )
+    except ModelError as error:
+        # What the network itself raised, at a size that is not its own.
+        if error.__cause__ is None or size == known.input_size:
+            raise
+        raise refusal(name or "the network", size, known.input_size, error.__cause__) from error
+
+
+def refusal(
+    name: str, size: tuple[int, int], own: tuple[int, int] | None, error: BaseException
+) -> ModelError:
+    """The error of a network that cannot take inputs of a size.
+
+    Args:
+        name: of the model.
+        size: (height, width) that was asked for.
+        own: the network's own.
+        error: what the network raised.
+    """
+    back = f" for its own {own[0]}×{own[1]}" if own else ""
+    return ModelError(
+        f"{name}: does not take inputs of {size[0]}×{size[1]} ({first_line(error)}); leave the "
+        f"input size out{back}"
+    )
+
+
+def _checked(path: Path, key: str, value: Any) -> Any:
+    """A value of the .json, with lists as tuples.
+
+    Raises:
+        ModelError: it is of another kind than its key takes.
+    """
+    pairs = ("input_size", "resize", "token_grid")
+    if key in (*pairs, "mean", "std"):
+        count, kind = (2, int) if key in pairs else (3, (int, float))
+        fits = isinstance(value, list) and len(value) == count
+        if not fits or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
+            raise ModelError(f"{path}: {key} must be a list of {count} numbers, not {value!r}")
+        if kind is int and min(value) < 1:
+            raise ModelError(f"{path}: {key} must be of numbers from 1 on, not {value!r}")
+    choices = _CHOICES.get(key)
+    if choices and value not in choices:
+        said = " or ".join(f'"{choice}"' for choice in choices)
+        raise ModelError(f"{path}: {key} must be {said}, not {value!r}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if key == "crop_pct" and not (is_number and 0 < value <= 1):
+        raise ModelError(f"{path}: crop_pct must be a number in (0, 1], not {value!r}")
+    if key == "target_layer" and not isinstance(value, str):
+        raise ModelError(f"{path}: target_layer must be the name of a node, not {value!r}")
+    if key == "labels":
+        if not isinstance(value, list | tuple | dict):
+            raise ModelError(f"{path}: labels must be a list of names, or the name of a file")
+        try:
+            return class_labels(value)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+    return tuple(value) if isinstance(value, list) else value
