@@ -715,6 +715,7 @@ def imported_for(name):
     return set(libraries), set(sources)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "libraries", "sources"),
     [
