@@ -36,9 +36,6 @@ Everything here works on normalised inputs, (N, 3, H, W), as the networks do.
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -46,15 +43,13 @@ from torch.nn.functional import interpolate
 from torch.nn.utils import skip_init
 
 from relook.answers import class_outputs
+from relook.layers import recording
 from relook.target import Target
 
 HIDDEN = 0.1
 """Up to this saliency a pixel is hidden."""
 KEPT = 0.2
 """From this saliency on a pixel is kept as it is."""
-
-_ONE_AT_A_TIME = threading.RLock()
-"""A hook sees what every thread sends through its network."""
 
 
 class CamNet(nn.Module):
@@ -89,22 +84,10 @@ class CamNet(nn.Module):
         return class_outputs(self.network(inputs))
 
     def maps(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k u v"]:
-        """A_k: the maps before pooling, of one forward."""
-        seen: list[Tensor] = []
-
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            output = output[0] if isinstance(output, tuple | list) else output
-            found = self._target.layout.maps(output)
-            if found is not None:
-                seen[:] = [found.clone()]  # a later operation may work in place
-
-        with _ONE_AT_A_TIME:
-            handle = self.network.get_submodule(self._target.layer).register_forward_hook(keep)
-            try:
-                self.network(inputs)
-            finally:
-                handle.remove()
-        return seen[0]
+        """A_k: the maps before pooling, of one forward pass, without gradients."""
+        with recording(self.network, self._target) as maps:
+            self.network(inputs)
+        return maps[0]
 
     def class_maps(self, maps: Float[Tensor, "n k u v"]) -> Float[Tensor, "n c u v"]:
         """CAM_c of every class (decision 1)."""
