@@ -50,7 +50,7 @@ class StateDict:
     Attributes:
         place: the keys that lead to it; empty where the file is one.
         tensors: the weights by their names.
-        others: names of what is no tensor among them.
+        others: names of entries that are no tensors.
     """
 
     place: tuple[str, ...]
@@ -59,22 +59,22 @@ class StateDict:
 
     @property
     def described(self) -> str:
-        """Where it is, for a message."""
+        """Its place in the checkpoint, for messages."""
         return " in ".join(repr(key) for key in reversed(self.place)) or "the file itself"
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """How a state dict, without a prefix, fits a network.
+    """How well a state dict, or the part of it whose names begin with a prefix, fits a network.
 
     Attributes:
         of: the state dict.
-        prefix: of its names, which the network does not have.
+        prefix: what these names begin with, before the network's own names.
         tensors: the network's, by the network's own names.
         missing, extra, shapes: what does not fit, in words.
-        ignored: names that the network has no place for, of bookkeeping.
-        beside: other names outside of the prefix that all of the network's own have.
-        classes: how many classes it has, where that alone tells it from the network.
+        ignored: names of bookkeeping, which the network has no place for.
+        beside: other names without the prefix.
+        classes: its number of classes, where nothing else differs from the network.
     """
 
     of: StateDict
@@ -166,9 +166,12 @@ def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn
     """A network with the weights of `checkpoint`.
 
     Args:
-        create: makes the network, with as many classes as it is told (None: its default).
-        checkpoint: fine-tuned weights may have another number of classes; where the class layer
-            alone differs, the network is made anew with that number.
+        create: makes the network with a number of classes (None: its default).
+        checkpoint: fine-tuned weights may have another number of classes; where only the class
+            layer differs, the network is made again with that number.
+
+    Raises:
+        ModelError: the checkpoint cannot be read, or its weights do not fit.
     """
     states = read_states(checkpoint)
     network = create(None)
@@ -189,15 +192,24 @@ def weights_missing(name: str, error: Exception) -> WeightsMissingError:
 
 
 def load_state(network: nn.Module, checkpoint: Path) -> None:
-    """Put the weights of `checkpoint` into a network that is there already."""
+    """Put the weights of `checkpoint` into a network.
+
+    Raises:
+        ModelError: the checkpoint cannot be read, or its weights do not fit.
+    """
     states = read_states(checkpoint)
     fit = _choose(network, states, checkpoint, any_classes=False)
     _fill(network, fit, states, checkpoint)
 
 
 def fitting_state(network: nn.Module, checkpoint: Path) -> State:
-    """The weights of `checkpoint` that fit a network, with any number of classes; where none do
-    by the names of its modules, as some libraries save others, the plain ones as they are.
+    """The weights of `checkpoint` that fit a network but for the number of classes.
+
+    Some libraries save their weights under other names than those of the modules: where none fit,
+    it is the largest state dict, with averaged weights as a last resort.
+
+    Raises:
+        ModelError: the checkpoint cannot be read, or holds several that fit and differ.
     """
     states = read_states(checkpoint)
     fits = _fits(network, states)
@@ -365,7 +377,7 @@ def _fill(network: nn.Module, fit: _Fit, states: list[StateDict], checkpoint: Pa
 
 
 def _say(fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
-    """What was chosen and what was left out, so that nobody takes the one for the other."""
+    """Log which weights were chosen and what was left out."""
     averaged = [s.described for s in states if _AVERAGED.search(".".join(s.place))]
     notes = []
     if fit.is_averaged:

@@ -1,4 +1,4 @@
-"""module:function: a network of the user's own."""
+"""module:function: a classifier that a function of the user returns."""
 
 from __future__ import annotations
 

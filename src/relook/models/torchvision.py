@@ -95,7 +95,7 @@ def _with_checkpoint(
 
 
 def _fill_resized(network: nn.Module, state: dict[str, Tensor], size: Size) -> None:
-    """Weights of a network for one size into one for another."""
+    """Put the weights of a network for another input size into a network."""
     if isinstance(network, VisionTransformer):
         resized = interpolate_embeddings(size[0], network.patch_size, OrderedDict(state))
         state = dict(resized)

@@ -86,7 +86,7 @@ def _library() -> Any:
 
 @contextmanager
 def _quiet(library: Any) -> Iterator[None]:
-    """No bars, no reports: what was wrong with the weights is said as an error."""
+    """Silence progress bars and reports; what is wrong with the weights becomes an error."""
     log = library.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -100,7 +100,7 @@ def _quiet(library: Any) -> Iterator[None]:
 
 
 def _folder(name: str) -> Path:
-    """The folder of that name; else where a repository of that name is kept, once downloaded."""
+    """The folder of that name, or the one where a repository of that name is downloaded to."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -120,7 +120,7 @@ def _folder(name: str) -> Path:
     except Exception as error:
         raise ModelError(
             f"model 'hf/{name}': there is no folder {folder}, and no repository of that name can "
-            f"be had ({first_line(error)}); download the repository to a folder and pass that"
+            f"be loaded ({first_line(error)}); download the repository to a folder and pass that"
         ) from error
 
 
@@ -207,7 +207,8 @@ def _from_folder(library: Any, folder: Path, config: Any) -> nn.Module:
 def _from_checkpoint(library: Any, folder: Path, config: Any, checkpoint: Path) -> nn.Module:
     """A network with the weights of `checkpoint`, and as many classes as those have.
 
-    Filled by transformers, not by `load_into`: what it saves has other names than its modules.
+    transformers fills it, and not `load_into`, since it saves weights under other names than those
+    of its modules.
     """
     network = _new(library, folder, config)
     state = fitting_state(network, checkpoint)
@@ -234,7 +235,7 @@ def _from_checkpoint(library: Any, folder: Path, config: Any, checkpoint: Path) 
 
 
 def _refuse_gaps(report: Mapping[str, Any], source: Path, kind: str) -> None:
-    """Else transformers would put random weights there and go on."""
+    """Raise ModelError for missing weights, which transformers would fill at random."""
     problems = {
         "it lacks": sorted(report["missing_keys"]),
         "it has extra": sorted(report["unexpected_keys"]),
@@ -249,7 +250,7 @@ def _refuse_gaps(report: Mapping[str, Any], source: Path, kind: str) -> None:
 
 
 def _preprocessing(processor: Any) -> Preprocessing:
-    """What the processor's settings say, in relook's terms."""
+    """The preprocessing that the processor's settings describe."""
     if hasattr(processor, "data_config"):
         config = processor.data_config
         geometry = geometry_of(config, tuple(config["input_size"][1:]))
@@ -263,7 +264,7 @@ def _preprocessing(processor: Any) -> Preprocessing:
 
 
 def _test_geometry(config: Any, size: tuple[int, int] | None) -> Geometry:
-    """Of a timm network: how timm tests it, which the image processor does not say."""
+    """Resize and crop with which timm tests a network, which the image processor does not know."""
     given = None if size is None else {"input_size": (3, *size)}
     tested = resolve_data_config(given, config.pretrained_cfg, use_test_size=True)
     return geometry_of(tested, tuple(tested["input_size"][1:]))

@@ -34,7 +34,7 @@ _PARTS: dict[str, Part] = {"train": "train", "validation": "validation", "test":
 _COLUMNS = ("image", "label", "part", "sha256")
 
 OnImages = Callable[[int, int], None]
-"""Told (images read, images in all)."""
+"""Called with (images read, images in all)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TrainingImage:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Labelled images that have no parts yet.
+    """Labelled images that are not yet divided into training, validation and test images.
 
     Attributes:
         root: the folder, or the folder of the table.
@@ -89,7 +89,7 @@ class TrainingData:
 
     @property
     def left_out(self) -> str:
-        """In words, what lies in the data's folders and is not used."""
+        """What lies in the data's folders and is not used, in words."""
         if self.test is None:
             return self.train.left_out
         parts = {"train": self.train.left_out, "test": self.test.left_out}
@@ -97,8 +97,8 @@ class TrainingData:
 
     @property
     def named(self) -> dict[str, LabelledImage]:
-        """Each image by its name in the list of images: of a folder with parts, that of its part
-        comes first.
+        """Each image by its name in images.csv, which begins with train/ or test/ where the data
+        have these folders.
         """
         if self.test is None:
             return {image.name: image for image in self.train.images}
@@ -152,10 +152,10 @@ def read_training_data(data: str | os.PathLike[str]) -> TrainingData:
 def divide(
     data: TrainingData, seed: int, on_images: OnImages | None = None
 ) -> tuple[TrainingImage, ...]:
-    """Read every image once, and say what each is for.
+    """Read every image once, and decide which are for training, for validation and for testing.
 
-    Of each class `VALIDATION_SHARE` of the training images, and before that `TEST_SHARE` of all
-    where there is no test/, are chosen with the seed; copies of one file stay together.
+    In each class `VALIDATION_SHARE` of the training images are drawn with the seed; where there is
+    no test/, `TEST_SHARE` of all images are drawn before that. Copies of one file stay together.
 
     Raises:
         DataError: an image of the training cannot be read, is in two classes, or is among both
@@ -208,12 +208,12 @@ def write_images(images: Sequence[TrainingImage], labels: Sequence[str]) -> str:
 def read_images(
     file: Path, images: Mapping[str, LabelledImage], labels: Sequence[str]
 ) -> tuple[TrainingImage, ...]:
-    """What `write_images` wrote.
+    """The images of a list that `write_images` wrote.
 
     Args:
         file: the list.
-        images: those of the data by name (see `TrainingData.named`), which say where they are;
-            others are taken to be where their names say.
+        images: the images of the data by name (see `TrainingData.named`); of others the name is
+            taken for the path.
         labels: the classes.
 
     Raises:
@@ -270,7 +270,13 @@ def _check_counts(
 
 
 def _check_copies(data: TrainingData, fitted: Sequence[str], held: Sequence[str]) -> None:
-    """`fitted` and `held`: the digests of the training and of the test images."""
+    """Raise DataError for an image in two classes, or among both training and test images.
+
+    Args:
+        data: the images.
+        fitted: digests of the training images.
+        held: digests of the test images.
+    """
     trained = list(zip(data.train.images, fitted, strict=True))
     first = {digest: image for image, digest in reversed(trained)}
     twice = [
@@ -296,7 +302,7 @@ def _check_copies(data: TrainingData, fitted: Sequence[str], held: Sequence[str]
 
 
 def _chosen(data: TrainingData, digests: Sequence[str], seed: int) -> dict[str, Part]:
-    """What each image is for, by its digest."""
+    """The part that each image belongs to, by its digest."""
     by_class: dict[int, list[str]] = defaultdict(list)
     for image, digest in zip(data.train.images, digests, strict=True):
         by_class[image.label].append(digest)

@@ -34,13 +34,13 @@ KIND = "multicam"
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What a stage came to.
+    """The outcome of a stage.
 
     Attributes:
-        epochs: the one before the training first.
-        seconds: of training and validation, all sessions together.
-        images: how many it was fitted to.
-        validation: how many chose its epoch.
+        epochs: figures of every epoch, first of the one before the training.
+        seconds: of training and validation, summed over interruptions.
+        images: the number of training images.
+        validation: the number of validation images, which chose the epoch to keep.
     """
 
     epochs: tuple[Epoch, ...]
@@ -56,14 +56,14 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is done, or is done in part.
+    """A training that is done, or done in part.
 
     Attributes:
-        folder: where it is.
+        folder: of the training.
         settings: what run.json holds.
         labels: the classes.
-        images: every image and what it was for; paths are relative to the data.
-        stages: those that are done, in order.
+        images: every image and the part it belongs to; paths are relative to the data.
+        stages: the stages that are done, in order.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Training:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Training:
-        """What is in a folder.
+        """Read the folder of a training.
 
         Raises:
             RunError: it is no folder of a training, or cannot be read.

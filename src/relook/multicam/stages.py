@@ -46,7 +46,7 @@ class Networks:
 
     @classmethod
     def make(cls, backbone: Backbone, labels: Sequence[str], seed: int) -> Networks:
-        """With the backbone's weights, and class layers of their own at random.
+        """Networks with the backbone's weights, and new class layers with random weights.
 
         Raises:
             ModelError: the backbone does not end GAP → one fully connected layer of logits.
@@ -65,7 +65,7 @@ class Networks:
 
     @property
     def fused(self) -> MultiCAM:
-        """The fusion, which begins from what TargetNet and ObjectNet are when first asked for."""
+        """The fusion; it is made of TargetNet and ObjectNet as they are at its first use."""
         if self._fused is None:
             self._fused = MultiCAM(self.object)
         return self._fused

@@ -31,7 +31,7 @@ BATCH = 32
 SMOOTHING = 0.05
 """Label smoothing of the training loss; the validation loss has none."""
 KEEP_SECONDS = 60.0
-"""Within an epoch what is done so far is kept so often."""
+"""Within an epoch, what is done so far is saved after so many seconds."""
 
 _WARM_UP = 0.1
 """Share of the steps in which the learning rate rises; then it falls as a cosine."""
@@ -42,7 +42,7 @@ _LIGHT = (0.8, 1.2)
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast.
+    """How long a stage is trained, and how fast.
 
     Attributes:
         epochs: at most.
@@ -62,13 +62,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Stage:
-    """What is fitted.
+    """What one stage trains.
 
     Attributes:
         name: "target", "object" or "fusion".
         network: what is trained and kept.
-        prepare: what stands still: normalised inputs to what the network takes.
-        pace: of the plan's learning rate.
+        prepare: makes the network's inputs of normalised images; it is not trained.
+        pace: the share of the plan's learning rate that this stage uses.
     """
 
     name: str
@@ -79,13 +79,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to; epoch 0 is before the training, without a loss of its own.
+    """The figures of one epoch; epoch 0 is before the training, and has no training loss.
 
     Attributes:
         epoch: 1 is the first.
-        loss, accuracy: means over the augmented training images, as they went by.
-        validation_loss, validation_accuracy: after it; cross entropy, and share that is right.
-        seconds: since the stage began, in all its sessions.
+        loss, accuracy: means over the augmented training images, while the network learnt.
+        validation_loss, validation_accuracy: after the epoch; cross entropy, and the share that is
+            right.
+        seconds: since the stage began, summed over interruptions.
     """
 
     epoch: int
@@ -124,7 +125,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass
 class _State:
-    """All that a stage needs to go on as if it had never stopped."""
+    """All that a stage needs to continue as if it had never stopped."""
 
     epoch: int
     step: int
@@ -167,8 +168,8 @@ def fit(
     Augmentation: a box of 35 to 100 % of the image, mirrored or not, brighter or darker. The epoch
     with the lowest validation loss is kept, the state before the training among them; after
     `Plan.patience` epochs without a lower one the stage ends. Order, augmentation and dropout
-    follow from seed, stage, epoch and step alone, so that a run that was killed goes on to the
-    same weights (on a CPU, with the same number of threads).
+    follow from seed, stage, epoch and step alone, so that a run that was killed and continued has
+    the same weights in the end (on a CPU, with the same number of threads).
 
     Args:
         stage: the network is trained in place.
@@ -176,8 +177,8 @@ def fit(
         train: what is fitted.
         validation: what chooses the epoch.
         plan: how long and how fast.
-        kept: the file that holds what is done so far; gone on from where it is there.
-        on_progress: told of every step.
+        kept: the file that holds what is done so far; training continues from it if it exists.
+        on_progress: called at every step.
 
     Returns:
         The epochs, the one before the training first.
@@ -192,7 +193,7 @@ def fit(
 
 
 def random_of(*what: object) -> random.Random:
-    """Random numbers of one purpose: the same for the same words."""
+    """A generator of random numbers for one purpose, seeded with words that name it."""
     return random.Random(" ".join(map(str, what)))
 
 
