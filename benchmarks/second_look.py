@@ -660,7 +660,8 @@ def _turns(
         same += best == int(total[-1].argmax())
         cost, full = cost + sum(costs[:asked]), full + sum(costs)
         label = study.labels[image]
-        pairing += Pairing.of(bool(study.first[image].argmax() == label), bool(best == label))
+        right, now = np.array([study.first[image].argmax() == label]), np.array([best == label])
+        pairing += Pairing.of(right, now)
     return same / max(1, len(images)), 1 - cost / max(1.0, full), pairing
 
 

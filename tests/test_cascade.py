@@ -242,7 +242,7 @@ def test_rows_have_the_second_networks_answers_and_cost(grey, data):
     evaluation = evaluate(corrector, data, versus=["network:networks:make_grey"])
     for row, image in zip(evaluation.rows, read_data(data, grey.labels).images, strict=True):
         alone = relook.Corrector(grey, gate=0.09, look=Network(second)).correct(image.path)
-        [(_, answer)] = row.rivals
+        [answer] = [row.answers[name] for name in row.names.others]
         assert answer.true == pytest.approx(float(alone.after[row.label]), abs=1e-6)
         assert (answer.forwards, answer.cost) == ((2, 2.0) if row.corrected else (1, 1.0))
     assert sum(row.corrected for row in evaluation.rows) == 20

@@ -471,7 +471,7 @@ def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo
     assert "ways on 20 images: " in result.stderr
     assert "to choose: 20 images, of which about " in result.stderr
     # --fill is of the poster's look; the others are tried without it.
-    ways = json.loads((run / "tuning" / "run.json").read_text())["tuning"]["ways"]
+    ways = json.loads((run / "tuning" / "run.json").read_text())["ways"]
     assert {way.partition(" ")[0] for way in ways} == {
         *("poster", "quick", "best", "zoom", "uncropped", "whole", "larger", "flip"),
         *("symmetries", "tencrop"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,19 +25,28 @@ from relook.cli.progress import evaluation_bar
 from relook.errors import ModelError, RelookError
 from relook.evaluation import (
     DataError,
+    Evaluation,
     Run,
     RunError,
     evaluate,
+    experiment_of,
     from_table,
     read_data,
+    rivals_of,
     to_table,
     work,
 )
-from relook.evaluation.rows import SCHEMA
+from relook.evaluation.spelling import KINDS
 from relook.gate import EVERY_IMAGE
+from relook.geometry import Geometry
 from relook.looks import Flip, Mask
 
 HERE = Path(__file__).parent
+
+
+def rows_of(folder):
+    """The rows that are in a run's folder, whole or not."""
+    return list(Evaluation.read(folder).rows)
 
 
 def same(rows, others):
@@ -45,16 +56,8 @@ def same(rows, others):
         assert (row.index, row.image, row.label, row.error) == (
             other.index, other.image, other.label, other.error
         )  # fmt: skip
-        assert [name for name, _ in row.rivals] == [name for name, _ in other.rivals]
-        answers = zip(
-            (row.before, row.after, *(a for _, a in row.rivals)),
-            (other.before, other.after, *(a for _, a in other.rivals)),
-            strict=True,
-        )
-        for one, two in answers:
-            if one is None or two is None:
-                assert one is two
-                continue
+        assert list(row.answers) == list(other.answers)
+        for one, two in zip(row.answers.values(), other.answers.values(), strict=True):
             assert one.classes == two.classes
             assert one.probabilities == pytest.approx(two.probabilities, abs=1e-5)
             assert (one.forwards, one.cost) == (two.forwards, two.cost)
@@ -108,12 +111,12 @@ def test_rivals_are_looks_like_any_other_and_share_the_first_look(grey, data):
     for name in ("flip", "tencrop", "larger"):
         alone = evaluate(relook.Corrector(grey, gate=0.09, look=name), data)
         for row, other in zip(both.rows, alone.rows, strict=True):
-            rival = dict(row.rivals)[name]
+            rival = row.answers[name]
             assert rival.probabilities == pytest.approx(other.after.probabilities, abs=1e-6)
             assert (rival.forwards, rival.cost) == (other.after.forwards, other.after.cost)
     named = evaluate(relook.Corrector(grey, gate=0.09), data, versus={"mirror": Flip()})
-    assert [dict(row.rivals)["mirror"].classes for row in named.rows] == [
-        dict(row.rivals)["flip"].classes for row in both.rows
+    assert [row.answers["mirror"].classes for row in named.rows] == [
+        row.answers["flip"].classes for row in both.rows
     ]
 
 
@@ -121,7 +124,7 @@ def test_a_rival_from_a_file_keeps_its_own_k_and_gate(grey, data, tmp_path):
     file = tmp_path / "tuned.json"
     relook.looks.Preset.of("flip", gate=0.0).save(file)
     evaluation = evaluate(relook.Corrector(grey), data, versus=[str(file)])
-    assert all(answer.forwards == 1 for row in evaluation.rows for _, answer in row.rivals)
+    assert all(row.answers[str(file)].forwards == 1 for row in evaluation.rows)
     assert all(row.after.forwards > 1 for row in evaluation.rows)
 
 
@@ -221,7 +224,7 @@ def test_killed_runs_go_on_to_the_same_rows_without_doing_any_twice(grey, data, 
         killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     parts = list((run / "rows").glob("*.parquet"))
-    kept = Run(run, {}).rows()
+    kept = rows_of(run)
     assert len(parts) == len(kept) == 23
     (run / "rows" / "part-1.parquet.writing").write_bytes(b"half a part")
     corrector = relook.Corrector(grey, k=2, gate=0.09)
@@ -243,7 +246,7 @@ def test_rows_survive_an_exception_on_the_way(grey, data, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run", on_rows=stop)
-    kept = Run(tmp_path / "run", {}).rows()
+    kept = rows_of(tmp_path / "run")
     assert 20 in [row.index for row in kept]
     assert len(kept) == 1 + work.shuffled(40).index(20)
 
@@ -253,7 +256,7 @@ def test_other_settings_other_data_and_other_weights_are_refused(grey, data, tmp
     evaluate(relook.Corrector(grey, k=2), data, run)
     with pytest.raises(RunError, match="k was 2 and is 3 now"):
         evaluate(relook.Corrector(grey, k=3), data, run)
-    with pytest.raises(RunError, match=r"look was .*fill=None.* and is .*fill='mean'"):
+    with pytest.raises(RunError, match=r'look\.fill was null and is "mean" now'):
         evaluate(relook.Corrector(grey, k=2, look=Mask(relook.ScoreCAM(), "mean")), data, run)
     with pytest.raises(RunError) as refused:
         evaluate(relook.Corrector(grey, k=2, gate="none", look="quick"), data, run)
@@ -302,13 +305,67 @@ def test_a_run_that_cannot_be_read_is_named(grey, data, tmp_path):
 def test_rows_that_are_there_twice_count_once(grey, data, tmp_path):
     """As after a kill between writing all rows into one part and removing the others."""
     evaluation = evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
-    Run(tmp_path / "run", {}).write(evaluation.rows[:5])
-    assert Run(tmp_path / "run", {}).rows() == list(evaluation.rows)
+    Run(tmp_path / "run", evaluation.settings).write(evaluation.table[:5])
+    assert rows_of(tmp_path / "run") == list(evaluation.rows)
 
 
 def test_every_row_goes_through_arrow_unchanged(grey, data):
     rows = list(evaluate(relook.Corrector(grey, k=2, gate=0.09), data, versus=["flip"]).rows)
-    assert from_table(to_table(rows)) == rows
+    assert from_table(to_table(rows, rows[0].names)) == rows
+
+
+def test_a_pickled_experiment_answers_the_same(grey, data):
+    corrector = relook.Corrector(grey, k=2, gate=0.09)
+    rivals = rivals_of(corrector, ["flip"])
+    experiment = experiment_of(corrector, rivals)
+    images = read_data(data, grey.labels)
+    batch = [work.read(grey, i, images.images[i], experiment.needs_original) for i in (3, 17, 30)]
+    copy = pickle.loads(pickle.dumps(experiment))  # noqa: S301
+    assert copy.settings == experiment.settings
+    same(list(copy.rows(batch)), list(experiment.rows(batch)))
+    whole = evaluate(corrector, images, versus=["flip"]).rows
+    same(list(experiment.rows(batch)), [whole[i] for i in (3, 17, 30)])
+
+
+def test_a_run_is_read_from_its_folder_alone(grey, data, tmp_path):
+    made = evaluate(relook.Corrector(grey, k=2), data, tmp_path / "run", versus=["flip"])
+    shutil.copytree(tmp_path / "run", tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "run")
+    shutil.rmtree(data)
+    found = Evaluation.read(tmp_path / "elsewhere")
+    assert (found.rows, found.labels, found.name) == (made.rows, grey.labels, "poster")
+    assert found.details() == made.details()
+    assert list(found.rows[0].answers) == ["first look", "poster", "flip"]
+    with pytest.raises(RunError, match=r"holds no run\.json"):
+        Evaluation.read(tmp_path)
+
+
+def test_a_class_under_another_name_goes_on_with_its_run(grey, data, tmp_path):
+    """What a run depends on is spelt out: no name of a class of relook is in it."""
+    corrector = relook.Corrector(grey, k=2, look=Mask(relook.ScoreCAM(fill="mean")))
+    evaluate(corrector, data, tmp_path / "run", versus={"mirror": Flip()})
+    names = {kind: kind.__name__ for kind in (Mask, Flip, relook.ScoreCAM, Geometry)}
+    try:
+        for kind in names:
+            kind.__name__ = kind.__qualname__ = "Renamed"
+        assert repr(corrector.look).startswith("Renamed")
+        with counting_forwards(grey.network) as count:
+            again = evaluate(corrector, data, tmp_path / "run", versus={"mirror": Flip()})
+    finally:
+        for kind, name in names.items():
+            kind.__name__ = kind.__qualname__ = name
+    assert (count, again.name) == ([0], "mask")
+
+
+def test_every_look_and_attribution_has_a_kind(grey):
+    made = [getattr(module, name) for module in (relook.looks, relook.attribution)
+            for name in module.__all__]  # fmt: skip
+    called = [
+        thing for thing in made if dataclasses.is_dataclass(thing) and "__call__" in vars(thing)
+    ]
+    assert len(called) >= 16
+    assert set(called) <= set(KINDS)
+    assert len(set(KINDS.values())) == len(KINDS)
 
 
 def test_a_sample_is_the_same_every_time_and_of_all_classes(grey, data):
@@ -366,7 +423,7 @@ def test_a_network_that_fails_on_all_images_ends_the_run(grey, data, tmp_path):
     grow(data)
     with pytest.raises(RelookError, match=r"failed on 20 images in a row.*device-side assert"):
         evaluate(corrector, data, tmp_path / "run", on_rows=fail_after_the_first_batch)
-    kept = Run(tmp_path / "run", {}).rows()
+    kept = rows_of(tmp_path / "run")
     assert len(kept) == 32
     assert not any(row.error for row in kept)
     network.fails = False
@@ -610,14 +667,3 @@ def test_what_a_look_does_without_is_in_the_rows_and_survives_a_resume(data, tmp
         assert counted.rivals["larger"].notes == {few: 40}
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["methods"]["larger"]["notes"] == {few: 40}
-
-
-def test_rows_from_before_there_were_notes_can_be_read(grey, data):
-    [row] = relook.evaluate(
-        relook.Corrector(grey, look="flip"), read_data(data, grey.labels).sample(1)
-    ).rows
-    table = to_table([row])
-    record = table.to_pylist()[0]
-    for answer in ("before", "after"):
-        record[answer]["notes"] = None
-    assert from_table(pyarrow.Table.from_pylist([record], schema=SCHEMA)) == [row]

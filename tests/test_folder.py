@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from relook.folder import RunError, claimed
+from relook.folder import RunError, claimed, read_settings
 
 HOLDS = """
 import sys, time
@@ -29,7 +29,7 @@ def claim(folder):
 
 
 def test_another_process_is_refused_until_the_first_one_dies(tmp_path):
-    (tmp_path / "run.json").write_text('{"k": 1}')
+    (tmp_path / "run.json").write_text('{"format": 1, "k": 1}')
     with subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as other:
@@ -64,3 +64,25 @@ def test_a_folder_that_cannot_be_written_is_no_matter_of_locks(tmp_path, caplog)
     with pytest.raises(RunError, match=r"cannot be used .*choose another folder"):
         claim(tmp_path)
     assert not caplog.records
+
+
+def test_a_run_of_another_format_or_kind_is_told_in_words(tmp_path):
+    file = tmp_path / "run.json"
+    file.write_text('{"kind": "evaluation", "versions": {"relook": "0.0.9"}}')
+    said = r"was written by another version of relook \(0\.0\.9\), in format 0; relook .* reads format 1"
+    with pytest.raises(RunError, match=said):
+        claim(tmp_path)
+    with pytest.raises(RunError, match=said):
+        read_settings(tmp_path, "evaluation")
+    file.write_text('{"kind": "evaluation", "format": 1}')
+    assert read_settings(tmp_path, "evaluation") == {"kind": "evaluation", "format": 1}
+    with pytest.raises(RunError, match=r"holds an evaluation .*; name the folder of a comparison"):
+        read_settings(tmp_path, "comparison")
+    with pytest.raises(RunError, match=r"holds an evaluation .*, which another command wrote"):
+        claim(tmp_path)
+    file.write_text("[]")
+    with pytest.raises(RunError, match="it holds no settings"):
+        read_settings(tmp_path, "evaluation")
+    file.unlink()
+    with pytest.raises(RunError, match=r"holds no run\.json; name the folder of a run"):
+        read_settings(tmp_path, "evaluation")

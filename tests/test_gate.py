@@ -389,7 +389,7 @@ def test_tune_keeps_the_gate_of_a_share(folder, tmp_path):
     result = run(*arguments)
     assert result.exit_code == 0, result.stderr
     tuning = json.loads((output / "tuning" / "run.json").read_text())
-    assert tuning["tuning"]["gates"] == ["gap2:0.11"]
+    assert tuning["gates"] == ["gap2:0.11"]
     assert tuning["gate_of_share"]["images"] == 10
     assert json.loads((output / "tuned.json").read_text())["gate"] in (0.0, "gap2:0.11")
     assert run(*arguments).stdout == result.stdout

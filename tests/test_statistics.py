@@ -7,19 +7,26 @@ import random
 import pytest
 import torch
 
-from relook.evaluation import Answer, Pairing, Row, Statistics, from_table, to_table
+from relook.evaluation import Answer, Names, Pairing, Row, Statistics, from_table, to_table
+
+NAMES = Names("first look", "poster", ("flip",))
 
 
-def answer(*probabilities, label=0, forwards=1):
-    return Answer.of(torch.tensor(probabilities), label, forwards, float(forwards), 0.5)
+def answer(*probabilities, label=0, forwards=1, corrected=False):
+    return Answer.of(torch.tensor(probabilities), label, forwards, float(forwards), 0.5, corrected)
 
 
-def row(index, label, before, after, **more):
-    return Row(
-        index, f"{index}.png", label,
-        before=answer(*before, label=label), after=answer(*after, label=label, forwards=7),
-        **more,
-    )  # fmt: skip
+def row(index, label, before, after, corrected=False, flip=(0.2, 0.8, 0)):
+    answers = {
+        "first look": answer(*before, label=label),
+        "poster": answer(*after, label=label, forwards=7, corrected=corrected),
+        "flip": answer(*flip, label=label),
+    }
+    return Row(index, f"{index}.png", label, NAMES, answers)
+
+
+def counts(rows):
+    return Statistics.of(to_table(rows, NAMES))
 
 
 ROWS = [
@@ -27,7 +34,7 @@ ROWS = [
     row(1, 1, (0.4, 0.35, 0.25), (0.3, 0.4, 0.3), corrected=True),
     row(2, 2, (0.3, 0.3, 0.4), (0.5, 0.2, 0.3), corrected=True),
     row(3, 2, (0.8, 0.1, 0.1), (0.8, 0.1, 0.1)),
-    Row(4, "4.png", 1, error="no image"),
+    Row(4, "4.png", 1, NAMES, error="no image"),
 ]
 
 
@@ -43,8 +50,8 @@ def test_an_answer_in_short():
 
 
 def test_rows_come_back_from_arrow():
-    rows = [*ROWS, row(5, 0, (0.6, 0.4, 0), (0.6, 0.4, 0), rivals=(("flip", answer(0.2, 0.8)),))]
-    table = to_table(rows)
+    rows = [*ROWS, row(5, 0, (0.6, 0.4, 0), (0.6, 0.4, 0))]
+    table = to_table(rows, NAMES)
     assert from_table(table) == rows
     assert table["ambiguous"].to_pylist() == [False, True, True, False, False, False]
     assert table["fixed"].to_pylist() == [False, True, False, False, False, False]
@@ -53,7 +60,7 @@ def test_rows_come_back_from_arrow():
 
 
 def test_counts_by_hand():
-    counted = Statistics.of(ROWS)
+    counted = counts(ROWS)
     assert (counted.errors, counted.corrected, counted.before.images) == (1, 2, 4)
     assert (counted.before.right, counted.after.tally.right) == (2, 2)
     assert counted.before.top1 == 0.5
@@ -69,25 +76,66 @@ def test_counts_by_hand():
 
 
 def test_calibration_by_hand():
-    counted = Statistics.of([ROWS[0], ROWS[3]]).before
+    counted = counts([ROWS[0], ROWS[3]]).before
     # confidences 0.9 (right) and 0.8 (wrong) lie in different fifteenths
     assert counted.ece == pytest.approx((0.1 + 0.8) / 2)
     assert counted.mean_brier == pytest.approx((0.02 + (0.64 + 0.01 + 0.81)) / 2)
 
 
+def random_rows(count):
+    generator = torch.Generator().manual_seed(3)
+    rows = []
+    for index in range(count):
+        p = torch.rand(3, 7, generator=generator).mul(6).softmax(1).tolist()
+        rows.append(row(index, index % 7, p[0], p[1], corrected=index % 3 == 0, flip=p[2]))
+        if index % 10 == 9:
+            rows[-1] = Row(index, f"{index}.png", index % 7, NAMES, error="no image")
+    return rows
+
+
+def test_columns_say_what_a_loop_over_the_rows_says():
+    rows = random_rows(60)
+    counted = counts(rows)
+    good = [row for row in rows if not row.error]
+    assert (counted.errors, counted.before.images) == (6, 54)
+    assert counted.corrected == sum(row.corrected for row in good)
+    for tally, name in (
+        (counted.before, "first look"),
+        (counted.after.tally, "poster"),
+        (counted.rivals["flip"].tally, "flip"),
+    ):
+        answers = [row.answers[name] for row in good]
+        pairs = list(zip(answers, [row.label for row in good], strict=True))
+        assert tally.right == sum(a.best == label for a, label in pairs)
+        assert tally.right5 == sum(label in a.classes for a, label in pairs)
+        assert tally.brier == pytest.approx(sum(a.brier for a in answers), abs=1e-9)
+        assert tally.seconds == pytest.approx(0.5 * 54)
+        fifteenth = [a.probabilities[0] for a in answers if 7 / 15 <= a.probabilities[0] < 8 / 15]
+        assert tally.confident[7] == len(fifteenth) > 0
+        assert tally.confidence[7] == pytest.approx(sum(fifteenth), abs=1e-9)
+    flip = counted.rivals["flip"]
+    wins = [row for row in good if row.answers["flip"].best == row.label != row.before.best]
+    assert flip.pairing.fixed == len(wins) > 0
+    assert flip.ambiguous.fixed == sum(row.ambiguous for row in wins)
+    assert flip.ambiguous.images == sum(row.ambiguous for row in good) < 54
+    assert flip.against.fixed == sum(
+        row.answers["flip"].best == row.label != row.after.best for row in good
+    )
+    assert counted.after.pairing.broken == sum(row.broken for row in good) > 0
+    leads = [row.before.gap(2) for row in good if row.before.best == row.label]
+    assert sum(counted.right_gaps[:5]) == sum(lead < 0.25 for lead in leads)
+    assert counted.right_small == sum(lead <= 0.5 for lead in leads)
+
+
 def test_parts_add_up_to_the_whole():
     generator = random.Random(0)
-    rows = []
-    for index in range(60):
-        before, after = (torch.rand(7).softmax(0).tolist() for _ in range(2))
-        rival = (("flip", answer(*torch.rand(7).softmax(0).tolist(), label=index % 7)),)
-        rows.append(row(index, index % 7, before, after, rivals=rival if index > 20 else ()))
-    whole = Statistics.of(rows)
+    rows = random_rows(66)
+    whole = counts(rows)
     generator.shuffle(rows)
-    parts = Statistics.of(rows[:13]) + Statistics.of(rows[13:14]) + Statistics.of(rows[14:])
+    parts = counts(rows[:13]) + counts(rows[13:14]) + counts(rows[14:])
     assert parts.after.pairing == whole.after.pairing
     assert parts.rivals["flip"].pairing == whole.rivals["flip"].pairing
-    assert whole.rivals["flip"].pairing.images == 39
+    assert whole.rivals["flip"].pairing.images == 60
     assert parts.changes == whole.changes
     assert parts.right_gaps == whole.right_gaps
     assert parts.before.ece == pytest.approx(whole.before.ece)
@@ -117,7 +165,7 @@ def test_mcnemar_by_hand():
 
 
 def test_nothing_to_divide_by_is_none():
-    empty = Statistics.of([])
+    empty = counts([])
     assert (empty.before.top1, empty.before.ece, empty.after.pairing.gain) == (None, None, None)
     assert (empty.after.pairing.p_value, empty.after.pairing.interval) == (None, None)
     assert empty.after.pairing.verdict == "no evidence"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import relook
 from networks import SmallCNN, counting_forwards, random_cnn
 from relook.errors import RelookError
-from relook.evaluation import Pairing, Run, RunError, evaluate, read_data, tune
+from relook.evaluation import Pairing, Run, RunError, evaluate, from_table, read_data, tune
 from relook.evaluation.tuning import LOOKS
 from relook.gate import NO_IMAGE, Gate
 from relook.looks import Mask, Preset
@@ -211,11 +212,12 @@ def test_each_image_is_looked_at_once_for_all_k_and_gates(grey, images, tmp_path
     keep = Preset("poster", fill="black", attribution="scorecam")
     with counting_forwards(grey.network) as count:
         tune(grey, images, tmp_path / "run", keep=keep, gates=[0.05, 0.09])
-    rows = Run(tmp_path / "run" / "tuning", {}).rows()
-    looked = [row for row in rows if row.rivals]
+    place = tmp_path / "run" / "tuning"
+    rows = from_table(Run(place, json.loads((place / "run.json").read_text())).table())
+    looked = [row for row in rows if len(row.answers) > 1]
     assert len(looked) == 20
     assert all(row.before.gap(5) < 0.09 for row in looked)
-    most = sum(max(answer.forwards for _, answer in row.rivals) - 1 for row in looked)
+    most = sum(max(answer.forwards for answer in row.answers.values()) - 1 for row in looked)
     assert count[0] == 40 + most
     count[0] = 0
     with counting_forwards(grey.network) as count:

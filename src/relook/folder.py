@@ -19,10 +19,13 @@ from relook.errors import RelookError, first_line
 _log = logging.getLogger("relook")
 
 _PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
+FORMAT = 1
+"""Of what run.json and the files beside it hold; a run of another format is refused."""
 _SHOWN = 80
-_TOLD = ("matched", "pairs", "left_out", "remarks")
-"""Keys of what is said of data and network beside what the run depends on: not compared. How names
-were matched is none of it: the digest of the data holds the class of each image."""
+_TOLD = ("answers", "matched", "pairs", "left_out", "remarks", "training")
+"""Keys of run.json that are not compared, since they follow from others: the names of the answers
+from the looks, how labels were matched from the digest of the data (it holds the class of each
+image), what is known of a training from the digests of its networks."""
 
 
 class RunError(RelookError):
@@ -51,7 +54,7 @@ def claimed(folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]
             stack.enter_context(_locked(folder))
         except OSError as error:
             raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
-        _begin(file, settings, begun())
+        _begin(file, {"format": FORMAT, **settings}, begun())
         try:
             yield
         finally:
@@ -73,13 +76,66 @@ def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
-    if not isinstance(found, dict) or found.get("kind") != settings.get("kind"):
-        raise RunError(f"{file.parent} holds what another command made; choose another folder")
+    if not isinstance(found, dict):
+        raise RunError(f"{file}: cannot be used (it holds no settings); choose another folder")
+    _refuse_format(file.parent, found, "choose another folder")
+    if found.get("kind") != settings.get("kind"):
+        raise RunError(
+            f"{file.parent} holds {_kind(found)}, which another command wrote; choose another "
+            "folder"
+        )
     different = list(_differences(found, settings))
     if different:
         raise RunError(
             f"{file.parent} holds another run; choose another folder, or delete it to begin "
             f"anew. Different: {'; '.join(different)}"
+        )
+
+
+def read_settings(folder: Path, kind: str) -> dict[str, Any]:
+    """What run.json of a run of this kind holds.
+
+    Raises:
+        RunError: the folder holds no run, one of another kind or of another format, or run.json
+            cannot be read.
+    """
+    file = folder / "run.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{folder}: holds no run.json; name the folder of a run") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read ({first_line(error)})") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{file}: cannot be read (it holds no settings)")
+    _refuse_format(folder, found, "run the command again with another folder")
+    if found.get("kind") != kind:
+        wanted = _kind({"kind": kind})
+        raise RunError(f"{folder}: holds {_kind(found)}; name the folder of {wanted}")
+    return found
+
+
+_KINDS = {
+    "evaluation": "an evaluation (relook evaluate)",
+    "tuning": "a choice of relook evaluate --tune",
+    "comparison": "a comparison (relook compare)",
+    "multicam": "a training (relook train-multicam)",
+}
+
+
+def _kind(settings: Mapping[str, Any]) -> str:
+    """What a run of these settings is called."""
+    return _KINDS.get(str(settings.get("kind")), "something else")
+
+
+def _refuse_format(folder: Path, found: Mapping[str, Any], remedy: str) -> None:
+    """Raise RunError for a run of another format, with the version of relook that wrote it."""
+    written = found.get("format", 0)
+    if written != FORMAT:
+        by = (found.get("versions") or {}).get("relook", "unknown")
+        raise RunError(
+            f"{folder}: was written by another version of relook ({by}), in format {written}; "
+            f"relook {version('relook')} reads format {FORMAT}: {remedy}, or use that version"
         )
 
 

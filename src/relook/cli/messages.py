@@ -59,7 +59,7 @@ def _kept(output: Path) -> str:
     from relook.evaluation import Run
     from relook.words import count
 
-    chosen_on, images = (len(Run(folder, {}).rows()) for folder in (output / "tuning", output))
+    chosen_on, images = map(Run.done, (output / "tuning", output))
     choosing = f" and {chosen_on:,} of the choice" if chosen_on else ""
     return f"{count(images, 'image')} done{choosing}"
 

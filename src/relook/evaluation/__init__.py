@@ -7,9 +7,10 @@ from relook.evaluation.data import (
     class_names,
     read_data,
 )
-from relook.evaluation.evaluation import Evaluation, evaluate, rivals_of
+from relook.evaluation.evaluation import Evaluation, evaluate, experiment_of, rivals_of
+from relook.evaluation.experiment import Experiment
 from relook.evaluation.forecast import Forecast
-from relook.evaluation.rows import Answer, Row, from_table, to_table
+from relook.evaluation.rows import Answer, Names, Row, from_table, schema, to_table
 from relook.evaluation.run import Run
 from relook.evaluation.share import GateOfShare, gate_of_share
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
@@ -22,11 +23,13 @@ __all__ = [
     "Candidate",
     "DataError",
     "Evaluation",
+    "Experiment",
     "Forecast",
     "GateOfShare",
     "LabelledImage",
     "LabelledImages",
     "Method",
+    "Names",
     "Pairing",
     "Row",
     "Run",
@@ -36,10 +39,12 @@ __all__ = [
     "Tuning",
     "class_names",
     "evaluate",
+    "experiment_of",
     "from_table",
     "gate_of_share",
     "read_data",
     "rivals_of",
+    "schema",
     "to_table",
     "tune",
 ]

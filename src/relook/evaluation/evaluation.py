@@ -2,52 +2,75 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import pyarrow
 
-from relook.classifier import Classifier, FirstLook
-from relook.correction import AMBIGUOUS, Corrector, Outcome
-from relook.errors import ModelError
+from relook.correction import Corrector
 from relook.evaluation.data import LabelledImages, read_data
+from relook.evaluation.experiment import Corrected, Experiment
 from relook.evaluation.forecast import OnForecast, forecast
-from relook.evaluation.rows import Answer, Row
+from relook.evaluation.rows import Names, Row, from_table
 from relook.evaluation.run import Run
 from relook.evaluation.share import GateOfShare
+from relook.evaluation.spelling import describe, describe_data, named
 from relook.evaluation.statistics import Method, Pairing, Statistics
-from relook.evaluation.work import Labelled, Rows, work
-from relook.folder import versions, write_atomically
-from relook.gate import Gate
-from relook.looks import Look, Preset, networks
+from relook.evaluation.work import Rows, work
+from relook.folder import read_settings, write_atomically
+from relook.gate import AMBIGUOUS, Gate
+from relook.looks import Look, Preset
+
+KIND = "evaluation"
+FIRST = "first look"
+"""Name of the first answers."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """The outcome of an evaluation.
 
     Attributes:
         settings: all that the rows depend on, as in run.json.
         labels: the classes' names.
-        rows: one an image, in the order of the data.
+        table: one row per image, in the order of the data (see `relook.evaluation.rows.schema`).
     """
 
     settings: Mapping[str, Any]
     labels: tuple[str, ...]
-    rows: tuple[Row, ...]
+    table: pyarrow.Table
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Evaluation:
+        """Read the folder of an evaluation; one that is not finished has the rows so far.
+
+        Raises:
+            RunError: it is no folder of an evaluation, is of another format, or cannot be read.
+        """
+        settings = read_settings(Path(folder), KIND)
+        labels = tuple(settings["model"]["labels"])
+        return cls(settings, labels, Run(Path(folder), settings).table())
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows as objects."""
+        return tuple(from_table(self.table))
 
     @cached_property
     def statistics(self) -> Statistics:
-        """What the rows say."""
-        return Statistics.of(self.rows)
+        """The statistics of the rows."""
+        return Statistics.of(self.table)
+
+    @property
+    def name(self) -> str:
+        """The name of the answers that it is about."""
+        return str(self.settings["answers"]["main"])
 
     def summary(self) -> dict[str, Any]:
         """The object of `relook evaluate --json`."""
@@ -56,7 +79,7 @@ class Evaluation:
         return {
             "images": counted.before.images,
             "errors": counted.errors,
-            "classes": len({row.label for row in self.rows}),
+            "classes": len(self.table["label"].unique()),
             "before": {"top1": counted.before.top1, "top5": counted.before.top5},
             "after": {"top1": after.top1, "top5": after.top5},
             "ambiguous": {
@@ -77,7 +100,7 @@ class Evaluation:
     def details(self) -> dict[str, Any]:
         """The summary and what it leaves out: what summary.json holds."""
         counted = self.statistics
-        methods = {"second look": counted.after, **counted.rivals}
+        methods = {self.name: counted.after, **counted.rivals}
         return {
             **self.summary(),
             "corrected": counted.corrected,
@@ -118,51 +141,59 @@ def evaluate(
         RelookError: there is no such rival.
         ModelError: the network cannot do what a look asks of it.
     """
-    classifier = corrector.classifier
     if not isinstance(data, LabelledImages):
-        data = read_data(data, classifier.labels)
+        data = read_data(data, corrector.classifier.labels)
     rivals = rivals_of(corrector, versus)
-    settings = {
-        "k": corrector.k,
-        "gate": corrector.gate.setting,
-        **named(corrector),
-        "versus": {
-            name: {"k": rival.k, "gate": rival.gate.setting, **named(rival)}
-            for name, rival in rivals.items()
-        },
-        **({} if gate_found is None else {"gate_of_share": gate_found.to_json()}),
-        **describe(classifier, data),
-    }
-
-    def judge(
-        images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
-    ) -> Iterator[Row]:
-        own = corrector.look_again(firsts)
-        others = [rival.look_again(firsts) for rival in rivals.values()]
-        for image, outcome, *rest in zip(images, own, *others, strict=True):
-            named = zip(rivals, rest, strict=True)
-            yield image.row(
-                before(outcome.first, image.label, classifier, seconds),
-                corrected=outcome.second is not None,
-                after=after(outcome, image.label, seconds),
-                rivals=tuple((name, after(o, image.label, seconds)) for name, o in named),
-            )
-
-    correctors = [corrector, *rivals.values()]
+    experiment = experiment_of(corrector, rivals, gate_found)
+    settings = {**experiment.settings, **describe_data(data)}
 
     def tell(left: Sequence[int]) -> None:
+        correctors = [corrector, *rivals.values()]
         expected = forecast(correctors, data, left, [[each.gate] for each in correctors])
         if expected and on_forecast:
             on_forecast(expected)
 
-    looks = [each.look for each in correctors]
     with nullcontext() if output is None else Run.open(output, settings) as run:
-        rows = work(classifier, data, looks, judge, run, on_rows, tell if on_forecast else None)
-        evaluation = Evaluation(run.settings if run else settings, classifier.labels, rows)
+        table = work(experiment, data, run, on_rows, tell if on_forecast else None)
+        found = run.settings if run else settings
+        evaluation = Evaluation(found, corrector.classifier.labels, table)
         if run:
             summary = json.dumps(evaluation.details(), indent=2)
             write_atomically(run.folder / "summary.json", summary)
     return evaluation
+
+
+def experiment_of(
+    corrector: Corrector,
+    rivals: Mapping[str, Corrector],
+    gate_found: GateOfShare | None = None,
+) -> Experiment:
+    """A corrector beside its rivals.
+
+    Args:
+        corrector: what the evaluation is about.
+        rivals: by the names that their answers shall have; see `rivals_of`.
+        gate_found: how the corrector's gate was found.
+    """
+    settings = named(corrector)
+    name = str(corrector.called or settings["look"]["kind"])
+    if name in rivals or name == FIRST:
+        name += " (this run)"
+    names = Names(FIRST, name, tuple(rivals))
+    return Experiment(
+        KIND,
+        corrector.classifier,
+        names,
+        [Corrected(own, each) for own, each in {name: corrector, **rivals}.items()],
+        {
+            "kind": KIND,
+            "answers": names.to_json(),
+            **settings,
+            "versus": {rival: named(each) for rival, each in rivals.items()},
+            **({} if gate_found is None else {"gate_of_share": gate_found.to_json()}),
+            **describe(corrector.classifier),
+        },
+    )
 
 
 def _details(method: Method) -> dict[str, Any]:
@@ -186,74 +217,6 @@ def _details(method: Method) -> dict[str, Any]:
 
 def _tested(pairing: Pairing) -> dict[str, Any]:
     return asdict(pairing) | {"p_value": pairing.p_value, "mid_p": pairing.mid_p}
-
-
-def before(first: FirstLook, label: int, classifier: Classifier, seconds: float) -> Answer:
-    """The first look's answer, in short."""
-    cost = classifier.cost(*first.size)
-    return Answer.of(first.probabilities, label, forwards=1, cost=cost, seconds=seconds)
-
-
-def after(outcome: Outcome, label: int, seconds: float) -> Answer:
-    """The corrected answer, in short; `seconds` are those of the first look."""
-    return Answer.of(
-        outcome.after,
-        label,
-        outcome.forwards,
-        outcome.cost,
-        seconds + outcome.seconds,
-        outcome.second.notes if outcome.second else (),
-    )
-
-
-def describe(classifier: Classifier, data: LabelledImages) -> dict[str, Any]:
-    """The network, the data and the versions as settings: what changes them changes this."""
-    try:
-        layer = classifier.target_layer
-    except ModelError:
-        layer = None
-    return {
-        "model": {
-            **_network(classifier),
-            "layer": layer,
-            "labels": list(classifier.labels),
-            "remarks": list(classifier.remarks),
-        },
-        "data": {
-            "images": len(data),
-            "classes": len({image.label for image in data.images}),
-            "matched": data.matched,
-            "pairs": data.examples,
-            "left_out": data.left_out,
-            "content": data.content,
-        },
-        "versions": versions(),
-    }
-
-
-def _network(classifier: Classifier) -> dict[str, Any]:
-    return {
-        "name": classifier.name,
-        "weights": weights_digest(classifier),
-        "input_size": list(classifier.input_size),
-        "geometry": repr(classifier.geometry),
-        "mean": list(classifier.mean),
-        "std": list(classifier.std),
-        "dtype": str(classifier.dtype).removeprefix("torch."),
-        "device": classifier.device.type,
-    }
-
-
-def second_networks(looks: Iterable[Look]) -> dict[str, Any]:
-    """The second networks that looks ask, as settings; of their labels a hash. Nothing where there
-    are none.
-    """
-    found = dict.fromkeys(network for look in looks for network in networks(look))
-    told = {
-        str(number): {**_network(network), "labels": _digest("\0".join(network.labels))}
-        for number, network in enumerate(found, 2)
-    }
-    return {"networks": told} if told else {}
 
 
 def rivals_of(
@@ -283,29 +246,3 @@ def rivals_of(
         k = preset.k_or(corrector.k)
         rivals[str(name)] = Corrector(corrector.classifier, k, preset.gate or gate, preset)
     return rivals
-
-
-def named(corrector: Corrector) -> dict[str, Any]:
-    """What a corrector's look is called, all of its options, and the second networks it asks."""
-    look = corrector.look
-    return {"called": corrector.called, "look": spelt(look), **second_networks([look])}
-
-
-def spelt(look: Look) -> str:
-    """All of a look's options; an object without a spelling of its own is named by its class."""
-    return re.sub(r" object at 0x[0-9a-f]+", "", repr(look))
-
-
-def weights_digest(classifier: Classifier) -> str:
-    """Of the network and its weights: another for another network."""
-    digest = hashlib.sha256(repr(classifier.network).encode())
-    for name, tensor in classifier.network.state_dict().items():
-        if isinstance(tensor, Tensor):
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(content.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

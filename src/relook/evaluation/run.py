@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from relook.evaluation.rows import SCHEMA, Row, from_table, to_table
+from relook.evaluation.rows import Names, schema, to_table
 from relook.folder import RunError, claimed, write_atomically
 
 
@@ -56,48 +56,53 @@ class Run:
                 raise RunError(f"{run.folder}: cannot be used ({error})") from error
             yield run
 
-    def rows(self) -> list[Row]:
-        """All rows that are there, in the order of the data.
+    @property
+    def names(self) -> Names:
+        """Which answers the rows hold."""
+        return Names.of(self.settings["answers"])
+
+    def table(self) -> pyarrow.Table:
+        """All rows that are there, in the order of the data, as `to_table` makes them.
 
         Raises:
             RunError: a part cannot be read.
         """
-        rows: dict[int, Row] = {}
-        for part in self._parts():
-            rows |= {row.index: row for row in from_table(self._read(part))}
-        return [rows[index] for index in sorted(rows)]
+        none = to_table((), self.names)
+        table = pyarrow.concat_tables([none, *map(self._read, self._parts())])
+        _, places = np.unique(table["index"].to_numpy(), return_index=True)
+        return table.take(places)
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: pyarrow.Table) -> None:
         """Add a part: all of it or, if this is killed on the way, nothing."""
-        self._write(to_table(rows))
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(rows, sink)
+        name = f"part-{time.time_ns()}-{os.getpid()}.parquet"
+        write_atomically(self.folder / "rows" / name, sink.getvalue().to_pybytes())
 
     def compact(self) -> None:
-        """All rows into one part, in order. Killed on the way, it leaves rows twice, which `rows`
+        """All rows into one part, in order. Killed on the way, it leaves rows twice, which `table`
         knows.
         """
         parts = self._parts()
         if len(parts) < 2:
             return
-        table = pyarrow.concat_tables(map(self._read, parts))
-        _, places = np.unique(table["index"].to_numpy(), return_index=True)
-        self._write(table.take(places))
+        self.write(self.table())
         for part in parts:
             part.unlink()
+
+    @classmethod
+    def done(cls, folder: Path) -> int:
+        """How many rows the run in a folder has; 0 where there is no run."""
+        return sum(pyarrow.parquet.read_metadata(p).num_rows for p in cls(folder, {})._parts())
 
     def _read(self, part: Path) -> pyarrow.Table:
         try:
             with part.open("rb") as stream:  # Arrow itself takes no paths but those in UTF-8
-                return pyarrow.parquet.read_table(stream, schema=SCHEMA)
+                return pyarrow.parquet.read_table(stream, schema=schema(self.names))
         except (pyarrow.ArrowException, OSError) as error:
             raise RunError(
                 f"{part}: cannot be read ({error}); delete it, and its images are done again"
             ) from error
-
-    def _write(self, table: pyarrow.Table) -> None:
-        sink = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(table, sink)
-        name = f"part-{time.time_ns()}-{os.getpid()}.parquet"
-        write_atomically(self.folder / "rows" / name, sink.getvalue().to_pybytes())
 
     def _parts(self) -> list[Path]:
         return sorted((self.folder / "rows").glob("part-*.parquet"))

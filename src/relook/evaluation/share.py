@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from relook.arguments import Number, real_number
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.errors import DataError, RelookError
 from relook.evaluation.data import LabelledImages
-from relook.evaluation.rows import Answer, Row
-from relook.evaluation.work import Labelled, Rows, work
+from relook.evaluation.experiment import Experiment
+from relook.evaluation.rows import Names
+from relook.evaluation.work import Rows, work
 from relook.gate import Gate
 
 SAMPLE = 1000
@@ -93,16 +94,12 @@ def gate_of_share(
             f"{share:g}. The gate 0 is for no image, none for every image"
         )
 
-    def judge(
-        images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
-    ) -> Iterator[Row]:
-        for image, first in zip(images, firsts, strict=True):
-            yield image.row(Answer.of(first.probabilities, image.label, 1, 1.0, seconds))
-
-    rows = work(classifier, data.sample(SAMPLE), (), judge, None, on_rows)
-    gaps = sorted(row.before.gap(_J) for row in rows if row.before)
+    names = Names("first look")
+    experiment = Experiment("gate", classifier, names, (), {})
+    table = work(experiment, data.sample(SAMPLE), None, on_rows)
+    gaps = sorted(table["gap_1_2"].drop_null().to_pylist())
     if not gaps:
-        error = next((row.error for row in rows if row.error), "there are no images")
+        error = next((e for e in table["error"].to_pylist() if e), "there are no images")
         raise DataError(f"no image tells which gap the share lies below: {error}")
     below = _between(gaps, max(1, round(share * len(gaps))))
     return GateOfShare(below, _J, share, len(gaps), sum(gap < below for gap in gaps))

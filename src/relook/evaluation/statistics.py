@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from relook.correction import AMBIGUOUS
-from relook.evaluation.rows import Answer, Row
+import numpy as np
+import pyarrow
+import pyarrow.compute
+from numpy.typing import NDArray
+
+from relook.evaluation.rows import Answers, names_of
+from relook.gate import AMBIGUOUS
 
 Counted = TypeVar("Counted", "Tally", "Pairing", "Method", "Statistics")
 
@@ -48,21 +52,22 @@ class Tally:
     correct: tuple[int, ...] = (0,) * BINS
 
     @classmethod
-    def of(cls, answer: Answer, label: int) -> Tally:
-        """Of one answer."""
-        step = min(int(answer.probabilities[0] * BINS), BINS - 1)
-        right = int(answer.best == label)
+    def of(cls, answers: Answers, labels: NDArray[Any]) -> Tally:
+        """Of the answers to images of these classes."""
+        confidence = answers.gap(None)
+        step = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        right = answers.best == labels
         return cls(
-            images=1,
-            right=right,
-            right5=int(label in answer.classes),
-            brier=answer.brier,
-            forwards=answer.forwards,
-            cost=answer.cost,
-            seconds=answer.seconds,
-            confident=_at(step, 1),
-            confidence=_at(step, answer.probabilities[0]),
-            correct=_at(step, right),
+            images=len(labels),
+            right=int(right.sum()),
+            right5=int(answers.holds(labels).sum()),
+            brier=float(answers.column("brier").sum()),
+            forwards=int(answers.column("forwards").sum()),
+            cost=float(answers.column("cost").sum()),
+            seconds=float(answers.column("seconds").sum()),
+            confident=_histogram(step, BINS),
+            confidence=_sums(step, confidence, BINS),
+            correct=_histogram(step[right], BINS),
         )
 
     def __add__(self, other: Tally) -> Tally:
@@ -118,13 +123,13 @@ class Pairing:
     both_wrong: int = 0
 
     @classmethod
-    def of(cls, before: bool, after: bool) -> Pairing:
-        """Of one image."""
+    def of(cls, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Pairing:
+        """Of images that were and are right."""
         return cls(
-            int(before and after),
-            int(after and not before),
-            int(before and not after),
-            int(not before and not after),
+            int((before & after).sum()),
+            int((after & ~before).sum()),
+            int((before & ~after).sum()),
+            int((~before & ~after).sum()),
         )
 
     def __add__(self, other: Pairing) -> Pairing:
@@ -270,58 +275,71 @@ class Statistics:
     changes: Counter[tuple[int, int, int]] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> Statistics:
-        """Of any number of rows."""
-        rows = list(rows)
-        if len(rows) < 2:
-            return cls._of_row(rows[0]) if rows else cls()
-        # Half and half: one row after the other would copy the growing counters for each row.
-        middle = len(rows) // 2
-        return cls.of(rows[:middle]) + cls.of(rows[middle:])
+    def of(cls, table: pyarrow.Table) -> Statistics:
+        """Of the rows of a table, see `relook.evaluation.rows.schema`; main answers are its `after`
+        and all others its `rivals`.
+        """
+        names = names_of(table)
+        assert names.main is not None, "a choice has no main answers"
+        errors = table["error"].is_valid()
+        table = table.filter(pyarrow.compute.invert(errors)).combine_chunks()
+        labels = table["label"].to_numpy()
+        answers = {name: Answers.of(table, name) for name in names}
+        first, main = answers[names.first], answers[names.main]
+        ambiguous = first.gap(5) < AMBIGUOUS
+        right = first.best == labels
+        lead, wrong_by = first.gap(2)[right], (first.gap(None) - first.column("true"))[~right]
+        changed = first.best != main.best
 
-    @classmethod
-    def _of_row(cls, row: Row) -> Statistics:
-        before, after = row.before, row.after
-        if before is None or after is None:
-            return cls(errors=1)
-        right = before.best == row.label
-        wrong_by = before.probabilities[0] - before.true
-        changed = before.best != after.best
+        def method(name: str) -> Method:
+            own = answers[name]
+            now = own.best == labels
+            return Method(
+                tally=Tally.of(own, labels),
+                pairing=Pairing.of(right, now),
+                ambiguous=Pairing.of(right[ambiguous], now[ambiguous]),
+                against=Pairing.of(main.best == labels, now),
+                notes=own.notes(),
+            )
+
+        changes = np.stack([labels, first.best, main.best], axis=1)[changed]
+        found, images = np.unique(changes, axis=0, return_counts=True)
         return cls(
-            corrected=int(row.corrected),
-            labels=Counter([row.label]),
-            before=Tally.of(before, row.label),
-            after=_method(row, before, after, after),
-            rivals={name: _method(row, before, after, answer) for name, answer in row.rivals},
-            right_gaps=_at(_step(before.gap(2)), int(right), STEPS),
-            wrong_gaps=_at(_step(wrong_by), int(not right), STEPS),
-            right_small=int(right and before.gap(2) <= AMBIGUOUS),
-            wrong_small=int(not right and wrong_by <= AMBIGUOUS),
-            changes=Counter([(row.label, before.best, after.best)] if changed else []),
+            errors=int(pyarrow.compute.sum(errors).as_py() or 0),
+            corrected=int(main.column("corrected").sum()),
+            labels=_counted(labels),
+            before=Tally.of(first, labels),
+            after=method(names.main),
+            rivals={name: method(name) for name in names.others},
+            right_gaps=_histogram(_steps(lead), STEPS),
+            wrong_gaps=_histogram(_steps(wrong_by), STEPS),
+            right_small=int((lead <= AMBIGUOUS).sum()),
+            wrong_small=int((wrong_by <= AMBIGUOUS).sum()),
+            changes=Counter(dict(zip(map(tuple, found.tolist()), images.tolist(), strict=True))),
         )
 
     def __add__(self, other: Statistics) -> Statistics:
         return _sum(self, other)
 
 
-def _method(row: Row, before: Answer, corrected: Answer, answer: Answer) -> Method:
-    was, is_now, now = (a.best == row.label for a in (before, corrected, answer))
-    pairing = Pairing.of(was, now)
-    return Method(
-        tally=Tally.of(answer, row.label),
-        pairing=pairing,
-        ambiguous=pairing if row.ambiguous else Pairing(),
-        against=Pairing.of(is_now, now),
-        notes=Counter(answer.notes),
-    )
+def _steps(gaps: NDArray[Any]) -> NDArray[Any]:
+    steps: NDArray[Any] = np.minimum((gaps * STEPS).astype(int), STEPS - 1)
+    return steps
 
 
-def _step(gap: float) -> int:
-    return min(int(gap * STEPS), STEPS - 1)
+def _histogram(steps: NDArray[Any], length: int) -> tuple[int, ...]:
+    """How often each step comes."""
+    return tuple(np.bincount(steps, minlength=length).tolist())
 
 
-def _at(place: int, value: float, length: int = BINS) -> tuple[Any, ...]:
-    return tuple(value if step == place else 0 for step in range(length))
+def _sums(steps: NDArray[Any], values: NDArray[Any], length: int) -> tuple[float, ...]:
+    """The sum of the values at each step."""
+    return tuple(np.bincount(steps, weights=values, minlength=length).tolist())
+
+
+def _counted(values: NDArray[Any]) -> Counter[int]:
+    found, images = np.unique(values, return_counts=True)
+    return Counter(dict(zip(found.tolist(), images.tolist(), strict=True)))
 
 
 def _sum(one: Counted, other: Counted) -> Counted:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow
+import pyarrow.compute
 import torch
+from numpy.typing import NDArray
 
 from relook.arguments import Number
 from relook.attribution import CAM, FAST
@@ -16,17 +21,18 @@ from relook.classifier import Classifier, FirstLook
 from relook.correction import Corrector
 from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
-from relook.evaluation.evaluation import after, before, describe, second_networks
+from relook.evaluation.experiment import Experiment, Labelled, shortened
 from relook.evaluation.forecast import OnForecast, forecast, photo
-from relook.evaluation.rows import Answer, Row
+from relook.evaluation.rows import Answer, Answers, Names
 from relook.evaluation.run import Run
 from relook.evaluation.share import GateOfShare
+from relook.evaluation.spelling import describe, describe_data, second_networks
 from relook.evaluation.statistics import Pairing
-from relook.evaluation.work import Labelled, Rows, work
+from relook.evaluation.work import Rows, work
 from relook.fills import FILLS
-from relook.folder import RunError
+from relook.folder import RunError, read_settings
 from relook.gate import NO_IMAGE, Gate
-from relook.looks import Flip, Preset
+from relook.looks import Flip, Look, Preset
 from relook.looks.presets import Budget
 
 LOOKS = (
@@ -34,6 +40,9 @@ LOOKS = (
     "tencrop",
 )
 """Tried where no look is settled; a look that the network cannot take is left out."""
+
+KIND = "tuning"
+_FIRST = "first look"
 
 KS = (1, 2, 3, 5)
 
@@ -75,6 +84,41 @@ class Tuning:
     candidates: tuple[Candidate, ...]
     images: int
     left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Tuning:
+        """Read what a run with `tune` chose from, RUN/tuning.
+
+        Raises:
+            RunError: the folder holds no choice, is of another format, or cannot be read.
+        """
+        place = Path(folder) / "tuning"
+        settings = read_settings(place, KIND)
+        return cls.of(settings, Run(place, settings).table())
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], table: pyarrow.Table) -> Tuning:
+        """Rank all ways under all gates.
+
+        Args:
+            settings: of the choice, as in run.json.
+            table: its rows.
+        """
+        ways = {name: Preset.of_json(way) for name, way in settings["ways"].items()}
+        keep = Preset.of_json(settings["keep"])
+        table = table.filter(pyarrow.compute.is_null(table["error"])).combine_chunks()
+        labels, first = table["label"].to_numpy(), Answers.of(table, _FIRST)
+        # No second look: of a look that the network can take, so that the file can be used.
+        look = next(iter(ways.values()), keep).look
+        none = replace(keep, look=look, gate=NO_IMAGE)
+        tried = [Candidate(none, *_counted(first, None, labels, NO_IMAGE))]
+        for name, preset in ways.items():
+            second = Answers.of(table, name).found
+            for gate in map(Gate.of, settings["gates"]):
+                counted = _counted(first, second, labels, gate)
+                tried.append(Candidate(replace(preset, gate=gate), *counted))
+        best = sorted(tried, key=lambda c: (c.pairing.broken - c.pairing.fixed, c.cost))
+        return cls(tuple(best), len(labels), tuple(settings["left_out"]))
 
     @property
     def chosen(self) -> Preset:
@@ -140,27 +184,26 @@ def tune(
     for look in looks:
         try:
             of_look = _of_look(keep, look) if several else keep
-            found += _contenders(classifier, of_look, exact, with_cam=several)
+            found += _contenders(classifier, of_look, tried, exact, with_cam=several)
         except RelookError as error:
             if not several:
                 raise
             left_out.append(f"{look}: {error}")
     left_out += _left_out_of_posters(classifier, found, keep, exact)
-    ways = {name: preset for contender in found for name, preset in contender.ways.items()}
-
-    def judge(
-        images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
-    ) -> Iterator[Row]:
-        for image, first in zip(images, firsts, strict=True):
-            first_answer = before(first, image.label, classifier, seconds)
-            answers: list[tuple[str, Answer]] = []
-            if any(gate.passes(first_answer.gap(gate.j)) for gate in tried):
-                for contender in found:
-                    [outcome] = contender.corrector.look_again([first])
-                    for name, preset in contender.ways.items():
-                        about = contender.corrector.about(outcome, preset.k or len(outcome.classes))
-                        answers.append((name, after(about, image.label, seconds)))
-            yield image.row(first_answer, rivals=tuple(answers))
+    names = Names(_FIRST, None, tuple(name for contender in found for name in contender.ways))
+    settings = {
+        "kind": KIND,
+        "answers": names.to_json(),
+        "gates": [gate.setting for gate in tried],
+        "keep": keep.to_json(),
+        "ways": {n: way.to_json() for contender in found for n, way in contender.ways.items()},
+        "left_out": left_out,
+        **({} if gate_found is None else {"gate_of_share": gate_found.to_json()}),
+        **second_networks([contender.corrector.look for contender in found]),
+        **describe(classifier),
+    }
+    experiment = Experiment(KIND, classifier, names, found, settings)
+    settings = {**settings, **describe_data(data)}
 
     def tell(left: Sequence[int]) -> None:
         correctors = [contender.corrector for contender in found]
@@ -168,13 +211,9 @@ def tune(
         if expected and on_forecast:
             on_forecast(expected)
 
-    used = [contender.corrector.look for contender in found]
-    asked = {"gates": [gate.setting for gate in tried], "ways": list(ways)}
-    noted = {} if gate_found is None else {"gate_of_share": gate_found.to_json()}
-    settings = {"tuning": asked, **noted, **second_networks(used), **describe(classifier, data)}
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
-        rows = work(classifier, data, used, judge, run, on_rows, tell if on_forecast else None)
-    result = replace(_rank(rows, ways, tried, keep), left_out=tuple(left_out))
+        table = work(experiment, data, run, on_rows, tell if on_forecast else None)
+    result = Tuning.of(settings, table)
     if folder:
         result.chosen.save(folder / "tuned.json")
     return result
@@ -187,17 +226,45 @@ class _Contender:
     Attributes:
         corrector: looks again about the most classes.
         ways: candidates by name, their gate aside: the same about fewer classes.
+        gates: an image that none of them lets pass is not looked at again.
     """
 
     corrector: Corrector
-    ways: dict[str, Preset]
+    ways: Mapping[str, Preset]
+    gates: Sequence[Gate]
 
     @classmethod
-    def of(cls, classifier: Classifier, preset: Preset, ks: Sequence[int | None]) -> _Contender:
+    def of(
+        cls,
+        classifier: Classifier,
+        preset: Preset,
+        ks: Sequence[int | None],
+        gates: Sequence[Gate],
+    ) -> _Contender:
         """Of a preset and the k's to try, the largest last; None for its own k alone."""
         corrector = Corrector(classifier, k=ks[-1], look=preset.make(classifier))
         ways = [replace(preset, k=k) for k in ks]
-        return cls(corrector, {_name(way): way for way in ways})
+        return cls(corrector, {_name(way): way for way in ways}, gates)
+
+    @property
+    def looks(self) -> Sequence[Look]:
+        """Its look."""
+        return (self.corrector.look,)
+
+    def answers(
+        self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
+    ) -> Iterator[Mapping[str, Answer]]:
+        """One answer for each of the ways; none for an image that no gate lets pass."""
+        for image, first in zip(images, firsts, strict=True):
+            if not any(gate.passes(gate.gap(first.probabilities)) for gate in self.gates):
+                yield {}
+                continue
+            [outcome] = self.corrector.look_again([first])
+            abouts = {
+                name: self.corrector.about(outcome, preset.k or len(outcome.classes))
+                for name, preset in self.ways.items()
+            }
+            yield {name: shortened(about, image.label, seconds) for name, about in abouts.items()}
 
 
 def _of_look(keep: Preset, look: str) -> Preset:
@@ -247,7 +314,7 @@ def _saves(classifier: Classifier, budget: Budget | None) -> bool:
 
 
 def _contenders(
-    classifier: Classifier, keep: Preset, exact: bool, with_cam: bool
+    classifier: Classifier, keep: Preset, gates: Sequence[Gate], exact: bool, with_cam: bool
 ) -> Iterator[_Contender]:
     """Every look of that name to try, the poster's with CAM too where a budget does not forbid it
     (`with_cam`).
@@ -258,11 +325,11 @@ def _contenders(
     ks = sorted({min(k, len(classifier.labels)) for k in tried})
     if keep.look == "poster":
         for preset in _posters(classifier, keep, exact, with_cam):
-            yield _Contender.of(classifier, preset, ks)
+            yield _Contender.of(classifier, preset, ks, gates)
         return
     # What a zoom's view weighs depends on the others: each k is a look of its own.
     for k in ks if keep.look == "zoom" else [settled]:
-        contender = _Contender.of(classifier, keep, [k])
+        contender = _Contender.of(classifier, keep, [k], gates)
         contender.corrector.correct(photo(classifier))  # raises if the network cannot take it
         yield contender
 
@@ -309,30 +376,27 @@ def _name(preset: Preset) -> str:
     return " ".join([preset.look, *given])
 
 
-def _rank(
-    rows: Sequence[Row], ways: dict[str, Preset], gates: Sequence[Gate], keep: Preset
-) -> Tuning:
-    seen = [(row.before, row.label, dict(row.rivals)) for row in rows if row.before]
-    # No second look: of a look that the network can take, so that the file can be used.
-    first = next(iter(ways.values()), keep)
-    none = Candidate(replace(keep, look=first.look, gate=NO_IMAGE), *_count(seen, "", NO_IMAGE))
-    tried = [
-        Candidate(replace(preset, gate=gate), *_count(seen, name, gate))
-        for name, preset in ways.items()
-        for gate in gates
-    ]
-    best = sorted([none, *tried], key=lambda c: (c.pairing.broken - c.pairing.fixed, c.cost))
-    return Tuning(tuple(best), len(seen))
-
-
-def _count(
-    seen: Sequence[tuple[Answer, int, dict[str, Answer]]], name: str, gate: Gate
+def _counted(
+    first: Answers,
+    second: pyarrow.StructArray | None,
+    labels: NDArray[Any],
+    gate: Gate,
 ) -> tuple[Pairing, float, float]:
-    """What one way fixed and broke under a gate, and its forwards and cost an image."""
-    pairing, forwards, cost = Pairing(), 0, 0.0
-    for first, label, answers in seen:
-        answer = answers[name] if gate.passes(first.gap(gate.j)) else first
-        pairing += Pairing.of(first.best == label, answer.best == label)
-        forwards += answer.forwards
-        cost += answer.cost
-    return pairing, forwards / max(1, len(seen)), cost / max(1, len(seen))
+    """What one way fixed and broke under a gate, and its mean forward passes and cost per image.
+
+    Args:
+        first: the first answers.
+        second: the way's; null where it was not tried. None: no image is looked at again.
+        labels: the true classes.
+        gate: the others keep their first answer.
+    """
+    passing = first.gap(gate.j) < gate.below
+    right = first.best == labels
+    now, forwards, cost = right.copy(), first.column("forwards"), first.column("cost")
+    if second is not None:
+        own = Answers(second.filter(pyarrow.array(passing)))
+        now[passing] = own.best == labels[passing]
+        forwards = np.append(forwards[~passing], own.column("forwards"))
+        cost = np.append(cost[~passing], own.column("cost"))
+    images = max(1, len(labels))
+    return Pairing.of(right, now), float(forwards.sum()) / images, float(cost.sum()) / images

@@ -294,6 +294,12 @@ class Preset:
         """What `save` writes."""
         return {**asdict(self), "gate": self.gate and self.gate.setting}
 
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> Preset:
+        """The preset that `to_json` gave."""
+        gate = found.get("gate")
+        return cls(**{**found, "gate": None if gate is None else Gate.of(gate)})
+
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write a JSON file that `--look` and `Corrector(look=...)` take."""
         Path(file).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -320,8 +326,7 @@ class Preset:
                 "others names; or null"
             )
         try:
-            gate = found.get("gate")
-            preset = cls(**{**found, "gate": None if gate is None else Gate.of(gate)})
+            preset = cls.of_json(found)
             preset.check()
         except RelookError as error:
             raise RelookError(f"{file}: {error}") from error

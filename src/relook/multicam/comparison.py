@@ -7,10 +7,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,21 +30,26 @@ from relook.evaluation import (
     Run,
     Statistics,
     Tally,
+    from_table,
     read_data,
 )
-from relook.evaluation.evaluation import after, before, describe, named, weights_digest
+from relook.evaluation.experiment import Corrected, Experiment, Labelled, Way
 from relook.evaluation.matching import BY_ORDER
-from relook.evaluation.work import Labelled, Rows, work
+from relook.evaluation.rows import Names
+from relook.evaluation.spelling import describe, describe_data, named, weights_digest
+from relook.evaluation.work import Rows, work
 from relook.fills import fill_image, hide
-from relook.folder import write_atomically
+from relook.folder import read_settings, write_atomically
 from relook.gate import Gate
 from relook.layers import evaluating
+from relook.looks import Look
 from relook.multicam.data import digests, is_divided
 from relook.multicam.network import MultiCAM, mask_filter, saliency
-from relook.multicam.run import Training
+from relook.multicam.run import StageRecord, Training
 from relook.multicam.stages import FUSED, OBJECT, TARGET
 from relook.words import some
 
+KIND = "comparison"
 LOOKS = ("poster", "flip", "quick", "best")
 """What TargetNet's answer is corrected by."""
 
@@ -98,22 +105,37 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out. In the rows TargetNet is before, MultiCAM after, all others are rivals.
+    """The outcome of a comparison. TargetNet's are the first answers, MultiCAM's the main ones.
 
     Attributes:
         settings: all that the rows depend on, as in run.json.
-        training: of the networks.
-        rows: one a test image, in the order of the data.
+        training: of the networks: its settings, classes and stages, without its images.
+        table: one row per test image, in the order of the data.
     """
 
     settings: Mapping[str, Any]
     training: Training
-    rows: tuple[Row, ...]
+    table: pyarrow.Table
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Comparison:
+        """Read the folder of a comparison; the training's folder is not needed.
+
+        Raises:
+            RunError: it is no folder of a comparison, is of another format, or cannot be read.
+        """
+        settings = read_settings(Path(folder), KIND)
+        return cls(settings, _training(settings), Run(Path(folder), settings).table())
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows as objects."""
+        return tuple(from_table(self.table))
 
     @cached_property
     def statistics(self) -> Statistics:
-        """What the rows say."""
-        return Statistics.of(self.rows)
+        """The statistics of the rows."""
+        return Statistics.of(self.table)
 
     @cached_property
     def methods(self) -> tuple[Compared, ...]:
@@ -190,41 +212,62 @@ def compare(
         for look in LOOKS
     }
     networks = {OBJECT: trained.object, FUSED: trained.fused}
+    names = Names(TARGET, FUSED, (*looks, OBJECT))
     settings = {
-        "kind": "comparison",
+        "kind": KIND,
+        "answers": names.to_json(),
         "gate": one.setting,
-        "looks": {name: {"k": c.k, **named(c)} for name, c in looks.items()},
-        **describe(target, data),
-        "networks": {name: weights_digest(c) for name, c in networks.items()},
+        "looks": {name: named(corrector) for name, corrector in looks.items()},
+        **describe(target),
+        "networks": {name: weights_digest(network) for name, network in networks.items()},
+        "training": {
+            "folder": str(trained.training.folder),
+            "settings": dict(trained.training.settings),
+            "stages": {name: asdict(stage) for name, stage in trained.training.stages.items()},
+        },
     }
-
-    def judge(
-        images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
-    ) -> Iterator[Row]:
-        corrected = [c.look_again(firsts) for c in looks.values()]
-        pixels = torch.stack([first.pixels for first in firsts])
-        answers = [_answers(classifier, pixels, images) for classifier in networks.values()]
-        for place, (image, first, *outcomes) in enumerate(
-            zip(images, firsts, *corrected, strict=True)
-        ):
-            named = zip(looks, outcomes, strict=True)
-            objects, fused = (found[place] for found in answers)
-            yield image.row(
-                before(first, image.label, target, seconds),
-                after=fused,
-                rivals=(
-                    *((name, after(o, image.label, seconds)) for name, o in named),
-                    (OBJECT, objects),
-                ),
-            )
-
-    used = [c.look for c in looks.values()]
+    ways: list[Way] = [Corrected(name, corrector) for name, corrector in looks.items()]
+    ways += [Asked(name, network) for name, network in networks.items()]
+    experiment = Experiment(KIND, target, names, ways, settings)
+    settings = {**settings, **describe_data(data)}
     with nullcontext() if output is None else Run.open(output, settings) as run:
-        rows = work(target, data, used, judge, run, on_rows)
-        found = Comparison(run.settings if run else settings, trained.training, rows)
+        table = work(experiment, data, run, on_rows)
+        kept = run.settings if run else json.loads(json.dumps(settings))
+        found = Comparison(kept, _training(kept), table)
         if run:
             write_atomically(run.folder / "summary.json", json.dumps(found.details(), indent=2))
     return found
+
+
+def _training(settings: Mapping[str, Any]) -> Training:
+    """What the settings of a comparison hold of the training."""
+    held = settings["training"]
+    stages = {name: StageRecord.of_json(stage) for name, stage in held["stages"].items()}
+    labels = tuple(held["settings"]["labels"])
+    return Training(Path(held["folder"]), held["settings"], labels, (), stages)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The answers of ObjectNet or MultiCAM, each of which holds two networks."""
+
+    name: str
+    classifier: Classifier
+
+    @property
+    def looks(self) -> Sequence[Look]:
+        """None."""
+        return ()
+
+    def answers(
+        self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
+    ) -> Iterator[Mapping[str, Answer]]:
+        """One answer per image, of two forward passes."""
+        start = time.perf_counter()
+        probabilities = self.classifier(torch.stack([first.pixels for first in firsts]))
+        own = (time.perf_counter() - start) / len(images)
+        for image, p in zip(images, probabilities, strict=True):
+            yield {self.name: Answer.of(p, image.label, forwards=2, cost=2.0, seconds=own)}
 
 
 def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledImages:
@@ -316,16 +359,3 @@ def masked(classifier: Classifier, pixels: Float[Tensor, "3 h w"]) -> Masked:
     kept = mask_filter(found.unsqueeze(0))
     [image] = hide(pixels, kept, hidden)
     return Masked(found, image, 1 - float(kept.mean()))
-
-
-def _answers(
-    classifier: Classifier, pixels: Float[Tensor, "n 3 h w"], images: Sequence[Labelled]
-) -> list[Answer]:
-    """Of a network that holds two: two forwards an image."""
-    start = time.perf_counter()
-    probabilities = classifier(pixels)
-    seconds = (time.perf_counter() - start) / len(images)
-    return [
-        Answer.of(p, image.label, forwards=2, cost=2.0, seconds=seconds)
-        for p, image in zip(probabilities, images, strict=True)
-    ]

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors.torch import save
 
 from relook.errors import DataError, first_line
-from relook.folder import RunError, claimed, versions, write_atomically
+from relook.folder import RunError, claimed, read_settings, versions, write_atomically
 from relook.multicam.data import (
     OnImages,
     TrainingData,
@@ -47,6 +47,12 @@ class StageRecord:
     seconds: float
     images: int
     validation: int
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> StageRecord:
+        """The record that stage.json holds."""
+        epochs = tuple(Epoch(**epoch) for epoch in found["epochs"])
+        return cls(**{**found, "epochs": epochs})
 
     @property
     def best(self) -> Epoch:
@@ -80,24 +86,12 @@ class Training:
             RunError: it is no folder of a training, or cannot be read.
         """
         place = Path(folder)
-        file = place / "run.json"
+        settings = read_settings(place, KIND)
         try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-            if settings.get("kind") != KIND:
-                raise RunError(
-                    f"{place}: holds the rows of an evaluation and no network; name a folder of "
-                    "relook train-multicam"
-                )
             labels = tuple(settings["labels"])
             records = {name: _record(place / name) for name in STAGES if _is_done(place / name)}
-        except FileNotFoundError:
-            raise RunError(
-                f"{place}: holds no run.json; name a folder of relook train-multicam"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, RunError):
-                raise
-            raise RunError(f"{file}: cannot be read ({first_line(error)})") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{place}: cannot be read ({first_line(error)})") from error
         images = read_images(place / "images.csv", {}, labels)
         return cls(place, settings, labels, images, records)
 
@@ -198,6 +192,4 @@ def _is_done(folder: Path) -> bool:
 
 
 def _record(folder: Path) -> StageRecord:
-    found = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-    epochs = tuple(Epoch(**epoch) for epoch in found.pop("epochs"))
-    return StageRecord(epochs, **found)
+    return StageRecord.of_json(json.loads((folder / "stage.json").read_text(encoding="utf-8")))

@@ -142,7 +142,7 @@ def _gallery(rows: Sequence[Row], trained: Trained, data: LabelledImages) -> lis
             seen = masked(trained.fused, pixels)
         except (RelookError, RuntimeError, MemoryError):
             continue  # it went well a moment ago; its row stands
-        answers = {TARGET: row.before, OBJECT: dict(row.rivals)[OBJECT], FUSED: row.after}
+        answers = {TARGET: row.before, OBJECT: row.answers[OBJECT], FUSED: row.after}
         cases.append(
             Case(
                 title=Path(row.image).name,

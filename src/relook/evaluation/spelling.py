@@ -1,0 +1,167 @@
+"""Looks, networks and data as settings: plain values that tell one run from another.
+
+They name kinds and options, never classes of relook, so that a class may get another name without
+ending the runs that it is in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relook.attribution import CAM, Activity, GradCAM, ScoreCAM
+from relook.classifier import Classifier
+from relook.correction import Corrector
+from relook.evaluation.data import LabelledImages
+from relook.folder import versions
+from relook.looks import (
+    Crops,
+    Ends,
+    Flip,
+    InTurn,
+    Larger,
+    Look,
+    Mask,
+    Mirrored,
+    Network,
+    Symmetries,
+    Together,
+    Uncropped,
+    Whole,
+    Zoom,
+    networks,
+)
+
+KINDS: dict[type, str] = {
+    CAM: "cam",
+    Activity: "activity",
+    GradCAM: "gradcam",
+    ScoreCAM: "scorecam",
+    Crops: "crops",
+    Ends: "ends",
+    Flip: "flip",
+    InTurn: "in turn",
+    Larger: "larger",
+    Mask: "mask",
+    Mirrored: "mirrored",
+    Network: "network",
+    Symmetries: "symmetries",
+    Together: "together",
+    Uncropped: "uncropped",
+    Whole: "whole",
+    Zoom: "zoom",
+}
+"""What run.json calls looks and attributions; another name here ends every run that it is in."""
+
+
+def spelt(thing: Any) -> Any:
+    """A look or an attribution with all of its options, as JSON has it.
+
+    A class of somebody else goes by its own name, with its fields where it is a dataclass.
+    """
+    if isinstance(thing, Classifier):
+        return thing.name  # what it is stands in `second_networks`
+    if isinstance(thing, tuple | list):
+        return [spelt(part) for part in thing]
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    kind = KINDS.get(type(thing), type(thing).__name__)
+    if is_dataclass(thing):
+        options = {each.name: spelt(getattr(thing, each.name)) for each in fields(thing)}
+        return {"kind": kind, **options}
+    return {"kind": kind, "is": re.sub(r" at 0x[0-9a-f]+", "", repr(thing))}
+
+
+def named(corrector: Corrector) -> dict[str, Any]:
+    """A corrector's settings: k, gate, what its look is called, all of the look's options, and the
+    second networks that it asks.
+    """
+    look = corrector.look
+    return {
+        "k": corrector.k,
+        "gate": corrector.gate.setting,
+        "called": corrector.called,
+        "look": spelt(look),
+        **second_networks([look]),
+    }
+
+
+def describe(classifier: Classifier) -> dict[str, Any]:
+    """The network and the versions as settings: what changes them changes this."""
+    return {
+        "model": {
+            **_network(classifier),
+            "layer": classifier.target_layer if classifier.has_target_layer else None,
+            "labels": list(classifier.labels),
+            "remarks": list(classifier.remarks),
+        },
+        "versions": versions(),
+    }
+
+
+def describe_data(data: LabelledImages) -> dict[str, Any]:
+    """The same of the data."""
+    return {
+        "data": {
+            "images": len(data),
+            "classes": len({image.label for image in data.images}),
+            "matched": data.matched,
+            "pairs": data.examples,
+            "left_out": data.left_out,
+            "content": data.content,
+        }
+    }
+
+
+def second_networks(looks: Iterable[Look]) -> dict[str, Any]:
+    """The second networks that looks ask; a digest in place of their labels. Nothing where there
+    are none.
+    """
+    found = dict.fromkeys(network for look in looks for network in networks(look))
+    told = {
+        str(number): {**_network(network), "labels": _digest("\0".join(network.labels))}
+        for number, network in enumerate(found, 2)
+    }
+    return {"networks": told} if told else {}
+
+
+def weights_digest(classifier: Classifier) -> str:
+    """A digest of a network and its weights: another for another network."""
+    digest = hashlib.sha256()
+    for name, module in classifier.network.named_modules():
+        digest.update(f"{name} {_module(module)}".encode())
+    for name, tensor in classifier.network.state_dict().items():
+        if isinstance(tensor, Tensor):
+            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(content.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _module(module: nn.Module) -> str:
+    """What a layer is; of relook's own classes the name does not count."""
+    own = type(module).__module__.partition(".")[0] == "relook"
+    return f"{'' if own else type(module).__name__}({module.extra_repr()})"
+
+
+def _network(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "name": classifier.name,
+        "weights": weights_digest(classifier),
+        "input_size": list(classifier.input_size),
+        "geometry": asdict(classifier.geometry),
+        "mean": list(classifier.mean),
+        "std": list(classifier.std),
+        "dtype": str(classifier.dtype).removeprefix("torch."),
+        "device": classifier.device.type,
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
