@@ -36,7 +36,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 import relook
-from relook.attribution import CAM, Activity
+from relook.attribution import CAM, Activity, Context
 from relook.cascade import forward_cost
 from relook.classifier import Classifier, FirstLook
 from relook.correction import AMBIGUOUS, settled
@@ -390,7 +390,7 @@ def _answers(
             continue
         for name, (k, look) in SINGLES.items():
             k = min(k, len(first.probabilities))
-            second = look(classifier, first, first.probabilities.topk(k).indices)
+            second = look(Context(classifier, first, first.probabilities.topk(k).indices))
             for views in second.views:
                 for view, weights in zip(views.pixels, views.weights, strict=True):
                     wanted.append((name, index, view, weights))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import relook
 from networks import random_cnn
 from relook.answers import class_outputs
+from relook.attribution import Context
 
 OWN = {"mean": (0, 0, 0), "std": (1, 1, 1), "input_size": 16}
 LOGITS, FEATURES = torch.tensor([[1.0, 2, 3]]), torch.zeros(1, 8)
@@ -89,8 +90,8 @@ def test_everything_works_as_with_a_plain_network(around):
     torch.testing.assert_close(classifier(pixels), plain(pixels))
     [mine], [theirs] = classifier.first_looks(pixels), plain.first_looks(pixels)
     for attribution in (relook.ScoreCAM(), relook.GradCAM(), relook.CAM()):
-        found = attribution(classifier, mine, torch.arange(2)).maps
-        expected = attribution(plain, theirs, torch.arange(2)).maps
+        found = attribution(Context(classifier, mine, torch.arange(2))).maps
+        expected = attribution(Context(plain, theirs, torch.arange(2))).maps
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     # 200 masked forwards are enough for an engine, which takes the answer out as well.
     assert classifier.engine == plain.engine != "PyTorch"

@@ -8,7 +8,7 @@ import torch
 import oracles
 import relook
 from networks import counting_forwards, random_cnn
-from relook.attribution import VARIANTS
+from relook.attribution import VARIANTS, Context
 from relook.attribution.budget import choose
 from relook.attribution.score_cam import live_channels
 from relook.errors import RelookError
@@ -94,7 +94,7 @@ def test_probabilities_stay_probabilities():
 @pytest.mark.parametrize("budget", [1, 5, 23])
 def test_no_more_forwards_than_the_budget(wide, first, budget, variant):
     with counting_forwards(wide.network) as count:
-        seen = relook.ScoreCAM(variant, budget=budget)(wide, first, CLASSES)
+        seen = relook.ScoreCAM(variant, budget=budget)(Context(wide, first, CLASSES))
     assert count == [budget]
     assert seen.forwards == budget
 
@@ -102,17 +102,21 @@ def test_no_more_forwards_than_the_budget(wide, first, budget, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("budget", [24, 1000, None])
 def test_a_budget_that_is_enough_is_exact(wide, first, budget, variant):
-    exact = relook.ScoreCAM(variant)(wide, first, CLASSES)
-    seen = relook.ScoreCAM(variant, budget=budget)(wide, first, CLASSES)
+    exact = relook.ScoreCAM(variant)(Context(wide, first, CLASSES))
+    seen = relook.ScoreCAM(variant, budget=budget)(Context(wide, first, CLASSES))
     assert torch.equal(seen.maps, exact.maps)
     assert seen.forwards == exact.forwards == 24
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_more_budget_brings_the_maps_closer(wide, first, variant):
-    exact = relook.ScoreCAM(variant)(wide, first, CLASSES).maps
+    exact = relook.ScoreCAM(variant)(Context(wide, first, CLASSES)).maps
     off = [
-        float((relook.ScoreCAM(variant, budget=n)(wide, first, CLASSES).maps - exact).abs().mean())
+        float(
+            (relook.ScoreCAM(variant, budget=n)(Context(wide, first, CLASSES)).maps - exact)
+            .abs()
+            .mean()
+        )
         for n in (2, 20)
     ]
     assert off[1] < off[0] / 2
@@ -121,15 +125,17 @@ def test_more_budget_brings_the_maps_closer(wide, first, variant):
 
 def test_several_classes_equal_one_at_a_time(wide, first):
     method = relook.ScoreCAM(budget=7)
-    together = method(wide, first, CLASSES).maps
+    together = method(Context(wide, first, CLASSES)).maps
     for i in range(3):
-        torch.testing.assert_close(together[i], method(wide, first, CLASSES[i : i + 1]).maps[0])
+        torch.testing.assert_close(
+            together[i], method(Context(wide, first, CLASSES[i : i + 1])).maps[0]
+        )
 
 
 def test_chunk_size_changes_nothing(wide, first):
-    whole = relook.ScoreCAM(budget=7)(wide, first, CLASSES).maps
+    whole = relook.ScoreCAM(budget=7)(Context(wide, first, CLASSES)).maps
     for chunk in (1, 3, 100):
-        pieces = relook.ScoreCAM(budget=7, chunk=chunk)(wide, first, CLASSES).maps
+        pieces = relook.ScoreCAM(budget=7, chunk=chunk)(Context(wide, first, CLASSES)).maps
         torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
 
 
@@ -144,7 +150,10 @@ def test_channel_order_changes_nothing(wide, first, noise):
     [again] = shuffled.first_looks(noise[:1])
     method = relook.ScoreCAM(budget=9)
     torch.testing.assert_close(
-        method(shuffled, again, CLASSES).maps, method(wide, first, CLASSES).maps, rtol=0, atol=1e-9
+        method(Context(shuffled, again, CLASSES)).maps,
+        method(Context(wide, first, CLASSES)).maps,
+        rtol=0,
+        atol=1e-9,
     )
 
 
@@ -154,8 +163,8 @@ def test_half_precision_stays_close(noise, first, wide, dtype):
     [other] = half.first_looks(noise[:1].float())
     method = relook.ScoreCAM(budget=20)
     torch.testing.assert_close(
-        method(half, other, CLASSES).maps.double(),
-        method(wide, first, CLASSES).maps,
+        method(Context(half, other, CLASSES)).maps.double(),
+        method(Context(wide, first, CLASSES)).maps,
         rtol=0,
         atol=0.1,
     )

@@ -8,12 +8,13 @@ from torch import nn
 
 import relook
 from networks import HalvesNet, SmallCNN, counting_forwards, random_cnn
+from relook.attribution import Context
 
 
 def test_literal_maps(halves, halves_pixels):
     [first] = halves.first_looks(halves_pixels[None])
     with counting_forwards(halves.network) as count:
-        seen = relook.CAM()(halves, first, torch.tensor([0, 1]))
+        seen = relook.CAM()(Context(halves, first, torch.tensor([0, 1])))
     # Class "red" is joined to the red channel alone: its map is that channel, upsampled.
     falling = torch.tensor([1, 0.75, 0.25, 0]).expand(4, 4)
     torch.testing.assert_close(seen.maps, torch.stack([falling, falling.flip(1)]))
@@ -24,7 +25,7 @@ def test_a_negative_sum_is_cut_off(cnn, noise):
     with torch.no_grad():
         cnn.network.fc.weight[2] = -1.0
     [first] = cnn.first_looks(noise[:1])
-    maps = relook.CAM()(cnn, first, torch.tensor([0, 2])).maps
+    maps = relook.CAM()(Context(cnn, first, torch.tensor([0, 2]))).maps
     assert maps[0].any()
     assert not maps[1].any()  # no channel speaks for class 2: its map is flat
 
@@ -44,7 +45,7 @@ def test_a_convolution_as_last_layer_counts_as_fully_connected(noise):
     torch.manual_seed(0)
     classifier = relook.Classifier(ConvHead(), mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
     [first] = classifier.first_looks(noise[:1])
-    maps = relook.CAM()(classifier, first, torch.tensor([1])).maps
+    maps = relook.CAM()(Context(classifier, first, torch.tensor([1]))).maps
     weights = classifier.network.head.weight[1].detach().flatten()
     up = nn.functional.interpolate(first.activations[None], (16, 16), mode="bilinear")[0]
     expected = torch.einsum("k,khw->hw", weights, up).relu()
@@ -69,7 +70,7 @@ def test_two_layers_after_pooling_are_refused(noise):
     with pytest.raises(
         relook.ModelError, match="CAM needs a network that ends with global average"
     ):
-        relook.CAM()(classifier, first, torch.tensor([0]))
+        relook.CAM()(Context(classifier, first, torch.tensor([0])))
 
 
 def test_a_softmax_at_the_end_of_the_network_is_recognised(halves_pixels):
@@ -78,7 +79,7 @@ def test_a_softmax_at_the_end_of_the_network_is_recognised(halves_pixels):
         network, mean=(0, 0, 0), std=(1, 1, 1), input_size=4, outputs="probabilities"
     )
     [first] = classifier.first_looks(halves_pixels[None])
-    maps = relook.CAM()(classifier, first, torch.tensor([0])).maps
+    maps = relook.CAM()(Context(classifier, first, torch.tensor([0]))).maps
     torch.testing.assert_close(maps[0], torch.tensor([1, 0.75, 0.25, 0]).expand(4, 4))
 
 
@@ -87,4 +88,4 @@ def test_half_precision_is_recognised(noise):
         random_cnn(torch.bfloat16), mean=(0, 0, 0), std=(1, 1, 1), input_size=16
     )
     [first] = classifier.first_looks(noise[:1].float())
-    assert relook.CAM()(classifier, first, torch.tensor([0])).maps.isfinite().all()
+    assert relook.CAM()(Context(classifier, first, torch.tensor([0]))).maps.isfinite().all()

@@ -14,6 +14,7 @@ from torch import nn
 
 import relook
 from networks import HalvesNet, SmallCNN, random_cnn
+from relook.attribution import Context
 from relook.classifier import check_module
 from relook.layers import matters, probe
 from relook.target import find_target
@@ -647,7 +648,7 @@ def test_blocks_that_return_several_things(kind, noise):
     classifier = relook.Classifier(TwoThings(kind), **OWN, input_size=16)
     assert classifier.target_layer == "block"
     [first] = classifier.first_looks(noise[:1].float())
-    assert relook.GradCAM()(classifier, first, torch.arange(4)).maps.amax() == 1
+    assert relook.GradCAM()(Context(classifier, first, torch.arange(4))).maps.amax() == 1
 
 
 def test_a_network_that_refuses_empty_maps():
@@ -799,4 +800,4 @@ def test_maps_in_eight_bits_are_read_as_numbers(noise):
     [first] = classifier.first_looks(noise[:1].float())
     steps = first.activations / 0.05
     torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
-    assert relook.ScoreCAM()(classifier, first, torch.tensor([0, 1])).maps.isfinite().all()
+    assert relook.ScoreCAM()(Context(classifier, first, torch.tensor([0, 1]))).maps.isfinite().all()

@@ -126,13 +126,13 @@ def test_a_look_of_ones_own_with_two_sizes_and_votes_for_one_class(cnn, noise):
         needs_activations = False
         needs_original = False
 
-        def __call__(self, classifier, first, classes, progress=None):
+        def __call__(self, context):
             one_vote = torch.zeros(1, 4, dtype=torch.float64)
             one_vote[0, 2] = 3
             every_vote = torch.ones(1, 4, dtype=torch.float64)
-            small = first.pixels[None, :, ::2, ::2]
-            views = (Views(small, one_vote), Views(first.pixels[None] * 0.5, every_vote))
-            return SecondLook.without_maps(first.pixels, *views)
+            small = context.first.pixels[None, :, ::2, ::2]
+            views = (Views(small, one_vote), Views(context.first.pixels[None] * 0.5, every_vote))
+            return SecondLook.without_maps(context.first.pixels, *views)
 
     after = relook.Corrector(cnn, look=HalfSizeAndOwnVote())(noise)
     r = cnn(noise * 0.5)
@@ -235,8 +235,8 @@ def test_a_flat_map_contributes_no_term_and_no_forward(halves):
 
 def test_one_flat_map_among_others(halves, halves_pixels):
     class OnlyTheSecond:
-        def __call__(self, classifier, first, classes, progress=None):
-            maps = torch.zeros(len(classes), 4, 4)
+        def __call__(self, context):
+            maps = torch.zeros(len(context.classes), 4, 4)
             maps[1, 0, 0] = 1
             return relook.attribution.AttributionMaps(maps, 0)
 
@@ -250,8 +250,10 @@ def test_one_flat_map_among_others(halves, halves_pixels):
 
 def test_maps_without_a_pixel_above_the_threshold_are_flat(halves, halves_pixels):
     class Faint:
-        def __call__(self, classifier, first, classes, progress=None):
-            return relook.attribution.AttributionMaps(torch.full((len(classes), 4, 4), 0.1), 0)
+        def __call__(self, context):
+            return relook.attribution.AttributionMaps(
+                torch.full((len(context.classes), 4, 4), 0.1), 0
+            )
 
     correction = relook.Corrector(halves, look=Mask(Faint())).correct(as_image(halves_pixels))
     assert correction.forwards == 1

@@ -19,6 +19,7 @@ from torch import nn
 
 import relook
 from networks import SmallCNN, counting_forwards, random_cnn
+from relook.attribution import Context
 from relook.engines import Engines, Folded, OnnxRuntime
 from relook.engines.exported import BATCH
 
@@ -410,7 +411,7 @@ def test_maps_are_those_of_pytorch(noise):
             random_cnn(dtype, channels=200), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=16
         )
         [first] = classifier.first_looks(pixels.to(dtype))
-        maps[dtype] = relook.ScoreCAM()(classifier, first, torch.tensor([0, 1, 2])).maps
+        maps[dtype] = relook.ScoreCAM()(Context(classifier, first, torch.tensor([0, 1, 2]))).maps
         assert classifier.engine == ("ONNX Runtime" if dtype == torch.float32 else "PyTorch")
     torch.testing.assert_close(maps[torch.float32].double(), maps[torch.float64], rtol=0, atol=1e-4)
 

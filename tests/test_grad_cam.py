@@ -8,7 +8,7 @@ from torch import nn
 
 import relook
 from networks import SmallCNN, counting_forwards, random_cnn
-from relook.attribution import Activity
+from relook.attribution import Activity, Context
 from relook.looks import Mask
 
 
@@ -35,8 +35,8 @@ def test_where_the_network_ends_gap_fc_it_is_cam(cnn, noise):
     [first] = cnn.first_looks(noise[:1])
     classes = torch.tensor([2, 0, 3])
     with counting_forwards(cnn.network) as count:
-        seen = relook.GradCAM()(cnn, first, classes)
-    cam = relook.CAM()(cnn, first, classes)
+        seen = relook.GradCAM()(Context(cnn, first, classes))
+    cam = relook.CAM()(Context(cnn, first, classes))
     torch.testing.assert_close(seen.maps, cam.maps, rtol=0, atol=1e-9)
     assert (count, seen.forwards, seen.backwards) == ([1], 1, 1)
     assert (cam.forwards, cam.backwards) == (0, 0)
@@ -60,7 +60,7 @@ def test_weights_are_mean_gradients_by_finite_differences(noise):
     expected = torch.einsum("ck,khw->chw", weights, upsampled).relu()
     low, high = expected.amin(dim=(1, 2)), expected.amax(dim=(1, 2))
     expected = (expected - low[:, None, None]) / (high - low)[:, None, None]
-    seen = relook.GradCAM()(classifier, first, torch.arange(4))
+    seen = relook.GradCAM()(Context(classifier, first, torch.arange(4)))
     torch.testing.assert_close(seen.maps, expected, rtol=0, atol=1e-7)
 
 
@@ -68,10 +68,12 @@ def test_weights_are_mean_gradients_by_finite_differences(noise):
 def test_it_works_in_every_gradient_mode_and_leaves_none_behind(noise, mode):
     classifier = flat_head()
     network = classifier.network.train()
-    expected = relook.GradCAM()(classifier, classifier.first_looks(noise[:1])[0], torch.arange(2))
+    expected = relook.GradCAM()(
+        Context(classifier, classifier.first_looks(noise[:1])[0], torch.arange(2))
+    )
     with mode():
         [first] = classifier.first_looks(noise[:1])
-        seen = relook.GradCAM()(classifier, first, torch.arange(2))
+        seen = relook.GradCAM()(Context(classifier, first, torch.arange(2)))
     torch.testing.assert_close(seen.maps, expected.maps)
     assert not seen.maps.requires_grad
     assert network.training
@@ -86,7 +88,8 @@ def test_frozen_weights_and_an_activation_in_place_change_nothing(noise):
     inplace.target_layer = "conv2"  # whose output the activation rewrites
     plain.target_layer = "conv2"
     maps = [
-        relook.GradCAM()(c, c.first_looks(noise[:1])[0], classes).maps for c in (plain, inplace)
+        relook.GradCAM()(Context(c, c.first_looks(noise[:1])[0], classes)).maps
+        for c in (plain, inplace)
     ]
     torch.testing.assert_close(*maps)
 
@@ -97,7 +100,7 @@ def test_hooks_and_mode_come_back_after_an_exception(noise):
     classifier.network.train()
     failing = classifier.network.fc.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        relook.GradCAM()(classifier, first, torch.arange(2))
+        relook.GradCAM()(Context(classifier, first, torch.arange(2)))
     failing.remove()
     assert classifier.network.training
     assert not any(module._forward_hooks for module in classifier.network.modules())
@@ -132,7 +135,7 @@ def test_no_gradient_back_to_the_layer_is_said(noise):
     for trained in (True, False):
         network.requires_grad_(trained)
         with pytest.raises(relook.ModelError, match=r"no gradient leads .* 'act'; use Score-CAM"):
-            relook.GradCAM()(classifier, first, torch.tensor([0]))
+            relook.GradCAM()(Context(classifier, first, torch.tensor([0])))
         assert not any(module._forward_hooks for module in network.modules())
 
 
@@ -141,7 +144,7 @@ def test_what_comes_before_the_layer_keeps_nothing_for_a_backward(cnn, noise):
     handle = cnn.network.conv1.register_forward_hook(
         lambda _m, _i, output: modes.append(output.requires_grad)
     )
-    relook.GradCAM()(cnn, cnn.first_looks(noise[:1])[0], torch.tensor([0]))
+    relook.GradCAM()(Context(cnn, cnn.first_looks(noise[:1])[0], torch.tensor([0])))
     handle.remove()
     assert modes == [False, False]  # the first look's, and this one's
     assert torch.is_grad_enabled()
@@ -159,7 +162,7 @@ def test_half_precision_stays_finite(noise):
         random_cnn(torch.bfloat16), mean=(0, 0, 0), std=(1, 1, 1), input_size=16
     )
     [first] = classifier.first_looks(noise[:1].float())
-    seen = relook.GradCAM()(classifier, first, torch.tensor([0, 1]))
+    seen = relook.GradCAM()(Context(classifier, first, torch.tensor([0, 1])))
     assert seen.maps.isfinite().all()
     assert seen.maps.dtype == torch.float32
 
@@ -175,7 +178,7 @@ def test_activity_is_where_any_channel_is_active(halves):
     )[0, 0]
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     with counting_forwards(halves.network) as count:
-        seen = Activity()(halves, first, torch.tensor([1, 0]))
+        seen = Activity()(Context(halves, first, torch.tensor([1, 0])))
     torch.testing.assert_close(seen.maps, expected.expand(2, 4, 4))
     assert (count, seen.forwards, seen.backwards) == ([0], 0, 0)
 
@@ -186,11 +189,13 @@ def test_cam_takes_the_other_method_only_where_it_has_to(noise, halves, halves_p
     [first] = classifier.first_looks(noise[:1])
     classes = torch.tensor([0, 1])
     torch.testing.assert_close(
-        either(classifier, first, classes).maps, Activity()(classifier, first, classes).maps
+        either(Context(classifier, first, classes)).maps,
+        Activity()(Context(classifier, first, classes)).maps,
     )
     with pytest.raises(relook.ModelError):
-        relook.CAM()(classifier, first, classes)
+        relook.CAM()(Context(classifier, first, classes))
     [first] = halves.first_looks(halves_pixels[None])
     torch.testing.assert_close(
-        either(halves, first, classes).maps, relook.CAM()(halves, first, classes).maps
+        either(Context(halves, first, classes)).maps,
+        relook.CAM()(Context(halves, first, classes)).maps,
     )

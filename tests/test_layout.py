@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import relook
+from relook.attribution import Context
 from relook.layout import Layout, read_layout
 
 OWN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
@@ -136,7 +137,7 @@ def test_where_a_transformer_looks_shows_in_every_method():
     assert divmod(int(differs.argmax()), 4) == (1, 3)
     classes = torch.arange(5)
     for attribution in (relook.ScoreCAM(), relook.GradCAM()):
-        maps = attribution(classifier, first, classes).maps
+        maps = attribution(Context(classifier, first, classes)).maps
         assert bool((maps.flatten(1).amax(dim=1) > 0).any())
 
 

@@ -425,8 +425,8 @@ def test_a_zoom_shows_no_pixel_of_the_original_larger_than_allowed():
     """A network that takes 16 pixels a side, and a map that is one point in the middle."""
 
     class Point:
-        def __call__(self, classifier, first, classes, progress=None):
-            maps = torch.zeros(len(classes), 16, 16)
+        def __call__(self, context):
+            maps = torch.zeros(len(context.classes), 16, 16)
             maps[:, 8, 8] = 1
             return AttributionMaps(maps, forwards=0)
 

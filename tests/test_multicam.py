@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 
 import relook
 from networks import HalvesNet, counting_forwards, random_cnn
+from relook.attribution import Context
 from relook.cli import app
 from relook.cli.progress import TrainingBar
 from relook.errors import ModelError, RelookError
@@ -422,7 +423,10 @@ def test_backbones_of_the_poster_and_of_timm_train_and_load(name, tmp_path):
     fused = relook.load(tmp_path / "run")
     pixels = torch.rand(1, 3, *fused.input_size)
     assert fused(pixels).sum() == pytest.approx(1)
-    assert relook.CAM()(fused, fused.first_looks(pixels)[0], torch.tensor([0, 2])).forwards == 0
+    assert (
+        relook.CAM()(Context(fused, fused.first_looks(pixels)[0], torch.tensor([0, 2]))).forwards
+        == 0
+    )
     keys = load_file(tmp_path / "run" / "target" / "weights.safetensors").keys()
     assert not [key for key in keys if key.startswith("aux")]
     # GoogLeNet's own weights come without, random ones with classifiers on the way.

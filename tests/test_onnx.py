@@ -15,6 +15,7 @@ from torch import nn
 
 import relook
 from networks import HalvesNet, SmallCNN, random_cnn
+from relook.attribution import Context
 from relook.models.graph import OnnxNetwork
 
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
@@ -401,13 +402,13 @@ def test_cam_finds_the_weights_in_the_graph(torn, tmp_path):
     pixels = torch.rand(1, 3, 16, 16)
     [mine], [theirs] = own.first_looks(pixels), exported.first_looks(pixels)
     classes = torch.tensor([0, 3])
-    expected = relook.CAM()(own, mine, classes).maps
+    expected = relook.CAM()(Context(own, mine, classes)).maps
     assert float(expected.max()) == 1
     torch.testing.assert_close(
-        relook.CAM()(exported, theirs, classes).maps, expected, atol=1e-4, rtol=0
+        relook.CAM()(Context(exported, theirs, classes)).maps, expected, atol=1e-4, rtol=0
     )
     with pytest.raises(relook.ModelError, match="an ONNX graph has no gradients; use Score-CAM"):
-        relook.GradCAM()(exported, theirs, classes)
+        relook.GradCAM()(Context(exported, theirs, classes))
 
 
 def test_another_layer_by_its_nodes_name(torn, tmp_path):
@@ -667,8 +668,8 @@ def test_cam_of_graphs_in_half_precision_and_eight_bits(torn, tmp_path):
     own = relook.Classifier(torn, **PLAIN, input_size=16)
     pixels = torch.rand(1, 3, 16, 16)
     [mine], [theirs] = own.first_looks(pixels), classifier.first_looks(pixels)
-    expected = relook.CAM()(own, mine, torch.arange(4)).maps
-    found = relook.CAM()(classifier, theirs, torch.arange(4)).maps
+    expected = relook.CAM()(Context(own, mine, torch.arange(4))).maps
+    found = relook.CAM()(Context(classifier, theirs, torch.arange(4))).maps
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
     source = write(torn, tmp_path / "f.onnx", torch.rand(1, 3, 16, 16))
     quantize_dynamic(source, tmp_path / "d.onnx", op_types_to_quantize=["Conv"])

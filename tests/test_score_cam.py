@@ -12,7 +12,7 @@ from torch import nn
 import oracles
 import relook
 from networks import HalvesNet, SmallCNN, counting_forwards, random_cnn
-from relook.attribution import VARIANTS
+from relook.attribution import VARIANTS, Context
 from relook.attribution.score_cam import live_channels
 from relook.fills import fill_image
 
@@ -22,7 +22,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 def test_literal_maps_of_the_hand_computed_network(halves, halves_pixels):
     [first] = halves.first_looks(halves_pixels[None])
     torch.testing.assert_close(first.probabilities, torch.tensor([0.75, 0.25]))
-    seen = relook.ScoreCAM()(halves, first, torch.tensor([0, 1]))
+    seen = relook.ScoreCAM()(Context(halves, first, torch.tensor([0, 1])))
     # alpha is (9/10, 1/10) under the left map and (1/2, 1/2) under the right one; the left map
     # falls over the columns as 1, 3/4, 1/4, 0. The third channel is dead.
     falling = torch.tensor([1, 0.75, 0.25, 0]).expand(4, 4)
@@ -47,7 +47,7 @@ def network(request):
 def maps_and_activations(network, pixels, classes, method):
     classifier = relook.Classifier(network, mean=MEAN, std=STD, input_size=16, target_layer="act")
     [first] = classifier.first_looks(pixels[None])
-    return method(classifier, first, torch.tensor(classes)).maps, first.activations
+    return method(Context(classifier, first, torch.tensor(classes))).maps, first.activations
 
 
 @pytest.mark.parametrize("fill", ["black", "mean", "blur"])
@@ -119,11 +119,11 @@ def test_equals_both_installed_libraries_on_a_real_network(lite0, chelsea):
         network(inputs)
         [torchcams] = extractor(class_idx=c)
     torchcams = nn.functional.interpolate(torchcams[None], (64, 64), mode="bilinear")[0, 0]
-    ours = relook.ScoreCAM("torchcam")(lite0, first, torch.tensor([c])).maps[0]
+    ours = relook.ScoreCAM("torchcam")(Context(lite0, first, torch.tensor([c]))).maps[0]
     torch.testing.assert_close(ours, torchcams, rtol=0, atol=1e-4)
     with gradcam.ScoreCAM(network, [network.bn2]) as cam:
         gradcams = torch.from_numpy(cam(inputs, [ClassifierOutputTarget(c)])[0])
-    ours = relook.ScoreCAM("gradcam")(lite0, first, torch.tensor([c])).maps[0]
+    ours = relook.ScoreCAM("gradcam")(Context(lite0, first, torch.tensor([c]))).maps[0]
     torch.testing.assert_close(ours, gradcams, rtol=0, atol=1e-4)
 
 
@@ -131,9 +131,9 @@ def test_equals_both_installed_libraries_on_a_real_network(lite0, chelsea):
 def test_several_classes_in_one_pass_equal_one_at_a_time(cnn, noise, variant):
     method = relook.ScoreCAM(variant)
     [first] = cnn.first_looks(noise[:1])
-    together = method(cnn, first, torch.tensor([3, 0, 2])).maps
+    together = method(Context(cnn, first, torch.tensor([3, 0, 2]))).maps
     for i, c in enumerate([3, 0, 2]):
-        alone = method(cnn, first, torch.tensor([c])).maps[0]
+        alone = method(Context(cnn, first, torch.tensor([c]))).maps[0]
         torch.testing.assert_close(together[i], alone, rtol=0, atol=1e-12)
 
 
@@ -145,7 +145,7 @@ def test_constant_channels_cost_no_forward(noise):
     classifier = relook.Classifier(network, mean=MEAN, std=STD, input_size=16)
     with counting_forwards(network) as count:
         [first] = classifier.first_looks(noise[:1])
-        seen = relook.ScoreCAM()(classifier, first, torch.tensor([0, 1, 2]))
+        seen = relook.ScoreCAM()(Context(classifier, first, torch.tensor([0, 1, 2])))
     assert live_channels(first.activations).tolist() == [False, False, True, True, True, True]
     assert count == [1 + 4]
     assert seen.forwards == 4
@@ -194,7 +194,7 @@ def test_all_channels_dead_gives_flat_maps_for_no_forward(noise):
     classifier = relook.Classifier(network, mean=MEAN, std=STD, input_size=16)
     [first] = classifier.first_looks(noise[:1])
     with counting_forwards(network) as count:
-        seen = relook.ScoreCAM()(classifier, first, torch.tensor([0, 1]))
+        seen = relook.ScoreCAM()(Context(classifier, first, torch.tensor([0, 1])))
     assert count == [0]
     assert seen.forwards == 0
     assert not seen.maps.any()
@@ -205,8 +205,8 @@ def test_all_channels_dead_gives_flat_maps_for_no_forward(noise):
 def test_chunk_size_changes_nothing(cnn, noise, chunk, variant):
     [first] = cnn.first_looks(noise[:1])
     classes = torch.tensor([0, 1])
-    whole = relook.ScoreCAM(variant)(cnn, first, classes).maps
-    pieces = relook.ScoreCAM(variant, chunk=chunk)(cnn, first, classes).maps
+    whole = relook.ScoreCAM(variant)(Context(cnn, first, classes)).maps
+    pieces = relook.ScoreCAM(variant, chunk=chunk)(Context(cnn, first, classes)).maps
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
 
 
@@ -214,7 +214,7 @@ def test_no_more_than_a_chunk_goes_through_the_network_at_once(cnn, noise):
     sizes = []
     handle = cnn.network.register_forward_pre_hook(lambda _m, inputs: sizes.append(len(inputs[0])))
     [first] = cnn.first_looks(noise[:1])
-    relook.ScoreCAM(chunk=4)(cnn, first, torch.tensor([0]))
+    relook.ScoreCAM(chunk=4)(Context(cnn, first, torch.tensor([0])))
     handle.remove()
     assert sizes == [1, 4, 2]
 
@@ -225,7 +225,7 @@ def test_no_more_than_a_chunk_goes_through_the_network_at_once(cnn, noise):
 )
 def test_out_of_memory_halves_the_chunk_and_goes_on(cnn, noise, error):
     [first] = cnn.first_looks(noise[:1])
-    whole = relook.ScoreCAM()(cnn, first, torch.tensor([0, 1])).maps
+    whole = relook.ScoreCAM()(Context(cnn, first, torch.tensor([0, 1]))).maps
     sizes = []
 
     def scarce(_module, inputs):
@@ -234,7 +234,7 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(cnn, noise, error):
             raise error
 
     handle = cnn.network.register_forward_pre_hook(scarce)
-    pieces = relook.ScoreCAM(chunk=8)(cnn, first, torch.tensor([0, 1])).maps
+    pieces = relook.ScoreCAM(chunk=8)(Context(cnn, first, torch.tensor([0, 1]))).maps
     handle.remove()
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
@@ -246,14 +246,16 @@ def test_the_callers_autocast_reaches_the_network_and_not_the_maps(noise):
         random_cnn(torch.float32, channels=150), mean=MEAN, std=STD, input_size=16
     )
     pixels, seen = noise[:1].float(), []
-    exact = relook.ScoreCAM()(classifier, classifier.first_looks(pixels)[0], torch.tensor([0, 1]))
+    exact = relook.ScoreCAM()(
+        Context(classifier, classifier.first_looks(pixels)[0], torch.tensor([0, 1]))
+    )
     classifier = copy.deepcopy(classifier)
     with torch.autocast("cpu", torch.bfloat16):
         [first] = classifier.first_looks(pixels)
         hook = classifier.network.fc.register_forward_hook(lambda *call: seen.append(call[2].dtype))
-        maps = relook.ScoreCAM()(classifier, first, torch.tensor([0, 1])).maps
+        maps = relook.ScoreCAM()(Context(classifier, first, torch.tensor([0, 1]))).maps
         hook.remove()
-        close = relook.ScoreCAM()(classifier, first, torch.tensor([0, 1])).maps
+        close = relook.ScoreCAM()(Context(classifier, first, torch.tensor([0, 1]))).maps
     assert set(seen) == {torch.bfloat16}
     assert classifier.engine == "PyTorch"  # which knows of autocast
     assert maps.dtype == torch.float32
@@ -264,7 +266,7 @@ def test_other_errors_are_not_taken_for_want_of_memory(cnn, noise):
     [first] = cnn.first_looks(noise[:1])
     failing = cnn.network.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        relook.ScoreCAM()(cnn, first, torch.tensor([0]))
+        relook.ScoreCAM()(Context(cnn, first, torch.tensor([0])))
     failing.remove()
 
 
@@ -289,7 +291,7 @@ def test_an_in_place_relu_after_the_layer_changes_nothing(halves_pixels):
         )
         [first] = classifier.first_looks(halves_pixels[None] * 0.5 + 0.1)
         assert float(first.activations[0, 0, 0]) == pytest.approx(0.6)
-        maps.append(relook.ScoreCAM()(classifier, first, torch.tensor([0, 1])).maps)
+        maps.append(relook.ScoreCAM()(Context(classifier, first, torch.tensor([0, 1]))).maps)
     torch.testing.assert_close(*maps)
 
 
@@ -328,13 +330,13 @@ def test_nan_from_a_masked_image_is_an_error(cnn, noise):
     with torch.no_grad():
         cnn.network.fc.bias[1] = float("nan")
     with pytest.raises(relook.NotFiniteError, match=r"NaN or infinity for 6 of 6 inputs"):
-        relook.ScoreCAM()(cnn, first, torch.tensor([0]))
+        relook.ScoreCAM()(Context(cnn, first, torch.tensor([0])))
 
 
 def test_progress_is_told_after_every_chunk(cnn, noise):
     told = []
     [first] = cnn.first_looks(noise[:1])
-    relook.ScoreCAM(chunk=4)(cnn, first, torch.tensor([0]), lambda *p: told.append(p))
+    relook.ScoreCAM(chunk=4)(Context(cnn, first, torch.tensor([0]), lambda *p: told.append(p)))
     assert told == [(4, 6), (6, 6)]
 
 
@@ -361,7 +363,7 @@ def test_unknown_parameters_are_refused(wrong, message):
 def test_a_first_look_without_activations_is_refused(cnn, noise):
     [first] = cnn.first_looks(noise[:1], activations=False)
     with pytest.raises(ValueError, match="activations=True"):
-        relook.ScoreCAM()(cnn, first, torch.tensor([0]))
+        relook.ScoreCAM()(Context(cnn, first, torch.tensor([0])))
     [first] = cnn.first_looks(noise[:1])
     with pytest.raises(ValueError, match="activations=True"):
-        relook.CAM()(cnn, replace(first, activations=None), torch.tensor([0]))
+        relook.CAM()(Context(cnn, replace(first, activations=None), torch.tensor([0])))

@@ -15,8 +15,8 @@ from PIL import Image
 
 import relook
 from networks import HalvesNet
-from relook.attribution import Activity
-from relook.attribution.protocol import checked, class_indices
+from relook.attribution import Activity, Context
+from relook.attribution.context import check_context, class_indices
 from relook.attribution.seen import named_classes
 from relook.errors import ImageError, RelookError
 
@@ -65,15 +65,6 @@ def test_classes_in_any_iterable_that_has_an_order(halves):
 def test_classes_without_an_order(halves, classes):
     with pytest.raises(RelookError, match=f"which a {type(classes).__name__} has not; pass a list"):
         named_classes(halves, classes)
-
-
-def test_a_method_called_without_classes_says_what_to_pass(halves):
-    with pytest.raises(RelookError, match=r"needs a relook\.Classifier first, not a Tensor; call"):
-        checked(relook.ScoreCAM(), torch.rand(1, 3, 4, 4), 1, None)
-    [first] = halves.first_looks(torch.rand(1, 3, 4, 4))
-    for method in (relook.ScoreCAM(), relook.CAM(), relook.GradCAM()):
-        with pytest.raises(RelookError, match="needs the classes whose maps are wanted; call it"):
-            method(halves, first)
 
 
 def test_a_picture_goes_into_a_new_folder(halves, tmp_path):
@@ -133,30 +124,36 @@ def test_classes_that_are_none(halves, classes, said):
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_take_an_index_a_list_and_an_array(halves, halves_pixels, method):
     [first] = halves.first_looks(halves_pixels[None])
-    expected = method(halves, first, torch.tensor([1])).maps
+    expected = method(Context(halves, first, torch.tensor([1]))).maps
     for classes in (1, [1], np.array([1])):
-        assert torch.equal(method(halves, first, classes).maps, expected)
+        assert torch.equal(method(Context(halves, first, classes)).maps, expected)
     with pytest.raises(RelookError, match="has no class 2"):
-        method(halves, first, [2])
+        method(Context(halves, first, [2]))
 
 
 def test_what_a_method_is_called_with_wrongly(halves, halves_pixels):
+    [first] = halves.first_looks(halves_pixels[None])
     remedy = 'from a photo: classifier.attribution("photo.jpg", classes, method=...)'
+    for arguments, said in (
+        ((HalvesNet(), first, 0), "a Context needs a relook.Classifier first, not a HalvesNet"),
+        ((halves_pixels, first, 0), "a Context needs a relook.Classifier first, not a Tensor"),
+        ((halves, halves_pixels, 0), "a Context needs the first look at an image, not a Tensor"),
+        ((halves, first, None), "classes must be class indices, not None"),
+    ):
+        with pytest.raises(RelookError) as raised:
+            Context.__init__.__wrapped__(Context.__new__(Context), *arguments)
+        assert str(raised.value).startswith(said)
+        assert remedy in str(raised.value) or "pass an index, or a list" in str(raised.value)
     for method in METHODS:
-        name = type(method).__name__
         with pytest.raises(RelookError) as raised:
-            checked(method, HalvesNet(), None, 0)
-        assert str(raised.value).startswith(f"{name} needs a relook.Classifier first, not a Halves")
-        assert remedy in str(raised.value)
-        with pytest.raises(RelookError) as raised:
-            checked(method, halves, halves_pixels, 0)
+            check_context(method, halves_pixels)
         assert str(raised.value).startswith(
-            f"{name} needs the first look at an image, not a Tensor"
+            f"{type(method).__name__} needs a Context, not a Tensor"
         )
         assert remedy in str(raised.value)
     [bare] = halves.first_looks(halves_pixels[None], activations=False)
     with pytest.raises(RelookError, match="take it with activations=True"):
-        relook.CAM()(halves, bare, 0)
+        relook.CAM()(Context(halves, bare, 0))
 
 
 def test_outside_of_the_tests_calls_fail_the_same_way():
@@ -164,10 +161,10 @@ def test_outside_of_the_tests_calls_fail_the_same_way():
     code = """
 import torch, relook
 from networks import make_halves
-for arguments in ((make_halves(), torch.rand(1, 3, 4, 4), 0), (torch.rand(1, 3, 4, 4), 3, 0)):
+for wrong in (torch.rand(1, 3, 4, 4), make_halves()):
     for method in (relook.ScoreCAM(), relook.CAM(), relook.GradCAM()):
         try:
-            method(*arguments)
+            method(wrong)
         except relook.RelookError:
             print("refused")
 """

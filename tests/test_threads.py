@@ -14,6 +14,7 @@ from torch import nn
 
 import relook
 from networks import SmallCNN, random_cnn
+from relook.attribution import Context
 from relook.layers import exclusive
 
 THREADS = 8
@@ -86,7 +87,7 @@ def test_maps_and_gradients_in_threads(images, tmp_path, often):
 
     def ask(image):
         [first] = classifier.first_looks(image[None])
-        return first.activations, relook.GradCAM()(classifier, first, classes).maps
+        return first.activations, relook.GradCAM()(Context(classifier, first, classes)).maps
 
     expected = [ask(image) for image in images]
     for call, (activations, maps) in enumerate(in_threads(ask, images, 200)):

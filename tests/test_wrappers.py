@@ -8,6 +8,7 @@ from torch import nn
 
 import relook
 from networks import random_cnn
+from relook.attribution import Context
 
 OWN = {"mean": (0, 0, 0), "std": (1, 1, 1), "input_size": 16}
 
@@ -49,8 +50,8 @@ def test_the_same_answers_maps_and_layer(wrapper):
         torch.testing.assert_close(mine.activations, theirs.activations, atol=1e-5, rtol=0)
         classes = torch.arange(4)
         torch.testing.assert_close(
-            relook.GradCAM()(wrapped, mine, classes).maps,
-            relook.GradCAM()(plain, theirs, classes).maps,
+            relook.GradCAM()(Context(wrapped, mine, classes)).maps,
+            relook.GradCAM()(Context(plain, theirs, classes)).maps,
             atol=1e-4,
             rtol=0,
         )
@@ -70,7 +71,7 @@ def test_masked_images_go_through_the_wrapper():
     classifier = relook.Classifier(wrapper, **OWN)
     [first] = classifier.first_looks(torch.rand(1, 3, 16, 16))
     wrapper.count = 0
-    seen = relook.ScoreCAM()(classifier, first, torch.arange(2))
+    seen = relook.ScoreCAM()(Context(classifier, first, torch.arange(2)))
     assert wrapper.count == seen.forwards > 128
     assert classifier.engine == "PyTorch"
 

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from relook.arguments import Number, whole_number
-from relook.attribution import Progress
+from relook.attribution import Context, Progress
 from relook.cascade import class_order, forward_cost
 from relook.classifier import Classifier, FirstLook, check_finite, check_pixels, is_out_of_memory
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
@@ -452,7 +452,8 @@ class Corrector(nn.Module):
             start = time.perf_counter()
             classes = first.probabilities.topk(self.k).indices
             unsure = self.gate.passes(self.gate.gap(first.probabilities))
-            second = self.look(self.classifier, first, classes, progress) if unsure else None
+            context = Context(self.classifier, first, classes, progress)
+            second = self.look(context) if unsure else None
             waiting.append(_Waiting(first, classes, second, time.perf_counter() - start))
             if sum(w.forwards for w in waiting) >= _TOGETHER:
                 yield from self._outcomes(waiting)

@@ -2,8 +2,9 @@
 
 from relook.attribution.activity import Activity
 from relook.attribution.cam import CAM
+from relook.attribution.context import Context, Progress
 from relook.attribution.grad_cam import GradCAM
-from relook.attribution.protocol import Attribution, AttributionMaps, Progress
+from relook.attribution.protocol import Attribution, AttributionMaps
 from relook.attribution.score_cam import FAST, VARIANTS, ScoreCAM
 from relook.attribution.seen import Seen, attribute
 
@@ -14,6 +15,7 @@ __all__ = [
     "Activity",
     "Attribution",
     "AttributionMaps",
+    "Context",
     "GradCAM",
     "Progress",
     "ScoreCAM",

@@ -8,13 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relook.attribution.context import Context, check_context
 from relook.attribution.protocol import (
     Attribution,
     AttributionMaps,
-    Classes,
-    Progress,
     activations_of,
-    checked,
     combine,
 )
 from relook.classifier import Classifier, FirstLook
@@ -38,30 +36,24 @@ class CAM:
 
     otherwise: Attribution | None = None
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Classes | None = None,
-        progress: Progress | None = None,
-    ) -> AttributionMaps:
-        """Maps of `classes` for the image of `first`.
+    def __call__(self, context: Context) -> AttributionMaps:
+        """Maps of the classes in question.
 
         Raises:
             ModelError: the network does not end with global average pooling of the target layer
                 and one fully connected layer, and there is no other method.
         """
-        indices = checked(self, classifier, first, classes)
-        activations = activations_of(first)
+        check_context(self, context)
         try:
-            weights = class_weights(classifier, first)[indices]
+            weights = class_weights(context.classifier, context.first)[context.classes]
         except ModelError:
             if self.otherwise is None:
                 raise
-            seen = self.otherwise(classifier, first, indices, progress)
-            return replace(seen, notes=(self._instead(classifier), *seen.notes))
-        size = first.size
-        return AttributionMaps(combine(weights, activations, size), forwards=0)
+            seen = self.otherwise(context)
+            return replace(seen, notes=(self._instead(context.classifier), *seen.notes))
+        return AttributionMaps(
+            combine(weights, activations_of(context.first), context.size), forwards=0
+        )
 
     def _instead(self, classifier: Classifier) -> str:
         return (

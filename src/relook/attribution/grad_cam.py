@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relook.attribution.protocol import AttributionMaps, Classes, Progress, checked, combine
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context, check_context
+from relook.attribution.protocol import AttributionMaps, combine
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,9 @@ class GradCAM:
     network that ends GAP → FC the maps are those of CAM, which costs nothing.
     """
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Classes | None = None,
-        progress: Progress | None = None,
-    ) -> AttributionMaps:
-        """Maps of `classes` for the image of `first`."""
-        indices = checked(self, classifier, first, classes)
-        activations, gradients = classifier.gradients(first.pixels, indices)
-        size = first.size
-        maps = combine(gradients.mean(dim=(2, 3)), activations, size)
+    def __call__(self, context: Context) -> AttributionMaps:
+        """Maps of the classes in question."""
+        check_context(self, context)
+        activations, gradients = context.classifier.gradients(context.first.pixels, context.classes)
+        maps = combine(gradients.mean(dim=(2, 3)), activations, context.size)
         return AttributionMaps(maps, forwards=1, backwards=1)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
+from relook.classifier import FirstLook
 from relook.errors import RelookError
-
-Progress = Callable[[int, int], None]
-"""Told (forwards done, forwards in all) as an attribution goes on."""
 
 
 @dataclass(frozen=True)
@@ -38,80 +33,21 @@ class AttributionMaps:
     notes: tuple[str, ...] = ()
 
 
-Classes = SupportsIndex | Sequence[int] | NDArray[np.generic] | Int[Tensor, "..."]
-"""Class indices: one, or several in a list, an array or a tensor."""
-
-
 @runtime_checkable
 class Attribution(Protocol):
     """A method that says where the network saw each of several classes in one image."""
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> AttributionMaps:
-        """Attribution maps of `classes` for the image of `first`, which holds activations."""
+    def __call__(self, context: Context) -> AttributionMaps:
+        """Maps of `context.classes`, for an image whose first look holds activations."""
         ...
 
 
-def class_indices(classifier: Classifier, classes: Any) -> Int[Tensor, " k"]:
-    """Class indices as a tensor on the classifier's device, if they are such.
-
-    Raises:
-        RelookError: they are no whole numbers, or the classifier has no such class.
-    """
-    remedy = "pass an index, or a list, array or tensor of them, such as [281, 285]"
-    try:
-        found = torch.as_tensor(classes, device=classifier.device)
-    except (TypeError, ValueError, RuntimeError):
-        raise RelookError(f"classes must be class indices, not {classes!r}; {remedy}") from None
-    if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
-        if found.numel():
-            raise RelookError(f"classes must be whole numbers, not {found.dtype}; {remedy}")
-        found = found.long()
-    if found.ndim > 1:
-        raise RelookError(f"classes must be one row, not of shape {tuple(found.shape)}; {remedy}")
-    found = found.reshape(-1).long()
-    count = len(classifier.labels)
-    outside = found[(found < 0) | (found >= count)]
-    if len(outside):
-        raise RelookError(
-            f"{classifier.name} has no class {int(outside[0])}: its {count:,} classes are 0 to "
-            f"{count - 1:,}"
-        )
-    return found
-
-
-def checked(method: object, classifier: object, first: object, classes: Any) -> Int[Tensor, " k"]:
-    """The classes that a method was called with, if it was called with what it needs.
-
-    Raises:
-        RelookError: it was not; the message says what to pass.
-    """
-    name = type(method).__name__
-    call = (
-        f"call it as relook.{name}()(classifier, first, classes), with [first] = "
-        'classifier.first_looks(pixels); from a photo: classifier.attribution("photo.jpg", '
-        "classes, method=...)"
-    )
-    if not isinstance(classifier, Classifier):
-        raise RelookError(
-            f"{name} needs a relook.Classifier first, not a {type(classifier).__name__}; {call}"
-        )
-    if not isinstance(first, FirstLook):
-        raise RelookError(
-            f"{name} needs the first look at an image, not a {type(first).__name__}; {call}"
-        )
-    if classes is None:
-        raise RelookError(f"{name} needs the classes whose maps are wanted; {call}")
-    return class_indices(classifier, classes)
-
-
 def activations_of(first: FirstLook) -> Float[Tensor, "k u v"]:
-    """The target layer's maps, or a RelookError if the first look was taken without them."""
+    """The target layer's maps A_k.
+
+    Raises:
+        RelookError: the first look was taken without them.
+    """
     if first.activations is None:
         raise RelookError("this first look has no activation maps: take it with activations=True")
     return first.activations

@@ -6,25 +6,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from relook.arguments import whole_number
 from relook.attribution.budget import Sample, choose
+from relook.attribution.context import Context, check_context
 from relook.attribution.masks import Upsampling
 from relook.attribution.protocol import (
     AttributionMaps,
-    Classes,
-    Progress,
     activations_of,
-    checked,
     combine,
     full_precision,
     min_max,
     rescale,
     upsample,
 )
-from relook.classifier import Classifier, FirstLook, check_finite, chunked
+from relook.classifier import check_finite, chunked
 from relook.engines import BATCH
 from relook.errors import RelookError
 from relook.fills import check_fill, fill_image, hide
@@ -161,25 +159,20 @@ class ScoreCAM:
         return self.fill or _RECIPES[self.variant].fill or "black"
 
     @torch.no_grad()
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Classes | None = None,
-        progress: Progress | None = None,
-    ) -> AttributionMaps:
-        """Maps of `classes` for the image of `first`.
+    def __call__(self, context: Context) -> AttributionMaps:
+        """Maps of the classes in question.
 
         Raises:
             NotFiniteError: the network answered NaN for a masked image.
         """
-        indices = checked(self, classifier, first, classes)
+        check_context(self, context)
         recipe = _RECIPES[self.variant]
-        activations = activations_of(first)
-        size = first.size
+        activations, size = activations_of(context.first), context.size
         live = live_channels(activations)
         if not live.any():
-            return AttributionMaps(first.pixels.new_zeros(len(indices), *size), forwards=0)
+            return AttributionMaps(
+                context.first.pixels.new_zeros(len(context.classes), *size), forwards=0
+            )
         asked = live.nonzero().squeeze(1)
         if recipe.constant == "hides-all":
             # The masks of all constant channels are 0 everywhere: one is asked for all of them.
@@ -195,7 +188,7 @@ class ScoreCAM:
             masks[int(live.sum()) :] = 0  # eps may have blown rounding up
         sample = self._sample(maps, masks)
         shown = masks if sample is None else masks[sample.asked]
-        scores = self._scores(classifier, first, shown, up, indices, progress)
+        scores = self._scores(context, shown, up)
         if sample is not None:
             scores = sample.complete(scores)
         if recipe.constant == "hides-all":
@@ -221,16 +214,10 @@ class ScoreCAM:
         return choose(maps, masks, budget, outputs=_RECIPES[self.variant].score == "output")
 
     def _scores(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        masks: Float[Tensor, "k u v"],
-        up: Upsampling,
-        classes: Int[Tensor, " c"],
-        progress: Progress | None,
+        self, context: Context, masks: Float[Tensor, "k u v"], up: Upsampling
     ) -> Float[Tensor, "c k"]:
         """Alpha before any softmax: one masked forward a mask, all classes from each."""
-        size = first.size
+        classifier, first, size = context.classifier, context.first, context.size
         run = classifier.runner(len(masks), size)
         # Masking and normalising are both affine, so the masks are laid on normalised pixels.
         kept = classifier.normalised(first.pixels)
@@ -246,7 +233,7 @@ class ScoreCAM:
             answers = run(hide(kept, up(piece).to(kept.dtype), hidden, out=buffer))
             if _RECIPES[self.variant].score == "probability":
                 answers = classifier.to_probabilities(answers)
-            return answers[:, classes]
+            return answers[:, context.classes]
 
         count, chunk = len(masks), self.chunk or classifier.chunk_size(*size)
         if classifier.device.type != "cpu":
@@ -256,8 +243,8 @@ class ScoreCAM:
         for answers in chunked(masks, chunk, ask):
             scores.append(answers)
             done = min(done + len(answers), count)
-            if progress:
-                progress(done, count)
+            if context.progress:
+                context.progress(done, count)
         result = torch.cat(scores)[:count]
         check_finite(result, classifier.dtype)
         return result.T

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from relook.attribution.cam import CAM
+from relook.attribution.context import Classes, Context, Progress, class_indices
 from relook.attribution.grad_cam import GradCAM
-from relook.attribution.protocol import Attribution, Classes, Progress, class_indices
+from relook.attribution.protocol import Attribution
 from relook.attribution.score_cam import ScoreCAM
 from relook.classifier import Classifier
 from relook.errors import ImageError, NotFiniteError, RelookError
@@ -150,7 +151,7 @@ def attribute(
         [first] = classifier.first_looks(pixels.unsqueeze(0), True, [opened])
         if wanted is None:
             wanted = first.probabilities.topk(min(_TOP, len(first.probabilities))).indices
-        seen = asked(classifier, first, wanted.to(first.probabilities.device), progress)
+        seen = asked(Context(classifier, first, wanted, progress))
     except NotFiniteError as error:
         raise NotFiniteError(f"{name}: {error}") from error
     wanted = wanted.cpu()

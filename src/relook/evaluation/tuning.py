@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from relook.arguments import Number
-from relook.attribution import CAM, FAST
+from relook.attribution import CAM, FAST, Context
 from relook.classifier import Classifier, FirstLook
 from relook.correction import Corrector
 from relook.errors import ModelError, RelookError
@@ -359,7 +359,7 @@ def _posters(classifier: Classifier, keep: Preset, exact: bool, with_cam: bool) 
 def _has_cam(classifier: Classifier) -> bool:
     [first] = classifier.first_looks(classifier.noise())
     try:
-        CAM()(classifier, first, torch.tensor([0], device=first.probabilities.device))
+        CAM()(Context(classifier, first, torch.tensor([0])))
     except ModelError:
         return False
     return True

@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.geometry import Box
 from relook.looks.flip import Flip
 from relook.looks.protocol import SecondLook, Views
@@ -41,24 +37,18 @@ class Crops:
 
     flip: bool = False
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """Four views, or nine."""
-        corners = corner_boxes(first.extent, classifier.shown(first))
-        cut = Views.cut(classifier, first, *corners, what="corner")
+        corners = corner_boxes(context.extent, context.shown)
+        cut = Views.cut(context, *corners, what="corner")
         views = [cut]
         if self.flip:
             views.append(replace(cut, pixels=cut.pixels.flip(-1), what="corner, mirrored"))
-            views += Flip()(classifier, first, classes).views
-        shown = classifier.shown(first)
+            views += Flip()(context).views
+        shown = context.shown
         smaller = (corners[0][2] - corners[0][0]) < 0.999 * (shown[2] - shown[0])
         return SecondLook.without_maps(
-            first.pixels, *views, no_view=(_NOTHING_BEYOND,) if smaller else ()
+            context.first.pixels, *views, no_view=(_NOTHING_BEYOND,) if smaller else ()
         )
 
 

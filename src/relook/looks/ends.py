@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.geometry import Box
 from relook.looks.protocol import SecondLook, Views
 
@@ -30,19 +26,13 @@ class Ends:
     needs_activations: ClassVar[bool] = False
     needs_original: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """Two views, or none."""
-        boxes = ends(first.extent, classifier.shown(first))
+        boxes = ends(context.extent, context.shown)
         if not boxes:
-            return SecondLook.without_maps(first.pixels, no_view=(_NO_ENDS,))
-        views = Views.cut(classifier, first, *boxes, what="one end", weight=1 / 2)
-        return SecondLook.without_maps(first.pixels, views)
+            return SecondLook.without_maps(context.first.pixels, no_view=(_NO_ENDS,))
+        views = Views.cut(context, *boxes, what="one end", weight=1 / 2)
+        return SecondLook.without_maps(context.first.pixels, views)
 
 
 def ends(extent: tuple[int, int], shown: Box) -> tuple[Box, ...]:

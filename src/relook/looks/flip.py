@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.looks.protocol import SecondLook, Views
 
 
@@ -21,19 +18,13 @@ class Flip:
     needs_activations: ClassVar[bool] = False
     needs_original: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """One view, the mirror image."""
-        weights = torch.ones_like(first.probabilities).unsqueeze(0)
+        weights = torch.ones_like(context.first.probabilities).unsqueeze(0)
         views = Views(
-            first.pixels.flip(-1).unsqueeze(0),
+            context.first.pixels.flip(-1).unsqueeze(0),
             weights,
             what="mirror image",
-            boxes=(classifier.shown(first),),
+            boxes=(context.shown,),
         )
-        return SecondLook.without_maps(first.pixels, views)
+        return SecondLook.without_maps(context.first.pixels, views)

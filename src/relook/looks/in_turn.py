@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.looks.protocol import Look, SecondLook, needs_layer
 
 
@@ -39,12 +35,6 @@ class InTurn:
         """If the look does."""
         return self.look.needs_original
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """The look's views, to be asked about in turn."""
-        return replace(self.look(classifier, first, classes, progress), in_turn=True)
+        return replace(self.look(context), in_turn=True)

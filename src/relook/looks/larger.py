@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
@@ -39,27 +35,22 @@ class Larger:
 
     required: bool = True
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """One view, or none."""
-        box = grown(classifier.shown(first), first.extent)
-        own = first.size
+        classifier = context.classifier
+        box = grown(context.shown, context.extent)
+        own = context.size
         size = larger_size(own, min((box[3] - box[1]) / own[0], (box[2] - box[0]) / own[1]))
         if size == own:
-            return SecondLook.without_maps(first.pixels, no_view=(_TOO_FEW,))
+            return SecondLook.without_maps(context.first.pixels, no_view=(_TOO_FEW,))
         if not (self.required or classifier.takes(*size)):
             refused = (
                 f"without the larger input, which {classifier.name} does not take (its own is "
                 f"{own[0]}×{own[1]})"
             )
-            return SecondLook.without_maps(first.pixels, left_out=(refused,))
-        views = Views.cut(classifier, first, box, what="larger input", size=size)
-        return SecondLook.without_maps(first.pixels, views)
+            return SecondLook.without_maps(context.first.pixels, left_out=(refused,))
+        views = Views.cut(context, box, what="larger input", size=size)
+        return SecondLook.without_maps(context.first.pixels, views)
 
 
 def larger_size(own: tuple[int, int], there: float) -> tuple[int, int]:

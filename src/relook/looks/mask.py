@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Attribution, Progress, ScoreCAM
-from relook.classifier import Classifier, FirstLook
+from relook.attribution import Attribution, ScoreCAM
+from relook.attribution.context import Context
 from relook.errors import RelookError
 from relook.fills import check_fill, fill_image, hide
 from relook.looks.protocol import SecondLook, Views
@@ -55,18 +52,13 @@ class Mask:
             return self.attribution.hidden_as
         return self.fill or "black"
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """One mask image a class, and a view of each that shows anything."""
-        seen = self.attribution(classifier, first, classes, progress)
+        first, classes = context.first, context.classes
+        seen = self.attribution(context)
         maps = seen.maps.masked_fill(seen.maps <= self.threshold, 0).to(first.pixels.dtype)
         kept = (maps > 0).to(maps.dtype) if self.hard else maps
-        hidden = fill_image(self.hidden_as, first.pixels, classifier.mean)
+        hidden = fill_image(self.hidden_as, first.pixels, context.classifier.mean)
         images = hide(first.pixels, kept, hidden)
         found = maps.flatten(1).any(dim=1).nonzero().squeeze(1)
         views = Views(

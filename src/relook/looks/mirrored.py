@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.looks.protocol import Look, SecondLook, needs_layer
 from relook.looks.together import together
 
@@ -46,17 +42,11 @@ class Mirrored:
     def _looks(self) -> tuple[Look, ...]:
         return (self.look,) if self.otherwise is None else (self.look, self.otherwise)
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """Twice as many views as the look has, or as many."""
-        second = self.look(classifier, first, classes, progress)
+        second = self.look(context)
         if not second.views and self.otherwise is not None:
-            other = self.otherwise(classifier, first, classes, progress)
+            other = self.otherwise(context)
             instead = " and ".join(dict.fromkeys(views.what for views in other.views))
             if instead:
                 second = replace(

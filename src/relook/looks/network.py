@@ -9,12 +9,10 @@ from typing import ClassVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from relook.attribution import Progress
+from relook.attribution.context import Context
 from relook.cascade import are_named, is_counted
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError
 from relook.layers import ShowsLayers
 from relook.looks.protocol import SecondLook, Views
@@ -43,15 +41,9 @@ class Network:
     def __repr__(self) -> str:
         return f"Network({self.classifier.name!r})"
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """One view, for the second network."""
-        second = self.classifier
+        first, second = context.first, self.classifier
         if first.original is not None:
             pixels = second.pixels(first.original).to(first.pixels)
             box = second.geometry.crop_box(*first.extent)
@@ -65,7 +57,9 @@ class Network:
             boxes=(box,),
             by=second,
         )
-        return SecondLook.without_maps(first.pixels, views, left_out=_notes(classifier, second))
+        return SecondLook.without_maps(
+            first.pixels, views, left_out=_notes(context.classifier, second)
+        )
 
 
 def _notes(first: Classifier, second: Classifier) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
+from relook.classifier import Classifier
 from relook.geometry import Box
 
 
@@ -40,8 +40,7 @@ class Views:
     @classmethod
     def cut(
         cls,
-        classifier: Classifier,
-        first: FirstLook,
+        context: Context,
         *boxes: Box,
         what: str,
         size: tuple[int, int] | None = None,
@@ -50,15 +49,14 @@ class Views:
         """Of parts of the image, each with the same weight for all classes.
 
         Args:
-            classifier: cuts them.
-            first: the image.
-            boxes: in pixels of `first.extent`; at least one.
+            context: the image.
+            boxes: in pixels of `context.extent`; at least one.
             what: they show.
             size: (height, width) to bring them to; that of the first look by default.
             weight: of each answer; the first answer weighs 1.
         """
-        pixels = torch.stack([classifier.cut(first, box, size or first.size) for box in boxes])
-        weights = torch.full_like(first.probabilities, weight).expand(len(boxes), -1)
+        pixels = torch.stack([context.cut(box, size) for box in boxes])
+        weights = torch.full_like(context.first.probabilities, weight).expand(len(boxes), -1)
         return cls(pixels, weights, what=what, boxes=boxes)
 
 
@@ -127,14 +125,8 @@ class Look(Protocol):
         """Whether views are cut from the original image, where there is one."""
         ...
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
-        """The views of one image, of which `classes` are the top-k."""
+    def __call__(self, context: Context) -> SecondLook:
+        """The views of one image, of which `context.classes` are the top-k classes."""
         ...
 
 

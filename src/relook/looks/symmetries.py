@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.looks.protocol import SecondLook, Views
 
 
@@ -31,14 +29,9 @@ class Symmetries:
 
     mirrored: bool = False
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """Three views, or seven; one, or three, of a network that takes no quarter turns."""
+        classifier, first = context.classifier, context.first
         height, width = first.size
         quarters = height == width or classifier.takes(width, height)
         turns = (1, 2, 3) if quarters else (2,)
@@ -46,7 +39,7 @@ class Symmetries:
         if self.mirrored:
             ways += [(turn, True) for turn in (0, *turns)]
         weights = torch.ones_like(first.probabilities).unsqueeze(0)
-        shown = (classifier.shown(first),)
+        shown = (context.shown,)
         views = [
             Views(_turned(first.pixels, *way).unsqueeze(0), weights, what=_what(*way), boxes=shown)
             for way in ways

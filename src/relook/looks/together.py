@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.looks.protocol import Look, SecondLook, needs_layer
 
 
@@ -40,15 +36,9 @@ class Together:
         """If one of them does."""
         return any(look.needs_original for look in self.looks)
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """The views of all, in their order."""
-        second = together(*(look(classifier, first, classes, progress) for look in self.looks))
+        second = together(*(look(context) for look in self.looks))
         if self.weight == 1:
             return second
         views = (replace(views, weights=self.weight * views.weights) for views in second.views)

@@ -6,11 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.geometry import Box
 from relook.looks.ends import Ends
 from relook.looks.frame import per_pixel, sees_all
@@ -44,27 +40,21 @@ class Uncropped:
     scale: float = 1.0
     most: float = 2.0
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """One view, or two, or none."""
-        shown, own = classifier.shown(first), first.size
-        if sees_all(shown, first.extent):
-            return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
-        box, size = uncropped(first.extent, shown, own, self.scale, self.most)
+        classifier, shown, own = context.classifier, context.shown, context.size
+        if sees_all(shown, context.extent):
+            return SecondLook.without_maps(context.first.pixels, no_view=(_SEEN,))
+        box, size = uncropped(context.extent, shown, own, self.scale, self.most)
         if size != own and not classifier.takes(*size):
             note = (
                 f"without the uncropped image, since {classifier.name} takes {own[0]}×{own[1]} "
                 "alone; the two ends of longer photos instead"
             )
-            instead = Ends()(classifier, first, classes).views
-            return SecondLook.without_maps(first.pixels, *instead, left_out=(note,))
-        views = Views.cut(classifier, first, box, what="uncropped", size=size)
-        return SecondLook.without_maps(first.pixels, views)
+            instead = Ends()(context).views
+            return SecondLook.without_maps(context.first.pixels, *instead, left_out=(note,))
+        views = Views.cut(context, box, what="uncropped", size=size)
+        return SecondLook.without_maps(context.first.pixels, views)
 
 
 def uncropped(

@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Int
-from torch import Tensor
-
-from relook.attribution import Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution.context import Context
 from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
@@ -32,17 +28,11 @@ class Whole:
 
     weight: float = 1.0
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """One view, or none."""
-        shown = classifier.shown(first)
-        box = grown(shown, first.extent)
+        shown = context.shown
+        box = grown(shown, context.extent)
         if box[2] - box[0] < 1.01 * (shown[2] - shown[0]):
-            return SecondLook.without_maps(first.pixels, no_view=(_SEEN,))
-        views = Views.cut(classifier, first, box, what="largest part", weight=self.weight)
-        return SecondLook.without_maps(first.pixels, views)
+            return SecondLook.without_maps(context.first.pixels, no_view=(_SEEN,))
+        views = Views.cut(context, box, what="largest part", weight=self.weight)
+        return SecondLook.without_maps(context.first.pixels, views)

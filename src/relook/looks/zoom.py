@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from relook.attribution import CAM, Attribution, Progress
-from relook.classifier import Classifier, FirstLook
+from relook.attribution import CAM, Attribution
+from relook.attribution.context import Context
 from relook.errors import RelookError
 from relook.geometry import Box
 from relook.looks.protocol import SecondLook, Views
@@ -72,31 +72,26 @@ class Zoom:
         """If it is required."""
         return self.required
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        first: FirstLook,
-        classes: Int[Tensor, " k"],
-        progress: Progress | None = None,
-    ) -> SecondLook:
+    def __call__(self, context: Context) -> SecondLook:
         """One view a class that was seen anywhere, or one for all."""
+        first, classes = context.first, context.classes
         if first.activations is None and not self.required:
             return SecondLook.without_maps(first.pixels, left_out=(_NO_LAYER,))
-        seen = self.attribution(classifier, first, classes, progress)
+        seen = self.attribution(context)
         maps = seen.maps.amax(dim=0, keepdim=True) if self.joint else seen.maps
-        shown, size = classifier.shown(first), first.size
+        shown, size = context.shown, context.size
         closest = max(size[1] / (shown[2] - shown[0]), size[0] / (shown[3] - shown[1]))
         smallest = min(1.0, max(self.smallest, closest / self.magnification))
         boxes = {}
         for i in maps.flatten(1).any(dim=1).nonzero().squeeze(1).tolist():
             part = region(maps[i], self.threshold)
-            box = fitted(part, shown, first.extent, self.margin, smallest)
+            box = fitted(part, shown, context.extent, self.margin, smallest)
             if not (self.joint and same(box, shown)):
                 boxes[i] = box
         views: tuple[Views, ...] = ()
         found: Tensor | None = None
         if boxes:
-            pixels = torch.stack([classifier.cut(first, box, size) for box in boxes.values()])
+            pixels = torch.stack([context.cut(box) for box in boxes.values()])
             if self.joint:
                 weights = weigh(self.weights, first.probabilities, classes)
                 weights = weights.sum(dim=0, keepdim=True)
