@@ -56,7 +56,8 @@ def test_the_posters_correction_by_hand(halves, halves_pixels):
     torch.testing.assert_close(correction.maps, torch.stack([falling, falling.flip(1)]))
     torch.testing.assert_close(correction.mask_images[0], halves_pixels * falling)
     torch.testing.assert_close(
-        correction.mask_probabilities, torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+        torch.stack([correction.view_of(i).probabilities for i in range(2)]),
+        torch.tensor([[0.9, 0.1], [0.5, 0.5]]),
     )
     assert (correction.forwards, correction.cost) == (5, 5.0)  # 1 + 2 live channels + 2
     assert count == [5]
@@ -114,7 +115,7 @@ def test_flip_needs_no_maps(halves, halves_pixels):
     correction = relook.Corrector(halves, look=Flip()).correct(as_image(halves_pixels))
     assert correction.maps.shape == (0, 4, 4)
     assert correction.mask_images.shape == (0, 3, 4, 4)
-    assert correction.mask_probabilities.shape == (0, 2)
+    assert correction.view_of(0) is None
     assert (correction.forwards, correction.cost) == (2, 2.0)
     torch.testing.assert_close(correction.after, torch.tensor([0.75, 0.25]))
 
@@ -132,7 +133,7 @@ def test_a_look_of_ones_own_with_two_sizes_and_votes_for_one_class(cnn, noise):
             every_vote = torch.ones(1, 4, dtype=torch.float64)
             small = context.first.pixels[None, :, ::2, ::2]
             views = (Views(small, one_vote), Views(context.first.pixels[None] * 0.5, every_vote))
-            return SecondLook.without_maps(context.first.pixels, *views)
+            return SecondLook(views)
 
     after = relook.Corrector(cnn, look=HalfSizeAndOwnVote())(noise)
     r = cnn(noise * 0.5)
@@ -197,7 +198,7 @@ def test_k_of_one_and_of_all_classes(cnn, noise):
             correction = relook.Corrector(cnn, k=k).correct(as_image(noise[0]))
         assert correction.k == k
         assert correction.maps.shape == (k, 16, 16)
-        assert correction.mask_probabilities.shape == (k, 4)
+        assert [view.of for view in correction.views] == list(range(k))
         assert count == [1 + 6 + k]
         assert float(correction.after.sum()) == pytest.approx(1)
 
@@ -229,7 +230,9 @@ def test_a_flat_map_contributes_no_term_and_no_forward(halves):
     torch.testing.assert_close(correction.after, correction.before)
     assert not correction.maps.any()
     assert correction.mask_images.shape == (2, 3, 4, 4)
-    assert not correction.mask_probabilities.any()
+    assert not correction.mask_images.any()  # all of them hidden, in black
+    assert [correction.view_of(i).probabilities for i in range(2)] == [None, None]
+    assert correction.views == ()
     assert correction.forwards == 1
 
 
@@ -243,8 +246,10 @@ def test_one_flat_map_among_others(halves, halves_pixels):
     corrector = relook.Corrector(halves, look=Mask(OnlyTheSecond()))
     correction = corrector.correct(as_image(halves_pixels))
     assert correction.forwards == 2
-    assert not correction.mask_probabilities[0].any()
-    expected = correction.before + 0.25 * correction.mask_probabilities[1]
+    assert correction.view_of(0).probabilities is None
+    assert not correction.mask_images[0].any()
+    assert correction.mask_images[1].any()
+    expected = correction.before + 0.25 * correction.view_of(1).probabilities
     torch.testing.assert_close(correction.after, expected / expected.sum())
 
 

@@ -260,10 +260,10 @@ def test_zoom_cuts_each_class_from_the_original(halves):
     image[:32, :32, 0] = image[32:, 32:, 1] = 255
     correction = relook.Corrector(halves, look=Zoom(threshold=0.6, weights="own")).correct(image)
     assert correction.forwards == 1 + 2
-    red, green = correction.class_views
+    red, green = views = torch.stack([correction.view_of(i).pixels for i in range(2)])
     assert float(red[0].mean()) > 0.9
     assert float(green[1].mean()) > 0.9
-    answers = halves(correction.class_views)
+    answers = halves(views)
     expected = correction.before.clone()
     expected[correction.classes[0]] += answers[0, correction.classes[0]]
     expected[correction.classes[1]] += answers[1, correction.classes[1]]

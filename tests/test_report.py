@@ -123,8 +123,7 @@ def test_the_first_five_and_what_comes_to_the_top_are_listed(halves, correction)
         labels=tuple("abcdefg"),
         before=before,
         after=before,
-        mask_probabilities=before.unsqueeze(0),
-        views=(),
+        made=(),
     )
     assert [c.label for c in tell(seven).classes] == list("abcde")
     risen = torch.tensor([0.2, 0.2, 0.1, 0.1, 0.0, 0.0, 0.4])

@@ -10,7 +10,17 @@ from torch import nn
 import relook
 from networks import counting_forwards
 from relook.correction import settled
-from relook.looks import Flip, Frame, InTurn, Mirrored, Symmetries, Together, Uncropped, Whole
+from relook.looks import (
+    Flip,
+    Frame,
+    InTurn,
+    Mirrored,
+    Symmetries,
+    Together,
+    Uncropped,
+    Whole,
+    Zoom,
+)
 from relook.looks.ends import ends
 from relook.looks.uncropped import uncropped
 from test_looks import corners, means, numbered
@@ -254,3 +264,50 @@ def test_what_is_joined_to_a_look_that_asks_in_turn_is_asked_about_all_the_same(
     assert relook.Corrector(classifier, look=look).correct(white).forwards == 5
     both = Together((InTurn(Flip()), InTurn(Flip())))
     assert relook.Corrector(classifier, look=both).correct(white).forwards == 2
+
+
+def test_what_there_is_instead_is_said_once():
+    """A square photo has no ends, so the largest part stands in; the plain look adds nothing."""
+    fixed = means(32, crop_pct=0.5, only=32)
+    around = Mirrored(Uncropped(), otherwise=Mirrored(Whole(), alone=True), alone=True)
+    corrector = relook.Corrector(fixed, look=Together((around, Uncropped())))
+    assert corrector.correct(numbered(64, 64)).notes == (
+        "without the uncropped image, since Means takes 32×32 alone; the largest part, mirrored "
+        "instead",
+    )
+    assert corrector.correct(numbered(64, 128)).notes == (
+        "without the uncropped image, since Means takes 32×32 alone; the two ends of longer photos "
+        "instead",
+    )
+    alone = relook.Corrector(fixed, look=Uncropped()).correct(numbered(64, 64))
+    assert alone.notes == ("without the uncropped image, since Means takes 32×32 alone",)
+
+
+def test_views_that_are_left_when_the_answer_is_settled_are_kept_with_their_maps(halves):
+    """Red is red in the mirror too; where it was seen was found before the closer look is asked."""
+    red = Image.new("RGB", (16, 16), (255, 0, 0))
+    red.paste((0, 0, 0), (8, 0, 16, 16))
+    look = InTurn(Together((Flip(), Zoom(weights="mean"))))
+    correction = relook.Corrector(halves, look=look).correct(red)
+    assert [view.what for view in correction.views] == ["mirror image"]
+    assert [view.what for view in correction.made] == ["mirror image", "zoomed"]
+    assert correction.view_of(0).probabilities is None
+    assert correction.view_of(1) is None  # there is no green
+    falling = torch.tensor([1, 0.75, 0.25, 0]).expand(4, 4)
+    torch.testing.assert_close(correction.maps, torch.stack([falling, torch.zeros(4, 4)]))
+    assert correction.mask_images.shape == (0, 3, 4, 4)  # what was cut out is no mask image
+    assert (correction.forwards, correction.attribution_forwards) == (2, 0)
+
+
+def test_of_two_looks_at_each_class_the_first_is_shown(halves, halves_pixels):
+    """The mask images with the answers to them, and not those to what was cut out beside them."""
+    image = Image.fromarray((halves_pixels.permute(1, 2, 0).numpy() * 255).astype("uint8"))
+    alone = relook.Corrector(halves, look="poster").correct(image)
+    joined = relook.Corrector(halves, look="poster+zoom").correct(image)
+    assert len(joined.views) == 4
+    assert torch.equal(joined.mask_images, alone.mask_images)
+    assert torch.equal(joined.maps, alone.maps)
+    for place in range(2):
+        own, expected = joined.view_of(place), alone.view_of(place)
+        assert own.what == "mask image"
+        torch.testing.assert_close(own.probabilities, expected.probabilities)

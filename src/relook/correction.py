@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from relook.arguments import Number, whole_number
-from relook.attribution import Context, Progress
+from relook.attribution import Context, Note, Progress
 from relook.cascade import class_order, forward_cost
 from relook.classifier import Classifier, FirstLook, check_finite, check_pixels, is_out_of_memory
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
@@ -43,7 +43,7 @@ _BACKWARD = 2
 _OF_TWO, _OF_MANY = (4.0, 0.4), (1.5, 0.2)
 """How far answers may vary yet, in deviations and beyond them: of two answers, and of more."""
 
-_SETTLED = "without the remaining views, since the answer was settled"
+_SETTLED = Note("the remaining views, since the answer was settled")
 
 _TOGETHER = 32
 """So many forwards are worth asking together; answers come out as soon as so many are there."""
@@ -93,24 +93,27 @@ def settled(
 
 @dataclass(frozen=True)
 class SeenView:
-    """One view that the network was asked about. Tensors are on the CPU.
+    """One view that a look made. Tensors are on the CPU.
 
     Attributes:
         what: in a few words, what it shows.
         pixels: (3, H, W) in [0, 1].
-        probabilities: (C,), f of it.
+        probabilities: (C,), f of it; None where the network was not asked about it.
         of: for a view made for one of the top-k classes its place among them; None for others.
         box: the part of the original that it was cut from, in its own pixels; None where it was
             not cut from it.
         frame: what of the photo it shows, in which shape and at which scale; None without a box.
+        maps: (k, H, W) in [0, 1], for a view that attribution maps led to: where each of the top-k
+            classes was seen, faint values set to 0; None for other views.
     """
 
     what: str
     pixels: Float[Tensor, "3 h w"]
-    probabilities: Float[Tensor, " c"]
+    probabilities: Float[Tensor, " c"] | None
     of: int | None = None
     box: Box | None = None
     frame: Frame | None = None
+    maps: Float[Tensor, "k u v"] | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,17 +131,9 @@ class Correction:
         after: (C,), Y' / sum(Y'); equal to `before` where no second look was taken.
         classes: (k,), the top-k classes, most probable first.
         corrected: whether a second look was taken; the gate may have held it back.
-        maps: (k, H, W) in [0, 1], attribution maps with values ≤ 0.1 set to 0; (0, H, W) where
-            the look made none.
-        mask_images: (k, 3, H, W) in [0, 1]; (0, 3, H, W) where the look made none.
-        class_views: (k, 3, H, W) in [0, 1], for each of the classes the view that was made for it,
-            a mask image for one; zeros where the map was flat and there was none; (0, 3, H, W)
-            where the look makes no views for classes.
-        mask_probabilities: (k, C), f of these views; a row of zeros where the network was not
-            asked; (0, C) where the look makes none.
-        views: every view that the network was asked about, those for classes among them.
-        forwards: images that went through the network: 1 + `attribution_forwards` + views.
-        attribution_forwards: those spent on the attribution maps.
+        made: every view that the look made, also those that the network was not asked about: mask
+            images of classes that were seen nowhere, and what was left when the answer was settled.
+        forwards: images that went through the network: 1 + `attribution_forwards` + `views`.
         cost: the same in units of one forward at the network's own input size.
         seconds: wall-clock time, reading the image included.
         left_out: what the look did without because this network cannot be asked about it, such as
@@ -157,13 +152,8 @@ class Correction:
     after: Float[Tensor, " c"]
     classes: Int[Tensor, " k"]
     corrected: bool
-    maps: Float[Tensor, "m h w"]
-    mask_images: Float[Tensor, "n 3 h w"]
-    class_views: Float[Tensor, "m 3 h w"]
-    mask_probabilities: Float[Tensor, "m c"]
-    views: tuple[SeenView, ...]
+    made: tuple[SeenView, ...]
     forwards: int
-    attribution_forwards: int
     cost: float
     seconds: float
     left_out: tuple[str, ...] = ()
@@ -173,6 +163,42 @@ class Correction:
     def __repr__(self) -> str:
         top = [self.labels[int(p.argmax())] for p in (self.before, self.after)]
         return f"<Correction {self.image}: {' → '.join(top)}, {self.forwards} forwards>"
+
+    @property
+    def views(self) -> tuple[SeenView, ...]:
+        """The views that the network was asked about, in order."""
+        return tuple(view for view in self.made if view.probabilities is not None)
+
+    def view_of(self, place: int) -> SeenView | None:
+        """The view that was made for one of the top-k classes, such as its mask image; None where
+        there is none.
+
+        Args:
+            place: of the class in `classes`.
+        """
+        return next((view for view in self.made if view.of == place), None)
+
+    @property
+    def maps(self) -> Float[Tensor, "m h w"]:
+        """(k, H, W) in [0, 1], the attribution maps of the top-k classes, with values ≤ 0.1 set to
+        0; (0, H, W) where the look made none.
+        """
+        maps = (view.maps for view in self.made if view.maps is not None)
+        return next(maps, self.pixels.new_zeros(0, *self.pixels.shape[1:]))
+
+    @property
+    def mask_images(self) -> Float[Tensor, "n 3 h w"]:
+        """(k, 3, H, W) in [0, 1], the mask images of the top-k classes; (0, 3, H, W) where the look
+        made none.
+        """
+        views = (self.view_of(place) for place in range(self.k))
+        found = [view.pixels for view in views if view is not None and view.box is None]
+        return torch.stack(found) if found else self.pixels.new_zeros(0, *self.pixels.shape)
+
+    @property
+    def attribution_forwards(self) -> int:
+        """How many forward passes were spent on the attribution maps."""
+        return self.forwards - 1 - len(self.views)
 
     @property
     def k(self) -> int:
@@ -233,7 +259,7 @@ class Outcome:
         first: the first look.
         classes: (k,), the top-k classes, most probable first.
         second: the second look; None where the gate held it back.
-        view_answers: (n, C) for each of the second look's batches of views.
+        view_answers: (n, C) for each batch of views that the network was asked about.
         after: (C,), Y' / sum(Y'); Y where there was no second look.
         forwards: images that went through the network, the first look counted.
         cost: the same in units of one forward at the network's own input size.
@@ -405,9 +431,7 @@ class Corrector(nn.Module):
             [outcome] = self.look_again(firsts, progress)
         except NotFiniteError as error:
             raise NotFiniteError(f"{name}: {error}") from error
-        second = outcome.second or SecondLook.without_maps(pixels)
-        seen = _seen(outcome, self.classifier)
-        shown, answers = _of_classes(seen, len(second.maps), outcome)
+        second = outcome.second or SecondLook()
         return Correction(
             image=name,
             model=self.classifier.name,
@@ -419,17 +443,12 @@ class Corrector(nn.Module):
             after=outcome.after.cpu(),
             classes=outcome.classes.cpu(),
             corrected=outcome.second is not None,
-            maps=second.maps.cpu(),
-            mask_images=second.mask_images.cpu(),
-            class_views=shown,
-            mask_probabilities=answers,
-            views=seen,
+            made=_made(outcome, self.classifier),
             forwards=outcome.forwards,
-            attribution_forwards=second.forwards,
             cost=outcome.cost,
             seconds=time.perf_counter() - start,
-            left_out=second.left_out,
-            no_view=second.no_view,
+            left_out=tuple(map(str, second.left_out)),
+            no_view=tuple(map(str, second.no_view)),
             gate=self.gate,
         )
 
@@ -468,27 +487,14 @@ class Corrector(nn.Module):
         """
         if outcome.second is None or k >= len(outcome.classes):
             return outcome
-        views, answers = [], []
-        for some, asked in zip(outcome.second.views, outcome.view_answers, strict=True):
-            kept = slice(None) if some.of is None else some.of < k
-            of = None if some.of is None else some.of[kept]
-            boxes = some.boxes
-            if boxes is not None and some.of is not None:
-                boxes = tuple(b for b, c in zip(boxes, some.of.tolist(), strict=True) if c < k)
-            views.append(
-                replace(
-                    some, pixels=some.pixels[kept], weights=some.weights[kept], of=of, boxes=boxes
-                )
-            )
-            answers.append(asked[kept])
-        second = replace(
-            outcome.second,
-            views=tuple(views),
-            maps=outcome.second.maps[:k],
-            mask_images=outcome.second.mask_images[:k],
+        answers = tuple(
+            answer if views.of is None else answer[views.of < k]
+            for views, answer in zip(outcome.second.asked, outcome.view_answers, strict=True)
         )
+        views = tuple(views.about(k) for views in outcome.second.views)
+        second = replace(outcome.second, views=views)
         fewer = _Waiting(outcome.first, outcome.classes[:k], second, outcome.seconds)
-        return self._sum(fewer, tuple(answers), 0.0)
+        return self._sum(fewer, answers, 0.0)
 
     def _outcomes(self, waiting: Sequence[_Waiting]) -> Iterator[Outcome]:
         start = time.perf_counter()
@@ -573,7 +579,7 @@ class _Waiting:
 
     @property
     def views(self) -> tuple[Views, ...]:
-        return self.second.views if self.second else ()
+        return self.second.asked if self.second else ()
 
     def turn(self, done: int) -> tuple[Views, ...]:
         """What to ask about next."""
@@ -597,8 +603,12 @@ class _Waiting:
         """The same with only so many batches of views, which is said."""
         if self.second is None or asked == len(self.views):
             return self
+        views, left = [], asked
+        for some in self.second.views:
+            views.append(replace(some, asked=some.asked and left > 0))
+            left -= some.asked
         no_view = (*self.second.no_view, _SETTLED)
-        return replace(self, second=replace(self.second, views=self.views[:asked], no_view=no_view))
+        return replace(self, second=replace(self.second, views=tuple(views), no_view=no_view))
 
     @property
     def asked(self) -> int:
@@ -617,8 +627,8 @@ def _refusal(network: Classifier, views: Tensor, why: str) -> ModelError:
     )
 
 
-def _seen(outcome: Outcome, classifier: Classifier) -> tuple[SeenView, ...]:
-    """Every view with its answer."""
+def _made(outcome: Outcome, classifier: Classifier) -> tuple[SeenView, ...]:
+    """Every view, those that the network was asked about with its answer."""
     first = outcome.first
     shown, own = classifier.shown(first), first.size
 
@@ -627,28 +637,20 @@ def _seen(outcome: Outcome, classifier: Classifier) -> tuple[SeenView, ...]:
             return None
         return Frame.of(box, (pixels.shape[1], pixels.shape[2]), shown, first.extent, own)
 
-    batches = outcome.second.views if outcome.second else ()
-    return tuple(
-        SeenView(views.what, pixels, answer, of, box, frame(views, pixels, box))
-        for views, answers in zip(batches, outcome.view_answers, strict=True)
-        for pixels, answer, of, box in zip(
+    made: list[SeenView] = []
+    answered = iter(outcome.view_answers)
+    for views in outcome.second.views if outcome.second else ():
+        nothing: list[None] = [None] * len(views.pixels)
+        maps = None if views.maps is None else views.maps.cpu()
+        each = zip(
             views.pixels.cpu(),
-            answers.cpu(),
-            [None] * len(answers) if views.of is None else views.of.tolist(),
-            views.boxes or [None] * len(answers),
+            next(answered).cpu() if views.asked else nothing,
+            nothing if views.of is None else views.of.tolist(),
+            views.boxes or nothing,
             strict=True,
         )
-    )
-
-
-def _of_classes(seen: Sequence[SeenView], classes: int, outcome: Outcome) -> tuple[Tensor, Tensor]:
-    """The views made for each class and the answers to them, in the order of the classes; zeros
-    where there was none.
-    """
-    first = outcome.first.pixels
-    pixels = first.new_zeros(classes, *first.shape, device="cpu")
-    answers = outcome.after.new_zeros(classes, len(outcome.after), device="cpu")
-    for view in seen:
-        if view.of is not None:
-            pixels[view.of], answers[view.of] = view.pixels, view.probabilities
-    return pixels, answers
+        made += [
+            SeenView(views.what, pixels, answer, of, box, frame(views, pixels, box), maps)
+            for pixels, answer, of, box in each
+        ]
+    return tuple(made)

@@ -4,7 +4,7 @@ from relook.attribution.activity import Activity
 from relook.attribution.cam import CAM
 from relook.attribution.context import Context, Progress
 from relook.attribution.grad_cam import GradCAM
-from relook.attribution.protocol import Attribution, AttributionMaps
+from relook.attribution.protocol import Attribution, AttributionMaps, Note
 from relook.attribution.score_cam import FAST, VARIANTS, ScoreCAM
 from relook.attribution.seen import Seen, attribute
 
@@ -17,6 +17,7 @@ __all__ = [
     "AttributionMaps",
     "Context",
     "GradCAM",
+    "Note",
     "Progress",
     "ScoreCAM",
     "Seen",

@@ -12,6 +12,7 @@ from relook.attribution.context import Context, check_context
 from relook.attribution.protocol import (
     Attribution,
     AttributionMaps,
+    Note,
     activations_of,
     combine,
 )
@@ -50,16 +51,16 @@ class CAM:
             if self.otherwise is None:
                 raise
             seen = self.otherwise(context)
-            return replace(seen, notes=(self._instead(context.classifier), *seen.notes))
+            return replace(seen, notes=(self._note(context.classifier), *seen.notes))
         return AttributionMaps(
             combine(weights, activations_of(context.first), context.size), forwards=0
         )
 
-    def _instead(self, classifier: Classifier) -> str:
-        return (
-            f"without the maps of CAM, because {classifier.name} does not end with global average "
-            f"pooling and one fully connected layer; those of {type(self.otherwise).__name__} "
-            "instead"
+    def _note(self, classifier: Classifier) -> Note:
+        return Note(
+            f"the maps of CAM, because {classifier.name} does not end with global average pooling "
+            "and one fully connected layer",
+            instead=f"those of {type(self.otherwise).__name__}",
         )
 
 

@@ -16,6 +16,25 @@ from relook.errors import RelookError
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something that a look or an attribution method does without.
+
+    >>> str(Note("quarter turns, since it takes no such inputs", instead="the half turn"))
+    'without quarter turns, since it takes no such inputs; the half turn instead'
+
+    Attributes:
+        without: what, and why.
+        instead: what it does in its place; empty for nothing.
+    """
+
+    without: str
+    instead: str = ""
+
+    def __str__(self) -> str:
+        return f"without {self.without}" + (f"; {self.instead} instead" if self.instead else "")
+
+
+@dataclass(frozen=True)
 class AttributionMaps:
     """Where each class was seen.
 
@@ -23,14 +42,13 @@ class AttributionMaps:
         maps: (k, H, W) in [0, 1], one a class; all 0 where nothing was found.
         forwards: how many images went through the network for them, the first look not counted.
         backwards: how many times gradients went back through it.
-        notes: what was done otherwise than the method says because the network does not allow it:
-            in words, each beginning with "without".
+        notes: what the method does without because the network does not allow it.
     """
 
     maps: Float[Tensor, "k h w"]
     forwards: int
     backwards: int = 0
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @runtime_checkable

@@ -44,7 +44,7 @@ class Seen:
         original: the whole image, upright RGB.
         box: the part of the original that the pixels show, in its own pixels.
         forwards: images that went through the network.
-        notes: what was done otherwise than the method says, in words.
+        notes: what the method did without because the network does not allow it, in words.
     """
 
     image: str
@@ -165,7 +165,7 @@ def attribute(
         original=opened,
         box=classifier.geometry.crop_box(*opened.size),
         forwards=1 + seen.forwards,
-        notes=seen.notes,
+        notes=tuple(map(str, seen.notes)),
     )
 
 

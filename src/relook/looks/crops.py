@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.geometry import Box
 from relook.looks.flip import Flip
 from relook.looks.protocol import SecondLook, Views
 
 _SHARE = 7 / 8
 """Of each side, for crops of an image that the network sees all of: 224 of 256 pixels."""
-_NOTHING_BEYOND = (
-    "without corners beyond what the network has seen, which is the whole image; corners of 7/8 of "
-    "its sides instead"
+_NOTHING_BEYOND = Note(
+    "corners beyond what the network has seen, which is the whole image",
+    instead="corners of 7/8 of its sides",
 )
 
 
@@ -47,9 +47,7 @@ class Crops:
             views += Flip()(context).views
         shown = context.shown
         smaller = (corners[0][2] - corners[0][0]) < 0.999 * (shown[2] - shown[0])
-        return SecondLook.without_maps(
-            context.first.pixels, *views, no_view=(_NOTHING_BEYOND,) if smaller else ()
-        )
+        return SecondLook(tuple(views), no_view=(_NOTHING_BEYOND,) if smaller else ())
 
 
 def corner_boxes(extent: tuple[int, int], shown: Box) -> list[Box]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.geometry import Box
 from relook.looks.protocol import SecondLook, Views
 
 _LONGER = 0.1
 """Of the crop's side, by which the photo has to be longer than it."""
-_NO_ENDS = "without the ends of the photo, which has none beyond what the network has seen"
+_NO_ENDS = Note("the ends of the photo, which has none beyond what the network has seen")
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Ends:
         """Two views, or none."""
         boxes = ends(context.extent, context.shown)
         if not boxes:
-            return SecondLook.without_maps(context.first.pixels, no_view=(_NO_ENDS,))
+            return SecondLook(no_view=(_NO_ENDS,))
         views = Views.cut(context, *boxes, what="one end", weight=1 / 2)
-        return SecondLook.without_maps(context.first.pixels, views)
+        return SecondLook((views,))
 
 
 def ends(extent: tuple[int, int], shown: Box) -> tuple[Box, ...]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from relook.attribution.context import Context
+from relook.attribution import Context
 from relook.looks.protocol import SecondLook, Views
 
 
@@ -27,4 +27,4 @@ class Flip:
             what="mirror image",
             boxes=(context.shown,),
         )
-        return SecondLook.without_maps(context.first.pixels, views)
+        return SecondLook((views,))

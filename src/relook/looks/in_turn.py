@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from relook.attribution.context import Context
+from relook.attribution import Context
 from relook.looks.protocol import Look, SecondLook, needs_layer
 
 

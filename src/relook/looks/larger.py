@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
 _SCALE = 9 / 7
 """Of each side of the input: 288 for 224 pixels."""
 _STEP = 8
-_TOO_FEW = "without the larger input, for which the image has too few pixels"
+_TOO_FEW = Note("the larger input, for which the image has too few pixels")
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Larger:
         own = context.size
         size = larger_size(own, min((box[3] - box[1]) / own[0], (box[2] - box[0]) / own[1]))
         if size == own:
-            return SecondLook.without_maps(context.first.pixels, no_view=(_TOO_FEW,))
+            return SecondLook(no_view=(_TOO_FEW,))
         if not (self.required or classifier.takes(*size)):
-            refused = (
-                f"without the larger input, which {classifier.name} does not take (its own is "
+            refused = Note(
+                f"the larger input, which {classifier.name} does not take (its own is "
                 f"{own[0]}×{own[1]})"
             )
-            return SecondLook.without_maps(context.first.pixels, left_out=(refused,))
+            return SecondLook(left_out=(refused,))
         views = Views.cut(context, box, what="larger input", size=size)
-        return SecondLook.without_maps(context.first.pixels, views)
+        return SecondLook((views,))
 
 
 def larger_size(own: tuple[int, int], there: float) -> tuple[int, int]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from relook.attribution import Attribution, ScoreCAM
-from relook.attribution.context import Context
+from relook.attribution import Attribution, Context, Note, ScoreCAM
 from relook.errors import RelookError
 from relook.fills import check_fill, fill_image, hide
 from relook.looks.protocol import SecondLook, Views
@@ -18,7 +17,8 @@ class Mask:
     """The poster's second look (D. Maeng and J.-G. Baek, "CNN-based Class Probability Correction
     using Mask-image"): for each of the top-k classes M_i = X ⊙ L^{c_i}, weighted by Y[c_i].
 
-    A class whose map is flat was found nowhere; it gets no view.
+    A class whose map is flat was found nowhere; the network is not asked about its mask image,
+    which shows nothing.
 
     Attributes:
         attribution: where a class was seen.
@@ -53,30 +53,24 @@ class Mask:
         return self.fill or "black"
 
     def __call__(self, context: Context) -> SecondLook:
-        """One mask image a class, and a view of each that shows anything."""
+        """One mask image a class; the network is asked about those that show anything."""
         first, classes = context.first, context.classes
         seen = self.attribution(context)
         maps = seen.maps.masked_fill(seen.maps <= self.threshold, 0).to(first.pixels.dtype)
         kept = (maps > 0).to(maps.dtype) if self.hard else maps
         hidden = fill_image(self.hidden_as, first.pixels, context.classifier.mean)
         images = hide(first.pixels, kept, hidden)
-        found = maps.flatten(1).any(dim=1).nonzero().squeeze(1)
-        views = Views(
-            pixels=images[found],
-            weights=weigh(self.weights, first.probabilities, classes[found]),
-            of=found,
-            what="mask image",
-        )
-        nowhere: tuple[str, ...] = ()
-        if len(found) < len(classes):
-            which = "some" if len(found) else "any"
-            nowhere = (f"without a mask image of {which} of the classes, which were seen nowhere",)
+        found = maps.flatten(1).any(dim=1)
+        views = []
+        for asked in (True, False):
+            of = (found == asked).nonzero().squeeze(1)
+            if len(of):
+                weights = weigh(self.weights, first.probabilities, classes[of])
+                views.append(Views(images[of], weights, of, "mask image", maps=maps, asked=asked))
+        nowhere: tuple[Note, ...] = ()
+        if not found.all():
+            which = "some" if found.any() else "any"
+            nowhere = (Note(f"a mask image of {which} of the classes, which were seen nowhere"),)
         return SecondLook(
-            (views,) if len(found) else (),
-            maps,
-            images,
-            seen.forwards,
-            seen.backwards,
-            left_out=seen.notes,
-            no_view=nowhere,
+            tuple(views), seen.forwards, seen.backwards, left_out=seen.notes, no_view=nowhere
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from relook.attribution.context import Context
+from relook.attribution import Context
 from relook.looks.protocol import Look, SecondLook, needs_layer
 from relook.looks.together import together
 
@@ -45,23 +45,20 @@ class Mirrored:
     def __call__(self, context: Context) -> SecondLook:
         """Twice as many views as the look has, or as many."""
         second = self.look(context)
-        if not second.views and self.otherwise is not None:
+        if not second.asked and self.otherwise is not None:
             other = self.otherwise(context)
-            instead = " and ".join(dict.fromkeys(views.what for views in other.views))
+            instead = " and ".join(dict.fromkeys(views.what for views in other.asked))
             if instead:
-                second = replace(
-                    second,
-                    left_out=tuple(f"{note}; the {instead} instead" for note in second.left_out),
-                    no_view=tuple(f"{note}; the {instead} instead" for note in second.no_view),
-                )
+                second = second.with_instead(f"the {instead}")
             return together(second, other)
+        views = second.views if self.alone else second.asked
         mirrored = tuple(
             replace(
-                views,
-                pixels=views.pixels.flip(-1),
-                of=views.of if self.alone else None,
-                what=f"{views.what}, mirrored",
+                some,
+                pixels=some.pixels.flip(-1),
+                of=some.of if self.alone else None,
+                what=f"{some.what}, mirrored",
             )
-            for views in second.views
+            for some in views
         )
         return replace(second, views=mirrored if self.alone else (*second.views, *mirrored))

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.cascade import are_named, is_counted
 from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError
@@ -57,22 +57,24 @@ class Network:
             boxes=(box,),
             by=second,
         )
-        return SecondLook.without_maps(
-            first.pixels, views, left_out=_notes(context.classifier, second)
-        )
+        return SecondLook((views,), left_out=_notes(context.classifier, second))
 
 
-def _notes(first: Classifier, second: Classifier) -> tuple[str, ...]:
+def _notes(first: Classifier, second: Classifier) -> tuple[Note, ...]:
     notes = []
     if not are_named(first, second):
         notes.append(
-            f"without names to match the classes of {second.name} by, which are taken to be in the "
-            f"order of those of {first.name}"
+            Note(
+                f"names to match the classes of {second.name} by, which are taken to be in the "
+                f"order of those of {first.name}"
+            )
         )
     if not is_counted(second, first):
         notes.append(
-            f"without a count of what {second.name} computes, so that the cost of its forward pass "
-            "was measured by the clock"
+            Note(
+                f"a count of what {second.name} computes, so that the cost of its forward pass was "
+                "measured by the clock"
+            )
         )
     return tuple(notes)
 

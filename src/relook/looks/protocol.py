@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.classifier import Classifier
 from relook.geometry import Box
 
@@ -28,6 +29,9 @@ class Views:
             pixels of `FirstLook.extent`; None where they were not cut from the image.
         by: the network that answers, in whose order of classes its answers then are (see
             `relook.cascade.class_order`); None for the corrector's own.
+        maps: (k, H, W) in [0, 1], for views that attribution maps led to: where each of the top-k
+            classes was seen, faint values set to 0; None for other views.
+        asked: whether the network is asked about them; if not, they are only shown.
     """
 
     pixels: Float[Tensor, "n 3 h w"]
@@ -36,6 +40,8 @@ class Views:
     what: str = "view"
     boxes: tuple[Box, ...] | None = None
     by: Classifier | None = None
+    maps: Float[Tensor, "k u v"] | None = None
+    asked: bool = True
 
     @classmethod
     def cut(
@@ -59,56 +65,68 @@ class Views:
         weights = torch.full_like(context.first.probabilities, weight).expand(len(boxes), -1)
         return cls(pixels, weights, what=what, boxes=boxes)
 
+    def about(self, k: int) -> Views:
+        """Those of them that were made for one of the first k classes, or for no class."""
+        maps = None if self.maps is None else self.maps[:k]
+        if self.of is None:
+            return replace(self, maps=maps)
+        kept = self.of < k
+        boxes = self.boxes
+        if boxes is not None:
+            boxes = tuple(compress(boxes, kept.tolist()))
+        return replace(
+            self,
+            pixels=self.pixels[kept],
+            weights=self.weights[kept],
+            of=self.of[kept],
+            boxes=boxes,
+            maps=maps,
+        )
+
 
 @dataclass(frozen=True)
 class SecondLook:
     """All that a look wants to ask about one image, and what it saw on the way.
 
     Attributes:
-        views: batches of at least one view each; none where nothing is worth asking about.
-        maps: (k, H, W), the attribution maps with values ≤ threshold set to 0; (0, H, W) where
-            the look needs none.
-        mask_images: (k, 3, H, W); (0, 3, H, W) where the look makes none.
+        views: batches of at least one view each; empty where there is nothing to ask about.
         forwards: images that went through the network for the maps.
         backwards: how many times gradients went back through it for them.
-        left_out: what the look does without because this network cannot be asked about it: in
-            words, each beginning with "without" and the same for all images.
-        no_view: what it does without because this image has no such view, in the same words.
+        left_out: what the look does without because the network does not allow it.
+        no_view: what it does without because this image has no such view.
         in_turn: whether the batches of views are asked about one after the other, until the answer
             is settled, and not all at once.
     """
 
-    views: tuple[Views, ...]
-    maps: Float[Tensor, "k h w"]
-    mask_images: Float[Tensor, "m 3 h w"]
+    views: tuple[Views, ...] = ()
     forwards: int = 0
     backwards: int = 0
-    left_out: tuple[str, ...] = ()
-    no_view: tuple[str, ...] = ()
+    left_out: tuple[Note, ...] = ()
+    no_view: tuple[Note, ...] = ()
     in_turn: bool = False
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """All that the look does without."""
-        return self.left_out + self.no_view
+    def asked(self) -> tuple[Views, ...]:
+        """The views that the network is asked about."""
+        return tuple(views for views in self.views if views.asked)
 
-    @classmethod
-    def without_maps(
-        cls,
-        pixels: Float[Tensor, "3 h w"],
-        *views: Views,
-        left_out: tuple[str, ...] = (),
-        no_view: tuple[str, ...] = (),
-    ) -> SecondLook:
-        """Of a look that asks about views of `pixels` and needs no attribution."""
-        size = pixels.shape[-2:]
-        return cls(
-            views,
-            pixels.new_zeros(0, *size),
-            pixels.new_zeros(0, 3, *size),
-            left_out=left_out,
-            no_view=no_view,
+    @property
+    def maps(self) -> Float[Tensor, "k h w"] | None:
+        """The attribution maps that views were made by, of the first views that have any."""
+        return next((views.maps for views in self.views if views.maps is not None), None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that the look does without, in words."""
+        return tuple(map(str, self.left_out + self.no_view))
+
+    def with_instead(self, instead: str) -> SecondLook:
+        """The same, with what there is instead in each note that does not say so yet."""
+        left_out, no_view = (
+            tuple(note if note.instead else replace(note, instead=instead) for note in notes)
+            for notes in (self.left_out, self.no_view)
         )
+        return replace(self, left_out=left_out, no_view=no_view)
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.looks.protocol import SecondLook, Views
 
 
@@ -44,12 +44,8 @@ class Symmetries:
             Views(_turned(first.pixels, *way).unsqueeze(0), weights, what=_what(*way), boxes=shown)
             for way in ways
         ]
-        refused = (
-            ()
-            if quarters
-            else (f"without quarter turns, since {classifier.name} does not take {width}×{height}",)
-        )
-        return SecondLook.without_maps(first.pixels, *views, left_out=refused)
+        refused = Note(f"quarter turns, since {classifier.name} does not take {width}×{height}")
+        return SecondLook(tuple(views), left_out=() if quarters else (refused,))
 
 
 def _turned(pixels: Tensor, turn: int, mirrored: bool) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.looks.protocol import Look, SecondLook, needs_layer
 
 
@@ -14,7 +14,7 @@ class Together:
     """R is the sum of what each look adds.
 
     Attributes:
-        looks: two or more. Maps and mask images are those of the first that makes any.
+        looks: two or more; the maps of the first that makes any are shown.
         weight: by which the weights of all their views are multiplied; the first answer weighs 1.
     """
 
@@ -46,22 +46,22 @@ class Together:
 
 
 def together(*seconds: SecondLook) -> SecondLook:
-    """All views and what was spent; the maps of the first that has any."""
-    shown = next((second for second in seconds if len(second.maps)), seconds[0])
+    """All views, and all that was spent on their maps."""
     return SecondLook(
         # What was joined to a look that asks in turn is asked about whatever that one says.
         in_turn=all(second.in_turn for second in seconds),
         views=tuple(views for second in seconds for views in second.views),
-        maps=shown.maps,
-        mask_images=shown.mask_images,
         forwards=sum(second.forwards for second in seconds),
         backwards=sum(second.backwards for second in seconds),
-        left_out=_merged(second.left_out for second in seconds),
-        no_view=_merged(second.no_view for second in seconds),
+        left_out=_each_once(note for second in seconds for note in second.left_out),
+        no_view=_each_once(note for second in seconds for note in second.no_view),
     )
 
 
-def _merged(notes: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """Each note once, in order, and not again without what there is instead."""
-    all_notes = tuple(dict.fromkeys(note for some in notes for note in some))
-    return tuple(note for note in all_notes if not any(n.startswith(f"{note};") for n in all_notes))
+def _each_once(notes: Iterable[Note]) -> tuple[Note, ...]:
+    """In order; of several that do without the same the first that has something instead."""
+    found: dict[str, Note] = {}
+    for note in notes:
+        if not found.setdefault(note.without, note).instead:
+            found[note.without] = note
+    return tuple(found.values())

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.geometry import Box
 from relook.looks.ends import Ends
 from relook.looks.frame import per_pixel, sees_all
 from relook.looks.protocol import SecondLook, Views
 
-_SEEN = "without what lies around the crop: the network has seen all of the image"
+_SEEN = Note("what lies around the crop: the network has seen all of the image")
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,16 @@ class Uncropped:
         """One view, or two, or none."""
         classifier, shown, own = context.classifier, context.shown, context.size
         if sees_all(shown, context.extent):
-            return SecondLook.without_maps(context.first.pixels, no_view=(_SEEN,))
+            return SecondLook(no_view=(_SEEN,))
         box, size = uncropped(context.extent, shown, own, self.scale, self.most)
         if size != own and not classifier.takes(*size):
-            note = (
-                f"without the uncropped image, since {classifier.name} takes {own[0]}×{own[1]} "
-                "alone; the two ends of longer photos instead"
+            ends = Ends()(context).views
+            note = Note(
+                f"the uncropped image, since {classifier.name} takes {own[0]}×{own[1]} alone",
+                instead="the two ends of longer photos" if ends else "",
             )
-            instead = Ends()(context).views
-            return SecondLook.without_maps(context.first.pixels, *instead, left_out=(note,))
-        views = Views.cut(context, box, what="uncropped", size=size)
-        return SecondLook.without_maps(context.first.pixels, views)
+            return SecondLook(ends, left_out=(note,))
+        return SecondLook((Views.cut(context, box, what="uncropped", size=size),))
 
 
 def uncropped(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from relook.attribution.context import Context
+from relook.attribution import Context, Note
 from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
-_SEEN = "without a larger part, since the network has seen all that fits its input's shape"
+_SEEN = Note("a larger part, since the network has seen all that fits its input's shape")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,6 @@ class Whole:
         shown = context.shown
         box = grown(shown, context.extent)
         if box[2] - box[0] < 1.01 * (shown[2] - shown[0]):
-            return SecondLook.without_maps(context.first.pixels, no_view=(_SEEN,))
+            return SecondLook(no_view=(_SEEN,))
         views = Views.cut(context, box, what="largest part", weight=self.weight)
-        return SecondLook.without_maps(context.first.pixels, views)
+        return SecondLook((views,))

@@ -10,14 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relook.attribution import CAM, Attribution
-from relook.attribution.context import Context
+from relook.attribution import CAM, Attribution, Context, Note
 from relook.errors import RelookError
 from relook.geometry import Box
 from relook.looks.protocol import SecondLook, Views
 from relook.looks.weights import check_rule, weigh
 
-_NO_LAYER = "without a closer look, since the network has no layer with maps to find a place by"
+_NO_LAYER = Note("a closer look, since the network has no layer with maps to find a place by")
 _FAINT = 0.1
 """Map values up to this are not shown, as those of mask images."""
 
@@ -76,7 +75,7 @@ class Zoom:
         """One view a class that was seen anywhere, or one for all."""
         first, classes = context.first, context.classes
         if first.activations is None and not self.required:
-            return SecondLook.without_maps(first.pixels, left_out=(_NO_LAYER,))
+            return SecondLook(left_out=(_NO_LAYER,))
         seen = self.attribution(context)
         maps = seen.maps.amax(dim=0, keepdim=True) if self.joint else seen.maps
         shown, size = context.shown, context.size
@@ -88,23 +87,24 @@ class Zoom:
             box = fitted(part, shown, context.extent, self.margin, smallest)
             if not (self.joint and same(box, shown)):
                 boxes[i] = box
-        views: tuple[Views, ...] = ()
-        found: Tensor | None = None
-        if boxes:
-            pixels = torch.stack([context.cut(box) for box in boxes.values()])
+        clear = seen.maps.masked_fill(seen.maps <= _FAINT, 0)
+        if not boxes:
+            # The maps are shown all the same, beside the image as the network has seen it.
+            pixels = first.pixels.unsqueeze(0)
+            nothing = torch.zeros_like(first.probabilities).unsqueeze(0)
+            views = Views(pixels, nothing, what="zoomed", maps=clear, asked=False)
+        else:
+            found: Tensor | None = None
             if self.joint:
                 weights = weigh(self.weights, first.probabilities, classes)
                 weights = weights.sum(dim=0, keepdim=True)
             else:
                 found = torch.tensor(list(boxes), device=classes.device)
                 weights = weigh(self.weights, first.probabilities, classes[found])
-            views = (Views(pixels, weights, found, "zoomed", tuple(boxes.values())),)
-        clear = seen.maps.masked_fill(seen.maps <= _FAINT, 0)
-        none = first.pixels.new_zeros(0, *first.pixels.shape)
+            pixels = torch.stack([context.cut(box) for box in boxes.values()])
+            views = Views(pixels, weights, found, "zoomed", tuple(boxes.values()), maps=clear)
         return SecondLook(
-            views,
-            clear,
-            none,
+            (views,),
             seen.forwards,
             seen.backwards,
             left_out=seen.notes,
@@ -112,15 +112,15 @@ class Zoom:
         )
 
 
-def _no_view(maps: Float[Tensor, "k h w"], views: int) -> tuple[str, ...]:
+def _no_view(maps: Float[Tensor, "k h w"], views: int) -> tuple[Note, ...]:
     """What was not looked at more closely, and why."""
     seen = int(maps.flatten(1).any(dim=1).sum())
     if not seen:
-        return ("without a closer look: the classes were seen nowhere",)
+        return (Note("a closer look: the classes were seen nowhere"),)
     if not views:
-        return ("without a closer look, which would show what the network has seen already",)
+        return (Note("a closer look, which would show what the network has seen already"),)
     if views < len(maps):
-        return ("without a closer look at some of the classes, which were seen nowhere",)
+        return (Note("a closer look at some of the classes, which were seen nowhere"),)
     return ()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from relook.correction import Correction, SeenView
@@ -163,23 +164,22 @@ def tell(correction: Correction) -> Story:
             listed.append(new)
     listed = sorted(listed, key=lambda c: -float(after[c]))[:LARGEST]
     boxes = _boxes(correction)
-    own = {view.of: view for view in correction.views if view.of is not None}
     masks = []
     made = bool(_view_name(correction))
-    shows = correction.mask_images if len(correction.mask_images) else correction.class_views
     for i, c in enumerate(shown[: len(correction.maps)]):
-        answers = correction.mask_probabilities[i]
-        asked = bool(answers.any())
+        view = correction.view_of(i)
+        answer = None if view is None else view.probabilities
+        black = torch.zeros_like(correction.pixels)  # nothing was cut out
         masks.append(
             MaskStory(
                 label=correction.labels[c],
                 before=float(before[c]),
                 after=float(after[c]),
                 map_tile=map_tile(correction.pixels, correction.maps[i]),
-                mask_tile=photo_tile(shows[i]) if made else None,
-                answer=correction.labels[int(answers.argmax())] if asked else None,
-                answer_probability=float(answers.max()),
-                part=_part(own[i], correction, boxes) if i in own else "",
+                mask_tile=photo_tile(view.pixels if view else black) if made else None,
+                answer=None if answer is None else correction.labels[int(answer.argmax())],
+                answer_probability=0.0 if answer is None else float(answer.max()),
+                part=_part(view, correction, boxes) if view and answer is not None else "",
             )
         )
     return Story(
@@ -201,7 +201,7 @@ def tell(correction: Correction) -> Story:
                 float(view.probabilities.max()),
             )
             for view in correction.views
-            if view.of is None
+            if view.of is None and view.probabilities is not None
         ),
         left_out=max(0, correction.k - LARGEST),
     )
