@@ -391,7 +391,7 @@ def _answers(
         for name, (k, look) in SINGLES.items():
             k = min(k, len(first.probabilities))
             second = look(Context(classifier, first, first.probabilities.topk(k).indices))
-            for views in second.views:
+            for views in second.asked:
                 for view, weights in zip(views.pixels, views.weights, strict=True):
                     wanted.append((name, index, view, weights))
     answers = _ask_once(classifier, [view for _, _, view, _ in wanted])
