@@ -339,6 +339,57 @@ def test_the_content_of_a_file(tmp_path):
         open_image(b"")
 
 
+def test_files_that_are_open(tmp_path):
+    """Read once, from where they stand to their end, and left open."""
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    behind = io.BytesIO(b"head" + content)
+    behind.seek(4)
+    with (tmp_path / "a.png").open("rb") as file:
+        assert first_pixel(file) == first_pixel(behind) == first_pixel(io.BytesIO(content)) == RED
+        assert not file.closed
+        assert image_name(file) == str(tmp_path / "a.png")
+        with pytest.raises(relook.ImageError, match=r"a\.png: nothing is left to read; go back"):
+            open_image(file)
+        file.seek(0)
+        assert first_pixel(file) == RED
+    assert image_name(io.BytesIO(content)) == "<BytesIO>"
+    with os.fdopen(os.open(tmp_path / "a.png", os.O_RDONLY), "rb") as numbered:
+        assert image_name(numbered) == "<BufferedReader>"
+        assert first_pixel(numbered) == RED
+
+
+def test_files_that_give_no_bytes(tmp_path, recwarn):
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "a.png")
+
+    class Upload:
+        filename = "upload.png"
+
+        async def read(self):
+            return b""
+
+    class Lines:
+        def read(self):
+            return "text"
+
+    with (tmp_path / "a.png").open(encoding="latin-1") as text:
+        for file, said in (
+            (text, r'a\.png: is open as text; open it for reading bytes: open\(file, "rb"\)'),
+            (io.StringIO("text"), "<StringIO>: is open as text"),
+            (Lines(), "<Lines>: is open as text"),
+            (Upload(), r"upload\.png: its read\(\) gives a coroutine, not bytes; pass the bytes"),
+        ):
+            with pytest.raises(relook.ImageError, match=said):
+                open_image(file)
+    closed = io.BytesIO(b"")
+    closed.close()
+    with pytest.raises(
+        relook.ImageError, match=r"<BytesIO>: cannot be read \(I/O operation on clo"
+    ):
+        open_image(closed)
+    assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
+
+
 def test_suffixes_of_images_and_of_what_is_none():
     suffixes = image_suffixes()
     assert {".jfif", ".jpe", ".avif", ".jp2", ".pgm", ".mpo", ".tif", ".png"} <= suffixes

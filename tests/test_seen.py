@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import io
 import os
 import subprocess
 import sys
@@ -73,6 +74,21 @@ def test_a_picture_goes_into_a_new_folder(halves, tmp_path):
     relook.Corrector(halves).correct(photo).save_picture(tmp_path / "more" / "o.png")
     for file in ("new/maps/o.png", "more/o.png"):
         assert Image.open(tmp_path / file).format == "PNG"
+
+
+def test_pictures_and_images_are_open_files_too(halves, red_and_green):
+    for content in (red_and_green.read_bytes(), io.BytesIO(red_and_green.read_bytes())):
+        seen = halves.attribution(content, [0])
+        assert (seen.image, seen.forwards) == (f"<{type(content).__name__}>", 3)
+    with red_and_green.open("rb") as file:
+        correction = relook.Corrector(halves).correct(file)
+    assert correction.image == str(red_and_green)
+    assert float(correction.before[0]) == pytest.approx(0.75)
+    for drawn in (seen, correction):
+        picture = io.BytesIO()
+        drawn.save_picture(picture)
+        picture.seek(0)
+        assert Image.open(picture).format == "PNG"
 
 
 def test_classes_by_name():

@@ -422,7 +422,7 @@ class Classifier(nn.Module):
         """Where the network sees classes in an image: see `relook.attribute`.
 
         Args:
-            image: a path, PIL image or array.
+            image: a path, open file, PIL image or array.
             classes: indices or names; the five most probable by default.
             method: "scorecam" (the default), "cam", "gradcam" or an object.
 

@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,7 +31,7 @@ from relook.gate import AMBIGUOUS as AMBIGUOUS
 from relook.gate import EVERY_IMAGE, Gate
 from relook.gate import gap as gap
 from relook.geometry import Box
-from relook.images import ImageSource, image_name, open_image
+from relook.images import ImageSource, WritableFile, image_name, open_image
 from relook.looks import Frame, Look, Preset, SecondLook, Views, keeps_maps, needs_layer, networks
 
 _log = logging.getLogger("relook")
@@ -215,18 +214,21 @@ class Correction:
         """All that the look did without, in words: what is left out on this network first."""
         return self.left_out + self.no_view
 
-    def save_picture(self, file: str | os.PathLike[str]) -> None:
+    def save_picture(self, file: str | os.PathLike[str] | WritableFile) -> None:
         """Write what `relook predict --output` does: the photo, the classes before and after, each
         class's map and the views asked about, as a PNG file.
+
+        Args:
+            file: a path that ends in .png, or a file that is open for writing bytes.
 
         Raises:
             RelookError: the file's name does not end in .png.
             OSError: it cannot be written.
         """
-        from relook.report.picture import png, save_picture  # a drawing of it, some floors up
+        from relook.report.picture import save_picture  # a drawing of it, some floors up
         from relook.report.story import tell
 
-        save_picture(tell(self), png(Path(file)))
+        save_picture(tell(self), file)
 
     def to_json(self) -> dict[str, Any]:
         """The object of `relook predict --json`; "notes" only where there are any."""
@@ -410,7 +412,7 @@ class Corrector(nn.Module):
         """Correct one image and keep everything seen on the way.
 
         Args:
-            image: a path, PIL image or array (see `relook.images.open_image`).
+            image: a path, open file, PIL image or array (see `relook.images.open_image`).
             progress: told (forwards done, forwards in all) while the attribution goes on.
 
         Raises:

@@ -9,9 +9,10 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,27 @@ from relook.errors import ImageError
 from relook.metadata import without_metadata
 from relook.text import readable
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
+
+@runtime_checkable
+class ReadableFile(Protocol):
+    """A file that is open for reading bytes, such as `open(path, "rb")` or `io.BytesIO`."""
+
+    def read(self) -> bytes:
+        """All that is left of its content."""
+        ...
+
+
+@runtime_checkable
+class WritableFile(Protocol):
+    """A file that is open for writing bytes, such as `open(path, "wb")` or `io.BytesIO`."""
+
+    def write(self, content: bytes, /) -> object:
+        """Add these bytes."""
+        ...
+
+
+ImageSource = str | os.PathLike[str] | bytes | ReadableFile | Image.Image | NDArray[np.generic]
+"""A path, the content of a file, an open file, a PIL image or an array."""
 
 WHITE = (255, 255, 255)
 
@@ -79,11 +100,13 @@ def looks_like_image(file: Path) -> bool:
 
 
 def image_name(source: ImageSource) -> str:
-    """How messages and results call the image: its path, else what kind of object it is."""
+    """What messages and results call the image: its path, else what kind of object it is."""
     if isinstance(source, str | os.PathLike):
         return readable(source)
-    filename = getattr(source, "filename", "")
-    return readable(str(filename)) if filename else f"<{type(source).__name__}>"
+    filename = getattr(source, "filename", "") or getattr(source, "name", "")
+    if isinstance(filename, str | bytes | os.PathLike) and filename:  # of some files it is a number
+        return readable(os.fsdecode(filename))
+    return f"<{type(source).__name__}>"
 
 
 def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
@@ -96,15 +119,17 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
     of that, as 12-bit values in a 16-bit file are, a warning says so, once for each depth.
 
     Args:
-        source: a path, the content of a file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3)
-            or (H, W, 4): floats in [0, 1], uint16 from 0 to 65535, other integers from 0 to 255.
+        source: a path, the content of a file as bytes, a file that is open for reading bytes (read
+            once, from where it stands to its end; it stays open), a PIL image, or an array (H, W),
+            (H, W, 1), (H, W, 3) or (H, W, 4): floats in [0, 1], uint16 from 0 to 65535, other
+            integers from 0 to 255.
             Pillow's 32-bit integer images (mode "I") are taken for 16-bit ones, which it makes
             them of; those of a TIFF file are in the range that the file says.
         name: what messages call the image; its path by default.
 
     Raises:
-        ImageError: the file is missing, a folder, empty, no image, truncated or a decompression
-            bomb; the array has another shape or range; the image has only one pixel.
+        ImageError: the file is missing, a folder, empty, no image, truncated, a decompression bomb
+            or open as text; the array has another shape or range; the image has only one pixel.
     """
     name = name or image_name(source)
     if isinstance(source, bytes):
@@ -116,10 +141,12 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
             image = _to_rgb(source, name)
     elif isinstance(source, str | os.PathLike):
         image = _read(Path(source), name)
+    elif isinstance(source, ReadableFile):
+        image = _decode(_rest(source, name), name)
     else:
         raise ImageError(
-            f"{name}: cannot be read as an image; pass a path, a PIL image or a numpy array (a "
-            "tensor of pixels goes to the corrector itself: corrector(pixels))"
+            f"{name}: cannot be read as an image; pass a path, an open file, a PIL image or a "
+            "numpy array (a tensor of pixels goes to the corrector itself: corrector(pixels))"
         )
     if image.width * image.height < 2:
         raise ImageError(f"{name}: the image is 1×1 pixel, there is nothing to look at")
@@ -140,6 +167,31 @@ def _read(path: Path, name: str) -> Image.Image:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ImageError(f"{name}: cannot be read ({reason}); check the path") from None
     return _decode(content, name)
+
+
+def _rest(file: Any, name: str) -> bytes:
+    """All that is left of an open file."""
+    as_text = f'{name}: is open as text; open it for reading bytes: open(file, "rb")'
+    if isinstance(file, io.TextIOBase):
+        raise ImageError(as_text)
+    try:
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(f"{name}: cannot be read ({error}); open it again") from None
+    if isinstance(content, str):
+        raise ImageError(as_text)
+    if not isinstance(content, bytes):
+        if isinstance(content, Coroutine):
+            content.close()  # else Python warns that nobody waited for it
+        raise ImageError(
+            f"{name}: its read() gives a {type(content).__name__}, not bytes; pass the bytes, or "
+            "the file inside (of an upload its .file)"
+        )
+    if not content:
+        raise ImageError(
+            f"{name}: nothing is left to read; go back to the beginning of the file with seek(0)"
+        )
+    return content
 
 
 def _decode(content: bytes, name: str) -> Image.Image:

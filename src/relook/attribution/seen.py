@@ -6,7 +6,6 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,7 +20,7 @@ from relook.attribution.score_cam import ScoreCAM
 from relook.classifier import Classifier
 from relook.errors import ImageError, NotFiniteError, RelookError
 from relook.geometry import Box
-from relook.images import ImageSource, image_name, open_image
+from relook.images import ImageSource, WritableFile, image_name, open_image
 from relook.labels import composed, plain
 
 METHODS: dict[str, type[Attribution]] = {"scorecam": ScoreCAM, "cam": CAM, "gradcam": GradCAM}
@@ -82,8 +81,11 @@ class Seen:
         wanted = 0 if of is None else self._place(of)
         return map_tile(self.pixels, self.maps[wanted])
 
-    def save_picture(self, file: str | os.PathLike[str]) -> None:
+    def save_picture(self, file: str | os.PathLike[str] | WritableFile) -> None:
         """Write the photo and the map of each class over it as a PNG file.
+
+        Args:
+            file: a path that ends in .png, or a file that is open for writing bytes.
 
         Raises:
             RelookError: the file's name does not end in .png.
@@ -91,7 +93,7 @@ class Seen:
         """
         from relook.report.picture import save_maps
 
-        save_maps(self, Path(file))
+        save_maps(self, file)
 
     def _place(self, of: int | str) -> int:
         for place, (c, label) in enumerate(zip(self.classes.tolist(), self.labels, strict=True)):
@@ -113,7 +115,7 @@ def attribute(
 
     Args:
         classifier: with a target layer.
-        image: a path, PIL image or array (see `relook.images.open_image`).
+        image: a path, open file, PIL image or array (see `relook.images.open_image`).
         classes: indices or names, one or several: a name is a label, or the same as just one
             label once case, spaces, dashes and underscores are set aside. None is the five most
             probable classes.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import textwrap
 import warnings
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from relook.attribution import Seen
 from relook.errors import RelookError
+from relook.images import WritableFile
 from relook.report.story import MaskStory, Story, ViewStory
 from relook.report.tiles import crop_tile, map_tile
 from relook.words import percent
@@ -29,8 +31,18 @@ _LINE = 0.2
 Shown = TypeVar("Shown")
 
 
-def save_picture(story: Story, file: Path) -> None:
-    """Write the photo, the classes before and after, each class's map and the views asked about."""
+def save_picture(story: Story, file: str | os.PathLike[str] | WritableFile) -> None:
+    """Write the photo, the classes before and after, each class's map and the views asked about.
+
+    Args:
+        story: of the image.
+        file: a path that ends in .png, or a file that is open for writing bytes.
+
+    Raises:
+        RelookError: the file's name does not end in .png.
+        OSError: it cannot be written.
+    """
+    file = _png(file)
     bars = max(2.9, 0.9 + 0.42 * len(story.classes)) + 0.3
     # Maps with a view of each class below them have rows of their own.
     masks = _rows(story.masks, _COLUMNS) if story.view_name else []
@@ -50,9 +62,9 @@ def save_picture(story: Story, file: Path) -> None:
     _write(figure, file)
 
 
-def save_maps(seen: Seen, file: Path) -> None:
+def save_maps(seen: Seen, file: str | os.PathLike[str] | WritableFile) -> None:
     """Write the photo and each class's map over it."""
-    shown = png(file)
+    file = _png(file)
     columns = min(_columns(1 + len(seen.classes)), 1 + len(seen.classes))
     rows = math.ceil((1 + len(seen.classes)) / columns)
     figure = Figure(figsize=(2.5 * columns, 3.0 * rows), dpi=110, facecolor="white")
@@ -71,25 +83,29 @@ def save_maps(seen: Seen, file: Path) -> None:
         axes[1 + place].set_title(f"{textwrap.shorten(label, 26)}\n{said}", fontsize=10)
     for empty in axes[1 + len(seen.classes) :]:
         empty.axis("off")
-    _write(figure, shown)
+    _write(figure, file)
 
 
-def png(file: Path) -> Path:
-    """The file, if its name is that of a PNG file."""
-    if file.suffix.lower() != ".png":
-        raise RelookError(f"{file}: a picture is a PNG file; name one that ends in .png")
-    return file
+def _png(file: str | os.PathLike[str] | WritableFile) -> Path | WritableFile:
+    """The path of a PNG file, or an open file as it is."""
+    if not isinstance(file, str | os.PathLike):
+        return file
+    path = Path(file)
+    if path.suffix.lower() != ".png":
+        raise RelookError(f"{path}: a picture is a PNG file; name one that ends in .png")
+    return path
 
 
-def _write(figure: Figure, file: Path) -> None:
+def _write(figure: Figure, file: Path | WritableFile) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a $ in a name is a dollar
         # What is no text in the name of a file is shown as a code.
         text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(file, Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(file, format="png")
+        figure.savefig(cast(IO[bytes], file), format="png")
 
 
 def _columns(things: int) -> int:
