@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -31,8 +31,9 @@ from relook.gate import AMBIGUOUS as AMBIGUOUS
 from relook.gate import EVERY_IMAGE, Gate
 from relook.gate import gap as gap
 from relook.geometry import Box
-from relook.images import ImageSource, WritableFile, image_name, open_image
+from relook.images import ImageSource, ReadableFile, WritableFile, quietly
 from relook.looks import Frame, Look, Preset, SecondLook, Views, keeps_maps, needs_layer, networks
+from relook.reading import Photo, ReadAhead
 
 _log = logging.getLogger("relook")
 
@@ -46,6 +47,10 @@ _SETTLED = Note("the remaining views, since the answer was settled")
 
 _TOGETHER = 32
 """So many forwards are worth asking together; answers come out as soon as so many are there."""
+
+_FEWEST, _SMALL = 4, 1_000_000
+"""At least so many images are corrected in one batch; as many as are worth it where the originals
+have no more pixels than this. A photo of 12 megapixels takes 36 MB, and as many are read ahead."""
 
 
 def correction_term(
@@ -407,40 +412,114 @@ class Corrector(nn.Module):
         )
         return torch.stack([outcome.after for outcome in self.look_again(firsts)])
 
-    @torch.no_grad()
     def correct(self, image: ImageSource, progress: Progress | None = None) -> Correction:
         """Correct one image and keep everything seen on the way.
 
         Args:
             image: a path, open file, PIL image or array (see `relook.images.open_image`).
-            progress: told (forwards done, forwards in all) while the attribution goes on.
+            progress: called with (forward passes done, forward passes in all) while the attribution
+                goes on.
 
         Raises:
             ImageError: the image cannot be read.
             NotFiniteError: the network answered NaN for it.
         """
+        photo = Photo.read(image, self.classifier)
+        [found] = self._corrected([photo], progress)
+        if isinstance(found, RelookError):
+            raise found
+        return found
+
+    def correct_many(
+        self, images: Iterable[ImageSource]
+    ) -> Iterator[Correction | ImageError | NotFiniteError]:
+        """Correct images, several in one batch, and keep everything seen on the way.
+
+        The results are those of `correct`, in the order of the images, each as soon as it is there.
+        Images are read by threads while the network is busy with those before them: at most 64
+        ahead, fewer where they are large, so that there may be any number of them.
+
+        Args:
+            images: each as in `correct`; may be a generator.
+
+        Returns:
+            One result an image: its correction, or the error that `correct` would raise for it. It
+            does not keep the others from being corrected.
+
+        Raises:
+            RelookError: `images` is a single image.
+            ModelError: the look asks about another size than the network's, which it refuses.
+        """
+        single = (str, bytes, os.PathLike, Image.Image, ReadableFile)
+        if isinstance(images, single) or getattr(images, "ndim", 4) < 4:
+            raise RelookError("correct_many takes several images, as in a list; correct takes one")
+        return quietly(self._many_corrected(images))
+
+    def _many_corrected(
+        self, images: Iterable[ImageSource]
+    ) -> Generator[Correction | ImageError | NotFiniteError, None, None]:
+        def read(image: ImageSource) -> Photo | ImageError:
+            try:
+                return Photo.read(image, self.classifier)
+            except ImageError as error:
+                return error
+
+        size = _FEWEST
+        with ReadAhead(read, images) as ahead:
+            while batch := ahead.take(size):
+                originals = [each.original for each in batch if isinstance(each, Photo)]
+                yield from self._corrected(batch)
+                if originals:
+                    largest = max(original.width * original.height for original in originals)
+                    size = min(_TOGETHER, max(_FEWEST, _TOGETHER * _SMALL // largest))
+
+    @torch.no_grad()
+    def _corrected(
+        self, batch: Sequence[Photo | ImageError], progress: Progress | None = None
+    ) -> Iterator[Correction | ImageError | NotFiniteError]:
+        """What became of each of them, in order."""
+        outcomes = self._each([each for each in batch if isinstance(each, Photo)], progress)
+        for each in batch:
+            yield each if isinstance(each, ImageError) else next(outcomes)
+
+    def _each(
+        self, photos: Sequence[Photo], progress: Progress | None
+    ) -> Iterator[Correction | NotFiniteError]:
+        """Photos in one batch; if the network answers NaN for it, one by one."""
+        if not photos:
+            return
+        done = 0
         start = time.perf_counter()
-        name = image_name(image)
-        opened = open_image(image)
-        try:
-            pixels = self.classifier.pixels(opened)
-        except (MemoryError, ValueError) as error:
-            raise ImageError(f"{name}: cannot be cut to the network's input ({error})") from error
         try:
             firsts = self.classifier.first_looks(
-                pixels.unsqueeze(0), self.needs_activations, [opened]
+                torch.stack([photo.pixels for photo in photos]),
+                self.needs_activations,
+                [photo.original for photo in photos],
             )
-            [outcome] = self.look_again(firsts, progress)
+            seconds = (time.perf_counter() - start) / len(photos)
+            for outcome in self.look_again(firsts, progress):
+                yield self._correction(photos[done], outcome, seconds)
+                done += 1
+            return
         except NotFiniteError as error:
-            raise NotFiniteError(f"{name}: {error}") from error
+            if len(photos) == 1:
+                named = NotFiniteError(f"{photos[0].name}: {error}")
+                named.__cause__ = error
+                yield named
+                return
+        for photo in photos[done:]:
+            yield from self._each([photo], progress)
+
+    def _correction(self, photo: Photo, outcome: Outcome, seconds: float) -> Correction:
+        """With the seconds that its first look took."""
         second = outcome.second or SecondLook()
         return Correction(
-            image=name,
+            image=photo.name,
             model=self.classifier.name,
             labels=self.classifier.labels,
-            pixels=pixels,
-            original=opened,
-            box=self.classifier.geometry.crop_box(*opened.size),
+            pixels=photo.pixels,
+            original=photo.original,
+            box=self.classifier.geometry.crop_box(*photo.original.size),
             before=outcome.first.probabilities.cpu(),
             after=outcome.after.cpu(),
             classes=outcome.classes.cpu(),
@@ -448,7 +527,7 @@ class Corrector(nn.Module):
             made=_made(outcome, self.classifier),
             forwards=outcome.forwards,
             cost=outcome.cost,
-            seconds=time.perf_counter() - start,
+            seconds=photo.seconds + seconds + outcome.seconds,
             left_out=tuple(map(str, second.left_out)),
             no_view=tuple(map(str, second.no_view)),
             gate=self.gate,

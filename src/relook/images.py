@@ -9,10 +9,10 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Coroutine, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ class WritableFile(Protocol):
 
 ImageSource = str | os.PathLike[str] | bytes | ReadableFile | Image.Image | NDArray[np.generic]
 """A path, the content of a file, an open file, a PIL image or an array."""
+
+T = TypeVar("T")
 
 WHITE = (255, 255, 255)
 
@@ -225,14 +227,31 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def quietly(items: Generator[T, None, None]) -> Generator[T, None, None]:
+    """The same items, each made as `quiet` says where this is the main thread; between them the
+    filters are the caller's.
+    """
+    with closing(items):
+        while True:
+            with quiet() if _in_main_thread() else nullcontext():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+
+def _in_main_thread() -> bool:
+    """The list of filters is the whole process's: other threads leave it alone."""
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def _pillow_errors(name: str) -> Iterator[None]:
     """Whatever Pillow and its plugins raise becomes an ImageError."""
     try:
-        # The list of filters is the whole process's: other threads than the main one leave it
-        # alone, and who starts them calls `quiet` around.
-        main = threading.current_thread() is threading.main_thread()
-        with quiet() if main else nullcontext():
+        # Whoever starts other threads calls `quiet` around them.
+        with quiet() if _in_main_thread() else nullcontext():
             yield
     except ImageError:
         raise

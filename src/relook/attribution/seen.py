@@ -18,10 +18,11 @@ from relook.attribution.grad_cam import GradCAM
 from relook.attribution.protocol import Attribution
 from relook.attribution.score_cam import ScoreCAM
 from relook.classifier import Classifier
-from relook.errors import ImageError, NotFiniteError, RelookError
+from relook.errors import NotFiniteError, RelookError
 from relook.geometry import Box
-from relook.images import ImageSource, WritableFile, image_name, open_image
+from relook.images import ImageSource, WritableFile
 from relook.labels import composed, plain
+from relook.reading import Photo
 
 METHODS: dict[str, type[Attribution]] = {"scorecam": ScoreCAM, "cam": CAM, "gradcam": GradCAM}
 """The methods that have a name."""
@@ -143,29 +144,24 @@ def attribute(
         )
     asked = _method(method)
     wanted = None if classes is None else named_classes(classifier, classes)
-    name = image_name(image)
-    opened = open_image(image)
+    photo = Photo.read(image, classifier)
     try:
-        pixels = classifier.pixels(opened)
-    except (MemoryError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be cut to the network's input ({error})") from error
-    try:
-        [first] = classifier.first_looks(pixels.unsqueeze(0), True, [opened])
+        [first] = classifier.first_looks(photo.pixels.unsqueeze(0), True, [photo.original])
         if wanted is None:
             wanted = first.probabilities.topk(min(_TOP, len(first.probabilities))).indices
         seen = asked(Context(classifier, first, wanted, progress))
     except NotFiniteError as error:
-        raise NotFiniteError(f"{name}: {error}") from error
+        raise NotFiniteError(f"{photo.name}: {error}") from error
     wanted = wanted.cpu()
     return Seen(
-        image=name,
+        image=photo.name,
         classes=wanted,
         labels=tuple(classifier.labels[c] for c in wanted.tolist()),
         probabilities=first.probabilities.cpu()[wanted],
         maps=seen.maps.cpu(),
-        pixels=pixels,
-        original=opened,
-        box=classifier.geometry.crop_box(*opened.size),
+        pixels=photo.pixels,
+        original=photo.original,
+        box=classifier.geometry.crop_box(*photo.original.size),
         forwards=1 + seen.forwards,
         notes=tuple(map(str, seen.notes)),
     )
