@@ -15,7 +15,7 @@ from torch import nn
 import relook
 from networks import HalvesNet, SmallCNN, random_cnn
 from relook.attribution import Context
-from relook.classifier import check_module
+from relook.checks import check_module
 from relook.layers import matters, probe
 from relook.target import find_target
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import relook
 from networks import HalvesNet, NaNNet, SmallCNN, counting_forwards, random_cnn
-from relook.classifier import check_pixels
+from relook.checks import check_pixels
 from relook.correction import corrected_probabilities, correction_term, gap
 from relook.evaluation import rivals_of
 from relook.gate import EVERY_IMAGE, Gate

@@ -20,8 +20,8 @@ from torch import nn
 import relook
 from networks import SmallCNN, counting_forwards, random_cnn
 from relook.attribution import Context
+from relook.batching import BATCH
 from relook.engines import Engines, Folded, OnnxRuntime
-from relook.engines.exported import BATCH
 
 SIZE = (16, 16)
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from relook.errors import ModelError
@@ -58,6 +59,11 @@ def class_outputs(returned: Any) -> Tensor:
         "class outputs: name them logits, or wrap "
         "the network in a module whose forward returns (N, classes) alone"
     )
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor, in float32 if it is in half precision."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _named(returned: Any) -> dict[Any, Any]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from relook.answers import Answers, class_outputs
+from relook.answers import Answers, at_least_float32, class_outputs
 from relook.arguments import (
     Number,
     Numbers,
@@ -21,8 +20,18 @@ from relook.arguments import (
     rows_and_columns,
     three_numbers,
 )
-from relook.engines import BATCH, Engines, Run
-from relook.errors import ModelError, NotFiniteError, RelookError, first_line
+from relook.batching import chunked, images_at_once, is_out_of_memory
+from relook.checks import (
+    Outputs,
+    check_finite,
+    check_kind,
+    check_module,
+    check_normalisation,
+    check_pixels,
+    checked_answer,
+)
+from relook.engines import Engines, Run
+from relook.errors import ModelError, RelookError, first_line
 from relook.geometry import Box, Geometry, cut_pixels
 from relook.labels import ClassIndices, Labels, class_labels
 from relook.layers import (
@@ -45,46 +54,15 @@ if TYPE_CHECKING:
     from relook.attribution import Attribution, Seen
     from relook.images import ImageSource
 
-Outputs = Literal["logits", "probabilities"]
-T = TypeVar("T")
-
-_PROBABILITY_TOLERANCE = 1e-3
 _SAME_ANSWER = {torch.float16: 0.1, torch.bfloat16: 0.1}
 """How far, relative to the largest output, an answer may be off for it to be the same but for
 rounding; 1e-3 in full precision."""
 _OTHER_ROUNDING = 0.05
 """The same for batches of different sizes; random weights may blow rounding up to 0.01."""
-_UNBOUNDED = frozenset(
-    (
-        # Of autograd,
-        *("Addmm", "Mm", "Bmm", "Baddbmm", "Mv", "Addmv", "Linear", "Convolution", "Addbmm"),
-        *("MkldnnConvolution", "CudnnConvolution", "Gelu", "Silu", "Softplus", "Elu", "LogSoftmax"),
-        *("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "Cdist", "EuclideanDist"),
-        *("Log", "Prelu"),
-        # and of ONNX.
-        *("Gemm", "MatMul", "Conv", "FusedGemm", "FusedMatMul", "FusedConv", "QGemm"),
-        *("BatchNormalization", "LayerNormalization", "LogSoftmax", "PRelu", "Gelu"),
-    )
-)
-"""Operations that logits come from: nothing keeps what they give within bounds."""
-_BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Hardsigmoid", "Softmax"})
-"""Operations that give shares, from 0 to 1."""
-_SIGMOIDS = (
-    "as sigmoids do, which say of each class alone whether it is there. relook corrects class "
-    "probabilities that sum to 1: if the classes exclude each other, pass the network without its "
-    'sigmoid (logits), or divide its outputs by their sum and pass outputs="probabilities"'
-)
 _TRIED = [6, 0, 5]
 """Of the probing images: the one that the network is probed with, which is nearly grey, and those
 that then stand beside it in a batch, noise of more contrast and another that is nearly white: they
 change the mean, the largest and the smallest value."""
-_LARGEST_STD = 10
-"""Of pixels in [0, 1] it is about 0.25."""
-_CHUNK_PIXELS_CPU = 16 * 224 * 224
-"""How many pixels go through the network at once: bounds the memory of one forward."""
-_CHUNK_PIXELS_ACCELERATOR = 64 * 224 * 224
-
-
 _log = logging.getLogger("relook")
 
 
@@ -193,14 +171,7 @@ class Classifier(nn.Module):
             raise ModelError(str(error)) from error
         if outputs not in ("logits", "probabilities"):
             raise ModelError(f'outputs must be "logits" or "probabilities", not {outputs!r}')
-        if not all(value > 0 for value in std):
-            raise ModelError(f"std {std} must be above 0 for each colour channel")
-        if not all(map(math.isfinite, (*mean, *std))):
-            raise ModelError(f"mean {mean} and std {std} must be finite")
-        if max(map(abs, mean)) > 1 or max(std) > _LARGEST_STD:
-            raise ModelError(
-                f"mean {mean} and std {std} are not for pixels in [0, 1]; divide both by 255"
-            )
+        check_normalisation(mean, std)
         self.network = unwrapped(module)
         # Not a submodule: its weights are the network's.
         self._wrapper = [module] if module is not self.network else []
@@ -448,7 +419,7 @@ class Classifier(nn.Module):
             outputs = self.outputs(pixels)
         probabilities = self.to_probabilities(outputs)
         check_finite(probabilities, self.dtype)
-        kept = [_at_least_float32(image) for image in maps[0]] if maps else [None] * len(pixels)
+        kept = [at_least_float32(image) for image in maps[0]] if maps else [None] * len(pixels)
         rows = zip(pixels, probabilities, outputs, kept, strict=True)
         return [FirstLook(*row) for row in rows]
 
@@ -472,11 +443,11 @@ class Classifier(nn.Module):
                 outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
             self._check_maps(leaves, pixels)
             found = [self._gradient(outputs[c], leaves[0]) for c in classes.tolist()]
-        gradients = _at_least_float32(torch.cat(found))
+        gradients = at_least_float32(torch.cat(found))
         check_finite(gradients, self.dtype)
         maps = self.layout.maps(leaves[0].detach())
         assert maps is not None  # else it would be no leaf
-        return _at_least_float32(maps[0]), gradients
+        return at_least_float32(maps[0]), gradients
 
     def _check_maps(self, maps: Sequence[Tensor], pixels: Float[Tensor, "*n 3 h w"]) -> None:
         if not maps:
@@ -515,7 +486,7 @@ class Classifier(nn.Module):
 
     def normalised(self, pixels: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 3 h w"]:
         """What the network itself takes: (pixels − mean) / std, on its device, at least float32."""
-        pixels = _at_least_float32(pixels.to(self.device))
+        pixels = at_least_float32(pixels.to(self.device))
         if self.dtype == torch.float64:
             pixels = pixels.double()
         mean, std = (pixels.new_tensor(value).reshape(3, 1, 1) for value in (self.mean, self.std))
@@ -535,7 +506,7 @@ class Classifier(nn.Module):
                 answers = torch.cat([class_outputs(network(image)) for image in inputs.split(1)])
             else:
                 answers = class_outputs(network(inputs))
-            return _at_least_float32(answers)
+            return at_least_float32(answers)
 
     def to_probabilities(self, outputs: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """Softmax of logits; probabilities as they are."""
@@ -599,10 +570,7 @@ class Classifier(nn.Module):
         """
         if self._one_at_a_time:
             return 1
-        pixels = _CHUNK_PIXELS_CPU if self.device.type == "cpu" else _CHUNK_PIXELS_ACCELERATOR
-        count = pixels // (height * width)
-        # Whole batches of the exported network.
-        return max(1, count - count % BATCH if count > BATCH else count)
+        return images_at_once(height, width, self.device)
 
     def chunks(self, pixels: Float[Tensor, "n 3 h w"]) -> Iterator[Float[Tensor, "m 3 h w"]]:
         """The images in pieces of at most `chunk_size`."""
@@ -632,9 +600,11 @@ class Classifier(nn.Module):
                 f"{self.name}: the network fails on an input of 1×3×{height}×{width} "
                 f"({first_line(error)}); check input_size, and that it takes RGB images"
             ) from error
-        answer = self._check_outputs(seen)
+        answer = checked_answer(self.name, seen.outputs, self.dtype)
+        self._returns_tensor = isinstance(seen.outputs, Tensor)
         self._settle(images, answer, {call.name for call in seen.calls})
-        self._check_kind(answer, seen.ends_in)
+        others = (self._try(image) for image in probing)
+        check_kind(self.name, self._outputs, answer, seen.ends_in, others)
         classes = answer.shape[1]
         aspect, grid = height / width, self._token_grid
         target = find_target(
@@ -737,7 +707,7 @@ class Classifier(nn.Module):
             if is_out_of_memory(error):
                 raise
             return None
-        return _at_least_float32(answers)
+        return at_least_float32(answers)
 
     def _again(
         self, inputs: Float[Tensor, "n 3 h w"], otherwise: Float[Tensor, "m c"]
@@ -780,98 +750,6 @@ class Classifier(nn.Module):
             return self.network.is_exact
         return self.dtype in (torch.float32, torch.float64)
 
-    def _check_outputs(self, seen: Probe) -> Float[Tensor, "1 c"]:
-        """The answer to the probing image, if it is one value a class."""
-        try:
-            outputs = class_outputs(seen.outputs).detach()
-        except ModelError as error:
-            raise ModelError(f"{self.name}: {error}") from None
-        self._returns_tensor = isinstance(seen.outputs, Tensor)
-        if outputs.ndim != 2 or len(outputs) != 1 or not outputs.is_floating_point():
-            raise ModelError(
-                f"{self.name}: for one image the network returns {outputs.dtype} of shape "
-                f"{tuple(outputs.shape)}, not (1, classes) floats; wrap it so that it does"
-            )
-        if outputs.shape[1] < 2:
-            raise ModelError(
-                f"{self.name}: the network has one output; relook needs one a class (for a "
-                "two-class network z with a sigmoid: logits (0, z))"
-            )
-        outputs = _at_least_float32(outputs)
-        check_finite(outputs, self.dtype)
-        return outputs
-
-    def _check_kind(self, answer: Float[Tensor, "1 c"], ends_in: frozenset[str]) -> None:
-        """Raise ModelError if the outputs cannot be what they are said to be.
-
-        Args:
-            answer: to the probing image.
-            ends_in: the operations that it comes from, see `Probe`.
-        """
-        total, lowest = float(answer.sum()), float(answer.min())
-        distribution = lowest >= 0 and abs(total - 1) < _PROBABILITY_TOLERANCE
-        if self._outputs == "probabilities" and not distribution:
-            raise ModelError(
-                f"{self.name}: the outputs are no probabilities (lowest {lowest:.3g}, sum "
-                f'{total:.3g}); if they are logits, pass outputs="logits"'
-            )
-        if self._outputs == "logits" and distribution:
-            raise ModelError(
-                f"{self.name}: the outputs are no logits, they are probabilities already "
-                '(none below 0, sum 1); pass outputs="probabilities"'
-            )
-        # What one image leaves open, others tell; weights, and a softmax alone, leave nothing open.
-        logits = self._outputs == "logits" and (
-            lowest < 0 or not ends_in or bool(ends_in & _UNBOUNDED)
-        )
-        if logits or (distribution and ends_in == {"Softmax"}):
-            return
-        answers = [answer]
-        for image in self._probing_inputs():
-            found = self._try(image)
-            if found is None or float(found.min()) < 0:
-                break
-            answers.append(found)
-        else:
-            self._check_shares(torch.cat(answers), ends_in <= _BOUNDED)
-            return
-        if self._outputs == "probabilities":
-            raise ModelError(
-                f"{self.name}: the outputs are no probabilities, some are below 0; if they are "
-                'logits, pass outputs="logits"'
-            )
-
-    def _check_shares(self, answers: Float[Tensor, "n c"], bounded: bool) -> None:
-        """Raise ModelError for outputs, none of them below 0, that look like shares of each class
-        but do not sum to 1, or that shall sum to 1 and do not.
-
-        Args:
-            answers: to images that have little in common.
-            bounded: whether they come from sigmoids and the like, whatever their scale.
-        """
-        sums = answers.sum(dim=1)
-        low, high = float(sums.min()), float(sums.max())
-        if self._outputs == "probabilities":
-            if max(abs(low - 1), abs(high - 1)) >= _PROBABILITY_TOLERANCE:
-                raise ModelError(
-                    f"{self.name}: the outputs are no probabilities, they sum to {low:.3g} for one "
-                    f"image and to {high:.3g} for another; {_SIGMOIDS}"
-                )
-            return
-        highest = float(answers.max())
-        if highest > 1 and high - low < _PROBABILITY_TOLERANCE * high:
-            raise ModelError(
-                f"{self.name}: the outputs are no logits: none is below 0 and they sum to "
-                f"{high:.4g} for every image, as shares do; divide them by {high:.4g} in a module "
-                'of your own and pass outputs="probabilities"'
-            )
-        if highest > float(answers.min()) and (bounded or highest <= 1):
-            raise ModelError(
-                f"{self.name}: the outputs are no logits: for {len(answers)} different images all "
-                f"are from 0 to {max(1.0, highest):.4g}, and they sum to {low:.3g} to {high:.3g}; "
-                f"{_SIGMOIDS}"
-            )
-
 
 def _batch_statistics(network: nn.Module, called: Collection[str]) -> str:
     """The first layer called that normalises by the statistics of the batch also in eval mode."""
@@ -891,100 +769,3 @@ def _choices(seen: Probe, aspect: float, grid: Grid | None) -> str:
     elif has_tokens(seen.calls) and grid is not None:
         choices += f" (no tokens fill {grid[0]} rows and {grid[1]} columns: say others, or none)"
     return choices
-
-
-def chunked(items: Tensor, size: int, call: Callable[[Tensor], T]) -> Iterator[T]:
-    """`call` on at most `size` items at a time; where memory runs out, on half as many from then.
-
-    Raises:
-        RuntimeError, MemoryError: what `call` raised, if it is something else or for one item.
-    """
-    done = 0
-    while done < len(items):
-        chunk = items[done : done + size]
-        try:
-            result = call(chunk)
-        except (RuntimeError, MemoryError) as error:
-            if len(chunk) == 1 or not is_out_of_memory(error):
-                raise
-            size = len(chunk) // 2
-            continue
-        done += len(chunk)
-        yield result
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """PyTorch has a class for it on CUDA, and elsewhere only a text."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    texts = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-    return any(text in str(error) for text in texts)
-
-
-def check_module(module: object) -> None:
-    """Raise ModelError for what is no network whose layers can be watched, with what to pass."""
-    name = type(module).__name__
-    if isinstance(module, torch.jit.ScriptModule):
-        raise ModelError(
-            f"{name} is TorchScript, which does not show its layers' maps; pass the nn.Module that "
-            "it was made of"
-        )
-    # What `ExportedProgram.module()` gives is a module by its class, but cannot be put into eval.
-    stateful = any(kind.__module__ == "torch.export._unlift" for kind in type(module).__mro__)
-    if stateful or isinstance(module, torch.export.ExportedProgram):
-        raise ModelError(
-            f"{name} is a program of torch.export, which does not show its layers' maps; pass the "
-            "nn.Module that it was made of, or write it as ONNX (torch.onnx.export) and pass that "
-            "file to relook.load"
-        )
-    if not isinstance(module, nn.Module):
-        raise ModelError(
-            f"a Classifier needs an nn.Module, not a {name}; files and names of models are for "
-            "relook.load"
-        )
-    if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
-        raise ModelError(
-            f"{name} is on the meta device (or a part of it), where tensors have shapes and no "
-            "values; make room for them with module.to_empty(device='cpu'), and load its weights"
-        )
-
-
-def check_pixels(pixels: object) -> None:
-    """Raise RelookError unless this is a batch of RGB pixels in [0, 1]."""
-    if not isinstance(pixels, Tensor):
-        raise RelookError(
-            f"pixels must be a tensor (N, 3, H, W), not a {type(pixels).__name__}; for a "
-            "file, PIL image or array use Corrector.correct"
-        )
-    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-        raise RelookError(
-            f"pixels must be floats of shape (N, 3, H, W), not {pixels.dtype} of shape "
-            f"{tuple(pixels.shape)}"
-        )
-    if pixels.numel() == 0:
-        return
-    low, high = (float(value) for value in pixels.aminmax())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise RelookError(
-            f"pixels must be in [0, 1], not {low:.3g} to {high:.3g}: pass them before mean/std "
-            "normalisation, which the classifier does itself"
-        )
-
-
-def check_finite(values: Tensor, dtype: torch.dtype) -> None:
-    """Raise NotFiniteError if anything is NaN or infinite."""
-    finite = values.isfinite().flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        remedy = (
-            "check the weights"
-            if dtype in (torch.float32, torch.float64)
-            else f"{str(dtype).removeprefix('torch.')} may be too narrow for it: try float32"
-        )
-        bad = int((~finite).sum())
-        raise NotFiniteError(
-            f"the network answered NaN or infinity for {bad} of {len(finite)} inputs; {remedy}"
-        )
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from relook.arguments import Number, whole_number
 from relook.attribution import Context, Note, Progress
+from relook.batching import is_out_of_memory
 from relook.cascade import class_order, forward_cost
-from relook.classifier import Classifier, FirstLook, check_finite, check_pixels, is_out_of_memory
+from relook.checks import check_finite, check_pixels
+from relook.classifier import Classifier, FirstLook
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
 from relook.gate import AMBIGUOUS as AMBIGUOUS
 from relook.gate import EVERY_IMAGE, Gate

@@ -22,8 +22,8 @@ from relook.attribution.protocol import (
     rescale,
     upsample,
 )
-from relook.classifier import check_finite, chunked
-from relook.engines import BATCH
+from relook.batching import BATCH, chunked
+from relook.checks import check_finite
 from relook.errors import RelookError
 from relook.fills import check_fill, fill_image, hide
 

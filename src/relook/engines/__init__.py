@@ -1,7 +1,7 @@
 """Faster ways to run the very same network over very many images."""
 
 from relook.engines.choice import Engines, Run
-from relook.engines.exported import BATCH, OnnxRuntime
+from relook.engines.exported import OnnxRuntime
 from relook.engines.folded import Folded
 
-__all__ = ["BATCH", "Engines", "Folded", "OnnxRuntime", "Run"]
+__all__ = ["Engines", "Folded", "OnnxRuntime", "Run"]

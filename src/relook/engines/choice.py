@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from relook.batching import BATCH
 from relook.engines.agreement import Normalise, as_trained
-from relook.engines.exported import BATCH, OnnxRuntime
+from relook.engines.exported import OnnxRuntime
 from relook.engines.fingerprint import Fingerprint, UnreadableError, fingerprint
 from relook.engines.folded import Folded
 from relook.errors import first_line

@@ -14,11 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relook.batching import BATCH
 from relook.engines.agreement import Normalise, as_trained, check_agreement
-
-# How many images go through the exported network at once. The graph is specialised for this
-# number, so that every shape in it is a constant; fewer images are padded.
-BATCH = 8
 
 # How far the exported network may be off, relative to the largest output.
 _TOLERANCE = 1e-4

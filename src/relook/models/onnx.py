@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from relook.classifier import Classifier, Outputs
+from relook.checks import Outputs
+from relook.classifier import Classifier
 from relook.errors import ModelError
 from relook.models.graph import OnnxNetwork
 from relook.models.request import Request

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from relook.answers import class_outputs
-from relook.classifier import Classifier, is_out_of_memory
+from relook.batching import is_out_of_memory
+from relook.classifier import Classifier
 from relook.errors import ImageError, RelookError, first_line
 from relook.folder import RunError, write_atomically
 from relook.images import quiet
