@@ -492,6 +492,25 @@ def test_a_layer_can_be_named(cnn, noise):
     assert cnn.first_looks(noise[:1])[0].activations.shape == (8, 16, 16)
 
 
+def test_the_target_layer_is_searched_for_only_when_none_is_named():
+    forwards = []
+    network = random_cnn().float()
+    network.register_forward_hook(lambda *_: forwards.append(1))
+    classifier = relook.Classifier(network, **SIXTEEN)
+    # The search runs the network twice: as it is, and without what the layer holds.
+    searched = len(forwards)
+    forwards.clear()
+    relook.Classifier(network, **SIXTEEN, target_layer="conv1")
+    assert (searched, len(forwards)) == (4, 2)
+    forwards.clear()
+    classifier.aim("conv1")
+    assert len(forwards) == 2
+    forwards.clear()
+    with pytest.raises(relook.RelookError, match="pass another, for instance 'act'"):
+        classifier.aim("fc")
+    assert len(forwards) == 4  # to suggest a layer in the message
+
+
 def test_a_wrong_layer_gets_the_closest_names(cnn):
     with pytest.raises(
         relook.ModelError, match=r"layer 'conv3' is not in the network; closest: 'conv"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,45 +24,31 @@ from relook.batching import chunked, images_at_once, is_out_of_memory
 from relook.checks import (
     Outputs,
     check_finite,
-    check_kind,
     check_module,
     check_normalisation,
     check_pixels,
-    checked_answer,
 )
 from relook.engines import Engines, Run
-from relook.errors import ModelError, RelookError, first_line
+from relook.errors import ModelError, RelookError
 from relook.geometry import Box, Geometry, cut_pixels
 from relook.labels import ClassIndices, Labels, class_labels
 from relook.layers import (
     REFUSALS,
-    Probe,
     ShowsLayers,
     differentiating,
     evaluating,
     exclusive,
-    matters,
-    probe,
     recording,
 )
 from relook.layout import Grid, Layout
-from relook.probing import ValuesRead, probing_pixels
-from relook.target import Target, find_target, has_tokens, last_maps, named_target
-from relook.wrappers import uncompiled, unwrapped
+from relook.probing import Probed, probed, probing_pixels
+from relook.target import Target
+from relook.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from relook.attribution import Attribution, Seen
     from relook.images import ImageSource
 
-_SAME_ANSWER = {torch.float16: 0.1, torch.bfloat16: 0.1}
-"""How far, relative to the largest output, an answer may be off for it to be the same but for
-rounding; 1e-3 in full precision."""
-_OTHER_ROUNDING = 0.05
-"""The same for batches of different sizes; random weights may blow rounding up to 0.01."""
-_TRIED = [6, 0, 5]
-"""Of the probing images: the one that the network is probed with, which is nearly grey, and those
-that then stand beside it in a batch, noise of more contrast and another that is nearly white: they
-change the mean, the largest and the smallest value."""
 _log = logging.getLogger("relook")
 
 
@@ -109,9 +95,6 @@ class Classifier(nn.Module):
         labels: one name a class; `relook.labels.ClassIndices` where nobody named them.
         mean, std: of the normalisation, one value a colour channel, in units of pixels in [0, 1].
         geometry: resize and crop.
-        remarks: what has to be known of the network's answers, in sentences: that images go
-            through it one at a time, since they would change each other's answers; that the same
-            image gets other answers each time. Logged as warnings too, once.
 
     Threads may share a classifier: forward passes take turns.
     """
@@ -184,16 +167,12 @@ class Classifier(nn.Module):
             else Geometry.centre(size, crop_pct, interpolation)
         )
         self._outputs: Outputs = outputs
-        self._returns_tensor = True
-        self._channels_last = False
-        self._one_at_a_time = False
-        self.remarks: tuple[str, ...] = ()
         self._token_grid = grid
-        self._target: Target | None = None
-        self._choices = ""
         self._engines = Engines()
         self._takes: dict[tuple[int, int], bool] = {}
-        classes, self._target = self._probe(target_layer)
+        self._probed = self._probe(target_layer, grid)
+        self._warn(self.remarks)
+        classes = self._probed.classes
         self.labels: tuple[str, ...] = (
             ClassIndices.of(classes) if labels is None else class_labels(labels)
         )
@@ -201,6 +180,14 @@ class Classifier(nn.Module):
             raise ModelError(
                 f"{self.name} has {classes} classes, but {len(self.labels)} labels were given"
             )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What users should know of the network's answers, in sentences: that images go through it
+        one at a time, since they would change each other's answers; that the same image gets other
+        answers each time. Each is logged as a warning too, once.
+        """
+        return self._probed.remarks
 
     @property
     def labels_given(self) -> bool:
@@ -258,13 +245,10 @@ class Classifier(nn.Module):
         Raises:
             ModelError: the network has no such layer, or the layer gives no maps larger than 1×1.
         """
-        before = self._token_grid
-        self._token_grid = token_grid or before
-        try:
-            self._target = self._probe(target_layer)[1]
-        except ModelError:
-            self._token_grid = before
-            raise
+        grid = token_grid or self._token_grid
+        found = self._probe(target_layer, grid)
+        self._warn([remark for remark in found.remarks if remark not in self.remarks])
+        self._probed, self._token_grid = found, grid
 
     @property
     def layout(self) -> Layout:
@@ -278,7 +262,7 @@ class Classifier(nn.Module):
     @property
     def has_target_layer(self) -> bool:
         """Whether one was found or given."""
-        return self._target is not None
+        return self._probed.target is not None
 
     @property
     def target(self) -> Target:
@@ -287,13 +271,14 @@ class Classifier(nn.Module):
         Raises:
             ModelError: none was found.
         """
-        if self._target is None:
+        target = self._probed.target
+        if target is None:
             raise ModelError(
                 f"{self.name}: found no layer with maps larger than 1×1 before pooling; name one "
-                f"with target_layer= or --layer{self._choices}, or use a look that needs no maps, "
-                "such as quick"
+                f"with target_layer= or --layer{self._probed.choices}, or use a look that needs no "
+                "maps, such as quick"
             )
-        return self._target
+        return target
 
     def pixels(
         self,
@@ -502,7 +487,7 @@ class Classifier(nn.Module):
     ) -> Float[Tensor, "n c"]:
         inputs = inputs.to(self.dtype, memory_format=self.memory_format)
         with evaluating(network):
-            if self._one_at_a_time and len(inputs) > 1:
+            if self._probed.one_at_a_time and len(inputs) > 1:
                 answers = torch.cat([class_outputs(network(image)) for image in inputs.split(1)])
             else:
                 answers = class_outputs(network(inputs))
@@ -524,11 +509,11 @@ class Classifier(nn.Module):
         its forward reads from elsewhere (a global variable, an environment variable) is not; call
         `forget_engines` after changing that.
         """
-        own = self._wrapper or isinstance(self.network, ShowsLayers) or self._one_at_a_time
+        own = self._wrapper or isinstance(self.network, ShowsLayers) or self._probed.one_at_a_time
         if own or torch.is_autocast_enabled(self.device.type):
             return self.run
         chunk = self.chunk_size(*size)
-        network = self.network if self._returns_tensor else Answers(self.network)
+        network = self.network if self._probed.returns_tensor else Answers(self.network)
         # No other thread may hook the network or switch its mode while a form of it is made.
         with exclusive():
             engine = self._engines.get(
@@ -568,7 +553,7 @@ class Classifier(nn.Module):
         16 at 224×224 on a CPU, where more brings nothing; 64 on an accelerator; 1 where images
         would change each other's answers (see `remarks`).
         """
-        if self._one_at_a_time:
+        if self._probed.one_at_a_time:
             return 1
         return images_at_once(height, width, self.device)
 
@@ -587,161 +572,20 @@ class Classifier(nn.Module):
                     return tensor
         return None
 
-    def _probe(self, layer: str | None) -> tuple[int, Target | None]:
-        """Number of classes and target layer, from one forward of noise at the input size."""
-        height, width = self.input_size
-        probing = self._probing_inputs()
-        images = torch.cat([probing[place] for place in _TRIED])
-        inputs = images[:1]
-        try:
-            seen = probe(self.network, inputs)
-        except REFUSALS as error:
-            raise ModelError(
-                f"{self.name}: the network fails on an input of 1×3×{height}×{width} "
-                f"({first_line(error)}); check input_size, and that it takes RGB images"
-            ) from error
-        answer = checked_answer(self.name, seen.outputs, self.dtype)
-        self._returns_tensor = isinstance(seen.outputs, Tensor)
-        self._settle(images, answer, {call.name for call in seen.calls})
-        others = (self._try(image) for image in probing)
-        check_kind(self.name, self._outputs, answer, seen.ends_in, others)
-        classes = answer.shape[1]
-        aspect, grid = height / width, self._token_grid
-        target = find_target(
-            seen.calls,
-            classes,
-            aspect,
-            grid,
-            lambda target: matters(self.network, target, inputs),
+    def _probe(self, layer: str | None, grid: Grid | None) -> Probed:
+        images = self.normalised(probing_pixels(*self.input_size)).to(self.dtype)
+        return probed(
+            self.network, images, name=self.name, outputs=self._outputs, layer=layer, grid=grid
         )
-        if layer is not None:
-            names = [name for name, _ in self.network.named_modules() if name]
-            names += [call.name for call in seen.calls]
-            target = named_target(names, seen.calls, layer, target, aspect, grid)
-        if target is None:
-            self._choices = _choices(seen, aspect, grid)
-        return classes, target
 
-    def _settle(
-        self,
-        images: Float[Tensor, "n 3 h w"],
-        answer: Float[Tensor, "1 c"],
-        called: Collection[str],
-    ) -> None:
-        """How images lie in memory, whether several go through the network at once, and what else
-        has to be known of its answers.
-
-        Convolutions are about twice as fast with the colour channels last, on CPUs too; but a
-        network that takes maps for rows of numbers as they lie in memory (`view`) fails on them.
-
-        Args:
-            images: normalised, with little in common.
-            answer: the network's to the first of them, alone.
-            called: the layers that were called for it.
-        """
-        shows = isinstance(self.network, ShowsLayers)  # and hands its inputs on as arrays
-        inputs = images[:1]
-        with ValuesRead() as read:
-            together = self._try_formats(images)
-        fits = together is not None and together.shape == (len(images), answer.shape[1])
-        if together is None:
-            self._try_formats(inputs)
-        depends = varies = False
-        if not fits or together is None or not self._same(together[:1], answer):
-            # In one memory format: in another one rounding may add up to more.
-            alone = self._again(inputs, answer)
-            varies = not self._same(alone, self._again(inputs, answer))
-            if fits and together is not None:
-                # Beside itself an image has the statistics that it has alone; and rounding, which
-                # some networks blow up, is the same at the same place in batches of one size.
-                twins = self._again(inputs.expand_as(images), together)
-                depends = not self._same(together[:1], twins[:1])
-                if self._same(twins[:1], twins[-1:]):
-                    depends |= not self._same(twins[:1], alone, _OTHER_ROUNDING)
-        remarks = []
-        if not fits:
-            remarks.append("it takes one image at a time, which is slow")
-        elif statistics := _batch_statistics(self.network, called):
-            remarks.append(
-                f"{statistics} has no running statistics and takes those of the batch; images go "
-                "through the network one at a time, since an answer would depend on the others"
-            )
-        elif read.values and not shows and self._decides_by_values():
-            remarks.append(
-                "it computes with values that its code reads out of its input (as in `if x.min() "
-                "< 0`); images go through it one at a time, on PyTorch"
-            )
-        elif depends and not varies:
-            remarks.append(
-                "its answer to an image depends on the rest of the batch; images go through it "
-                "one at a time"
-            )
-        self._one_at_a_time = bool(remarks)
-        if varies:
-            remarks.append(
-                "the same image gets another answer each time: is there dropout or noise that "
-                "stays on in eval mode? No figure will come out twice"
-            )
+    def _warn(self, remarks: Sequence[str]) -> None:
         for remark in remarks:
-            if remark not in self.remarks:
-                _log.warning("relook: %s: %s", self.name, remark)
-        self.remarks = tuple(remarks)
-
-    def _try_formats(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
-        """The answers in the first memory format that the network takes, which is kept."""
-        shows = isinstance(self.network, ShowsLayers)
-        for self._channels_last in (True, False)[shows:]:
-            found = self._try(inputs)
-            if found is not None:
-                return found
-        return None
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _try(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
-        """The network's own answers to normalised inputs as one batch; None where it refuses."""
-        try:
-            with evaluating(self.network), uncompiled(self.network):
-                answers = class_outputs(self.network(inputs.to(memory_format=self.memory_format)))
-        except REFUSALS as error:
-            if is_out_of_memory(error):
-                raise
-            return None
-        return at_least_float32(answers)
-
-    def _again(
-        self, inputs: Float[Tensor, "n 3 h w"], otherwise: Float[Tensor, "m c"]
-    ) -> Float[Tensor, "k c"]:
-        """As `_try`, with something else where the network refuses."""
-        found = self._try(inputs)
-        return otherwise if found is None else found
-
-    def _same(
-        self, one: Float[Tensor, "1 c"], other: Float[Tensor, "1 c"], tolerance: float = 1e-3
-    ) -> bool:
-        """Whether two answers differ by rounding at most."""
-        off = float((one - other).abs().max())
-        tolerance = max(tolerance, _SAME_ANSWER.get(self.dtype, 0.0))
-        return off <= tolerance * max(float(other.abs().max()), 1e-6)
-
-    def _probing_inputs(self) -> tuple[Float[Tensor, "1 3 h w"], ...]:
-        """Normalised images that have little in common, see `probing_pixels`."""
-        return tuple(self.normalised(probing_pixels(*self.input_size)).to(self.dtype).split(1))
-
-    def _decides_by_values(self) -> bool:
-        """Whether what the network's code reads out of tensors is another for other images."""
-        found = set()
-        for image in self._probing_inputs():
-            with ValuesRead() as read:
-                self._try(image)
-            found.add(repr(read.values))
-        return len(found) > 1
+            _log.warning("relook: %s: %s", self.name, remark)
 
     @property
     def memory_format(self) -> torch.memory_format:
         """How images and weights lie in memory; the network takes no other."""
-        # Not an attribute of its own: pickle protocols below 4 do not know torch's formats.
-        return torch.channels_last if self._channels_last else torch.contiguous_format
+        return self._probed.memory_format
 
     @property
     def is_exact(self) -> bool:
@@ -749,23 +593,3 @@ class Classifier(nn.Module):
         if isinstance(self.network, ShowsLayers):
             return self.network.is_exact
         return self.dtype in (torch.float32, torch.float64)
-
-
-def _batch_statistics(network: nn.Module, called: Collection[str]) -> str:
-    """The first layer called that normalises by the statistics of the batch also in eval mode."""
-    for name, module in network.named_modules():
-        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if batch_norm and module.running_mean is None and name in called:
-            return f"{type(module).__name__} {name!r}"
-    return ""
-
-
-def _choices(seen: Probe, aspect: float, grid: Grid | None) -> str:
-    """What could be named as target layer, for a message."""
-    layers = last_maps(seen.calls, aspect, grid)
-    choices = f", for instance {', '.join(layers)}" if layers else ""
-    if has_tokens(seen.calls) and grid is None:
-        choices += " (of tokens, say their rows and columns with token_grid= or --token-grid)"
-    elif has_tokens(seen.calls) and grid is not None:
-        choices += f" (no tokens fill {grid[0]} rows and {grid[1]} columns: say others, or none)"
-    return choices

@@ -1,25 +1,285 @@
-"""Images to try a network on, and what it reads of them while it runs."""
+"""What a few forward passes of trial images show of a network."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from relook.answers import at_least_float32, class_outputs
+from relook.batching import is_out_of_memory
+from relook.checks import Outputs, check_kind, checked_answer
+from relook.errors import ModelError, first_line
+from relook.layers import REFUSALS, Probe, ShowsLayers, evaluating, matters, probe
+from relook.layout import Grid
+from relook.target import Target, find_target, has_tokens, last_maps, named_target
+from relook.wrappers import uncompiled
+
+_SAME_ANSWER = {torch.float16: 0.1, torch.bfloat16: 0.1}
+"""How far, relative to the largest output, two answers may differ by rounding alone; 1e-3 in full
+precision."""
+_OTHER_ROUNDING = 0.05
+"""The same for batches of different sizes; random weights may blow rounding up to 0.01."""
+_TRIED = [6, 0, 5]
+"""Places among the probing images: of the one that the network is probed with, which is nearly
+grey, and of those that then stand beside it in a batch, noise of more contrast and noise that is
+nearly white. They change the mean, the largest and the smallest value."""
 
 _SCALARS = (
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.equal.default,
     torch.ops.aten.allclose.default,
 )
-"""What makes a number of Python out of a tensor, as `if x.min() < 0` and `x.item()` do."""
+"""Operations that make a Python number of a tensor, as `if x.min() < 0` and `x.item()` do."""
 
 _ARRAYS = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
-"""What takes values out of a tensor past PyTorch's own operations."""
+"""Methods that take values out of a tensor past PyTorch's own operations."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What probing showed of a network.
+
+    Attributes:
+        classes: number of classes.
+        target: the target layer; None if no layer has maps.
+        choices: layers that could be named as target layer, as the end of a message.
+        returns_tensor: whether the network returns a tensor, and not a tuple, dict or dataclass.
+        channels_last: whether images and weights lie in memory with the colour channels last.
+        one_at_a_time: whether each image needs a forward pass of its own.
+        remarks: what users should know of the network's answers, in sentences.
+    """
+
+    classes: int
+    target: Target | None
+    choices: str
+    returns_tensor: bool
+    channels_last: bool
+    one_at_a_time: bool
+    remarks: tuple[str, ...]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images and weights lie in memory."""
+        # Not a field: pickle protocols below 4 do not know torch's formats.
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+def probed(
+    network: nn.Module,
+    images: Float[Tensor, "8 3 h w"],
+    *,
+    name: str,
+    outputs: Outputs,
+    layer: str | None = None,
+    grid: Grid | None = None,
+) -> Probed:
+    """Probe a network: run it on trial images, alone and in batches, and watch its layers.
+
+    Args:
+        network: in any mode.
+        images: `probing_pixels`, normalised, on the network's device and in its dtype.
+        name: of the network, for messages.
+        outputs: the kind that the user declares.
+        layer: the target layer's name; searched for if None.
+        grid: rows and columns of a transformer's tokens, where the user gives them.
+
+    Raises:
+        ModelError: the network fails on images of this size, returns something that is not
+            (N, classes), or something else than `outputs` declares; the layer is unknown or has
+            no maps.
+        NotFiniteError: the network answers NaN or infinity.
+    """
+    return _Probing(network, images, name).run(outputs, layer, grid)
+
+
+class _Probing:
+    """The network and what is found while it is probed."""
+
+    def __init__(self, network: nn.Module, images: Float[Tensor, "8 3 h w"], name: str) -> None:
+        self._network = network
+        self._images = images.split(1)
+        self._name = name
+        self._channels_last = False
+        # An ONNX graph gets its inputs as arrays, whatever their memory format.
+        self._is_graph = isinstance(network, ShowsLayers)
+
+    def run(self, outputs: Outputs, layer: str | None, grid: Grid | None) -> Probed:
+        images = torch.cat([self._images[place] for place in _TRIED])
+        inputs = images[:1]
+        height, width = inputs.shape[-2:]
+        try:
+            seen = probe(self._network, inputs)
+        except REFUSALS as error:
+            raise ModelError(
+                f"{self._name}: the network fails on an input of 1×3×{height}×{width} "
+                f"({first_line(error)}); check input_size, and that it takes RGB images"
+            ) from error
+        answer = checked_answer(self._name, seen.outputs, inputs.dtype)
+        one_at_a_time, remarks = self._settle(images, answer, {call.name for call in seen.calls})
+        others = (self._try(image) for image in self._images)
+        check_kind(self._name, outputs, answer, seen.ends_in, others)
+        classes, aspect = answer.shape[1], height / width
+
+        def search() -> Target | None:
+            def counts(target: Target) -> bool:
+                return matters(self._network, target, inputs)
+
+            return find_target(seen.calls, classes, aspect, grid, counts)
+
+        if layer is None:
+            target = search()
+        else:
+            names = [name for name, _ in self._network.named_modules() if name]
+            names += [call.name for call in seen.calls]
+            target = named_target(names, seen.calls, layer, search, aspect, grid)
+        return Probed(
+            classes,
+            target,
+            "" if target else _choices(seen, aspect, grid),
+            isinstance(seen.outputs, Tensor),
+            self._channels_last,
+            one_at_a_time,
+            remarks,
+        )
+
+    def _settle(
+        self,
+        images: Float[Tensor, "n 3 h w"],
+        answer: Float[Tensor, "1 c"],
+        called: Collection[str],
+    ) -> tuple[bool, tuple[str, ...]]:
+        """Whether each image needs a forward pass of its own, and remarks on the answers.
+
+        Convolutions are about twice as fast with the colour channels last, on CPUs too; but a
+        network that takes maps for rows of numbers as they lie in memory (`view`) fails on them.
+
+        Args:
+            images: normalised, with little in common.
+            answer: the network's to the first of them, alone.
+            called: the layers that were called for it.
+        """
+        inputs = images[:1]
+        with ValuesRead() as read:
+            together = self._try_formats(images)
+        fits = together is not None and together.shape == (len(images), answer.shape[1])
+        if together is None:
+            self._try_formats(inputs)
+        depends = varies = False
+        if not fits or together is None or not _same(together[:1], answer, inputs.dtype):
+            # In one memory format: in another one rounding may add up to more.
+            alone = self._again(inputs, answer)
+            varies = not _same(alone, self._again(inputs, answer), inputs.dtype)
+            if fits and together is not None:
+                # Beside itself an image has the statistics that it has alone; and rounding, which
+                # some networks blow up, is the same at the same place in batches of one size.
+                twins = self._again(inputs.expand_as(images), together)
+                depends = not _same(together[:1], twins[:1], inputs.dtype)
+                if _same(twins[:1], twins[-1:], inputs.dtype):
+                    depends |= not _same(twins[:1], alone, inputs.dtype, _OTHER_ROUNDING)
+        remarks = []
+        if not fits:
+            remarks.append("it takes one image at a time, which is slow")
+        elif statistics := _batch_statistics(self._network, called):
+            remarks.append(
+                f"{statistics} has no running statistics and takes those of the batch; images go "
+                "through the network one at a time, since an answer would depend on the others"
+            )
+        elif read.values and not self._is_graph and self._decides_by_values():
+            remarks.append(
+                "it computes with values that its code reads out of its input (as in `if x.min() "
+                "< 0`); images go through it one at a time, on PyTorch"
+            )
+        elif depends and not varies:
+            remarks.append(
+                "its answer to an image depends on the rest of the batch; images go through it "
+                "one at a time"
+            )
+        one_at_a_time = bool(remarks)
+        if varies:
+            remarks.append(
+                "the same image gets another answer each time: is there dropout or noise that "
+                "stays on in eval mode? No figure will come out twice"
+            )
+        return one_at_a_time, tuple(remarks)
+
+    def _try_formats(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
+        """The answers in the first memory format that the network takes, which is kept."""
+        for channels_last in (False,) if self._is_graph else (True, False):
+            self._channels_last = channels_last
+            found = self._try(inputs)
+            if found is not None:
+                return found
+        return None
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _try(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
+        """The network's outputs for a batch of normalised inputs; None where it fails."""
+        memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
+        try:
+            with evaluating(self._network), uncompiled(self._network):
+                answers = class_outputs(self._network(inputs.to(memory_format=memory_format)))
+        except REFUSALS as error:
+            if is_out_of_memory(error):
+                raise
+            return None
+        return at_least_float32(answers)
+
+    def _again(
+        self, inputs: Float[Tensor, "n 3 h w"], otherwise: Float[Tensor, "m c"]
+    ) -> Float[Tensor, "k c"]:
+        """The network's outputs for a batch; `otherwise` where it fails."""
+        found = self._try(inputs)
+        return otherwise if found is None else found
+
+    def _decides_by_values(self) -> bool:
+        """Whether the values that the network's code reads out of tensors depend on the image."""
+        found = set()
+        for image in self._images:
+            with ValuesRead() as read:
+                self._try(image)
+            found.add(repr(read.values))
+        return len(found) > 1
+
+
+def _same(
+    one: Float[Tensor, "1 c"],
+    other: Float[Tensor, "1 c"],
+    dtype: torch.dtype,
+    tolerance: float = 1e-3,
+) -> bool:
+    """Whether two answers of a network of this dtype differ by rounding at most."""
+    off = float((one - other).abs().max())
+    tolerance = max(tolerance, _SAME_ANSWER.get(dtype, 0.0))
+    return off <= tolerance * max(float(other.abs().max()), 1e-6)
+
+
+def _batch_statistics(network: nn.Module, called: Collection[str]) -> str:
+    """The first layer called that normalises by the statistics of the batch also in eval mode."""
+    for name, module in network.named_modules():
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and module.running_mean is None and name in called:
+            return f"{type(module).__name__} {name!r}"
+    return ""
+
+
+def _choices(seen: Probe, aspect: float, grid: Grid | None) -> str:
+    """What could be named as target layer, for a message."""
+    layers = last_maps(seen.calls, aspect, grid)
+    choices = f", for instance {', '.join(layers)}" if layers else ""
+    if has_tokens(seen.calls) and grid is None:
+        choices += " (of tokens, say their rows and columns with token_grid= or --token-grid)"
+    elif has_tokens(seen.calls) and grid is not None:
+        choices += f" (no tokens fill {grid[0]} rows and {grid[1]} columns: say others, or none)"
+    return choices
 
 
 def probing_pixels(height: int, width: int) -> Float[Tensor, "8 3 h w"]:

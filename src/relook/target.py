@@ -172,7 +172,7 @@ def named_target(
     names: list[str],
     calls: tuple[Call, ...],
     layer: str,
-    found: Target | None,
+    search: Callable[[], Target | None],
     aspect: float = 1.0,
     grid: Grid | None = None,
 ) -> Target:
@@ -182,15 +182,15 @@ def named_target(
         names: of all layers.
         calls: of a probing forward.
         layer: the name that the user gave.
-        found: the layer that was found without it, to suggest.
+        search: finds a layer to suggest; called only if this one cannot be the target.
         aspect: height / width of the network's input.
         grid: of tokens, where the user has said it.
 
     Raises:
         ModelError: it gives no maps larger than 1×1; with what to pass instead.
     """
-    instead = f"; pass another, for instance {found.layer!r}" if found else "; pass another"
     if layer not in names:
+        found = search()
         close = difflib.get_close_matches(layer, dict.fromkeys(names), n=3, cutoff=0.4)
         closest = ", ".join(repr(name) for name in close) or (found and repr(found.layer))
         hint = f"; closest: {closest}" if closest else ""
@@ -199,7 +199,7 @@ def named_target(
     layouts = _layouts(calls, aspect, grid)
     own = [index for index, call in enumerate(calls) if call.name == layer]
     if not own:
-        raise ModelError(f"layer {layer!r} is never called, or returns no tensor{instead}")
+        raise ModelError(f"layer {layer!r} is never called, or returns no tensor{_instead(search)}")
     read = [layout for layout in (layouts[index] for index in own) if layout]
     if read:
         return Target(layer, read[-1])
@@ -212,5 +212,11 @@ def named_target(
         )
     raise ModelError(
         f"layer {layer!r} gives {last.size}, and only maps larger than 1×1 tell where "
-        f"something was seen{instead}"
+        f"something was seen{_instead(search)}"
     )
+
+
+def _instead(search: Callable[[], Target | None]) -> str:
+    """The end of a message about a layer that cannot be the target."""
+    found = search()
+    return f"; pass another, for instance {found.layer!r}" if found else "; pass another"
