@@ -16,7 +16,7 @@ import relook
 from networks import HalvesNet, SmallCNN, random_cnn
 from relook.attribution import Context
 from relook.checks import check_module
-from relook.layers import matters, probe
+from relook.layers import layers_of
 from relook.target import find_target
 
 OWN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -364,10 +364,11 @@ def test_chunks_hold_as_many_pixels_whatever_the_size(cnn):
 
 def layer_of(network, size, classes=1000):
     torch.manual_seed(0)
-    seen = probe(network, torch.rand(1, 3, size, size))
+    layers = layers_of(network)
+    seen = layers.probe(torch.rand(1, 3, size, size))
 
     def counts(target):
-        return matters(network, target, torch.rand(1, 3, size, size))
+        return layers.matters(target, torch.rand(1, 3, size, size))
 
     target = find_target(seen.calls, classes, counts=counts)
     return target and target.layer

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from relook.classifier import Classifier
 from relook.errors import ModelError
 from relook.labels import by_label
-from relook.layers import REFUSALS, ShowsLayers, evaluating, exclusive
+from relook.layers import REFUSALS, evaluating, exclusive
 from relook.words import some
 
 _ROUNDS = 7
@@ -88,7 +88,7 @@ def multiply_adds(classifier: Classifier) -> int:
     """Of one forward at the network's own input size: those of its convolutions and matrix
     products. 0 where they cannot be counted, as in an ONNX graph.
     """
-    if isinstance(classifier.network, ShowsLayers):
+    if not classifier.in_pytorch:
         return 0
     size = classifier.input_size
     with exclusive():

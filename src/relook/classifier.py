@@ -32,14 +32,7 @@ from relook.engines import Engines, Run
 from relook.errors import ModelError, RelookError
 from relook.geometry import Box, Geometry, cut_pixels
 from relook.labels import ClassIndices, Labels, class_labels
-from relook.layers import (
-    REFUSALS,
-    ShowsLayers,
-    differentiating,
-    evaluating,
-    exclusive,
-    recording,
-)
+from relook.layers import REFUSALS, evaluating, exclusive, floating_point_tensor, layers_of
 from relook.layout import Grid, Layout
 from relook.probing import Probed, probed, probing_pixels
 from relook.target import Target
@@ -209,13 +202,13 @@ class Classifier(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        tensor = self._a_tensor()
+        tensor = floating_point_tensor(self.network)
         return torch.device("cpu") if tensor is None else tensor.device
 
     @property
     def dtype(self) -> torch.dtype:
         """In which floating-point type the network computes."""
-        tensor = self._a_tensor()
+        tensor = floating_point_tensor(self.network)
         return torch.float32 if tensor is None else tensor.dtype
 
     @property
@@ -397,7 +390,7 @@ class Classifier(nn.Module):
         pixels = pixels.to(self.device)
         maps: list[Tensor] = []
         if activations:
-            with recording(self.network, self.target) as maps, torch.no_grad():
+            with layers_of(self.network).recording(self.target) as maps, torch.no_grad():
                 outputs = self._forward(self.network, self.normalised(pixels))
             self._check_maps(maps, pixels)
         else:
@@ -421,7 +414,7 @@ class Classifier(nn.Module):
             ModelError: nothing that can be differentiated leads from the layer to the outputs.
             NotFiniteError: a gradient is NaN or infinite.
         """
-        with differentiating(self.network, self.target) as leaves:
+        with layers_of(self.network).differentiating(self.target) as leaves:
             inputs = self.normalised(pixels.clone().unsqueeze(0))
             outputs = self._forward(self.network, inputs)[0]
             if self._outputs == "probabilities":
@@ -509,7 +502,7 @@ class Classifier(nn.Module):
         its forward reads from elsewhere (a global variable, an environment variable) is not; call
         `forget_engines` after changing that.
         """
-        own = self._wrapper or isinstance(self.network, ShowsLayers) or self._probed.one_at_a_time
+        own = self._wrapper or not self.in_pytorch or self._probed.one_at_a_time
         if own or torch.is_autocast_enabled(self.device.type):
             return self.run
         chunk = self.chunk_size(*size)
@@ -565,13 +558,6 @@ class Classifier(nn.Module):
         """What one forward of this size costs, in forwards at the network's own input size."""
         return height * width / (self.input_size[0] * self.input_size[1])
 
-    def _a_tensor(self) -> Tensor | None:
-        for tensors in (self.network.parameters(), self.network.buffers()):
-            for tensor in tensors:
-                if tensor.is_floating_point():
-                    return tensor
-        return None
-
     def _probe(self, layer: str | None, grid: Grid | None) -> Probed:
         images = self.normalised(probing_pixels(*self.input_size)).to(self.dtype)
         return probed(
@@ -590,6 +576,9 @@ class Classifier(nn.Module):
     @property
     def is_exact(self) -> bool:
         """Whether the network computes in float32 or better."""
-        if isinstance(self.network, ShowsLayers):
-            return self.network.is_exact
-        return self.dtype in (torch.float32, torch.float64)
+        return layers_of(self.network).is_exact
+
+    @property
+    def in_pytorch(self) -> bool:
+        """Whether PyTorch runs the network; else it is an ONNX graph, run by ONNX Runtime."""
+        return layers_of(self.network).in_pytorch

@@ -1,4 +1,4 @@
-"""Watching a network's layers: what they put out, and whether the answer depends on it."""
+"""Watching a network's layers: what they return, and whether the answer depends on it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -45,30 +46,66 @@ class Probe:
 Matrix = tuple[Tensor, Tensor | None]
 """The weights (C, K) of a layer that joins K features to C, and its bias (C)."""
 
+Hook = Callable[[nn.Module, Any, Any], Any]
+"""A forward hook: a module, its inputs and its output; what it returns replaces the output."""
+
 
 @runtime_checkable
-class ShowsLayers(Protocol):
-    """A module that shows its layers itself, where there is nothing to hook: an ONNX graph."""
+class Layers(Protocol):
+    """The layers of a network. There are two kinds: the modules of a PyTorch network (`Modules`),
+    and the nodes of an ONNX graph (`relook.models.graph.OnnxNetwork`).
+
+    Everything that runs or hooks the network holds the lock of `exclusive` meanwhile.
+    """
+
+    @property
+    def in_pytorch(self) -> bool:
+        """Whether PyTorch computes the layers."""
+        ...
 
     @property
     def is_exact(self) -> bool:
-        """Whether it computes in float32 or better."""
+        """Whether the network computes in float32 or better."""
         ...
 
-    def probe(self, inputs: Tensor) -> Probe:
-        """Run once and say what every layer put out."""
+    def probe(self, inputs: Float[Tensor, "1 3 h w"]) -> Probe:
+        """Run the network once in eval mode and note what every layer returned."""
         ...
 
     def recording(self, target: Target) -> AbstractContextManager[list[Tensor]]:
-        """As the function of that name."""
+        """Record the maps (N, K, h, w) that the target layer returns: those of its last call.
+
+        A layer that is called several times (a shared ReLU) is recorded at its last call that
+        returns maps. The maps are copied, so that an in-place operation after the layer cannot
+        overwrite them.
+        """
         ...
 
-    def matters(self, target: Target, inputs: Tensor) -> bool:
-        """As the function of that name."""
+    def differentiating(self, target: Target) -> AbstractContextManager[list[Tensor]]:
+        """Let gradients begin at the target layer: the list holds the output of its last call, a
+        leaf.
+
+        What follows in the network works on a copy, so that an in-place operation after the layer
+        does not change the leaf; what comes before it keeps nothing for a backward pass.
+
+        Raises:
+            ModelError: the network has no gradients.
+        """
+        ...
+
+    def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
+        """Whether the answer depends on what the target layer holds at the places of the image.
+
+        After the last attention of a network that answers from its class token it does not: the
+        other tokens are not used any more.
+        """
         ...
 
     def matrices(self) -> Iterator[Matrix]:
-        """As the function of that name."""
+        """Weights and biases of fully connected layers and convolutions, the last layer first.
+
+        The weights of a convolution are flattened after their first dimension: (C, K) if it is 1×1.
+        """
         ...
 
 
@@ -116,130 +153,155 @@ def evaluating(network: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
-@contextmanager
-def recording(network: nn.Module, target: Target) -> Iterator[list[Tensor]]:
-    """Record the maps (N, K, h, w) that the target layer puts out: those of its last call.
+class Modules:
+    """The modules of a PyTorch network, watched by forward hooks. See `Layers` for the methods."""
 
-    A layer that is called several times (a shared ReLU) is recorded at its last call that
-    returns maps. The maps are copied, so that an in-place operation after the layer cannot
-    rewrite them.
-    """
-    if isinstance(network, ShowsLayers):
-        with exclusive(), network.recording(target) as maps:
+    in_pytorch = True
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the network computes in float32 or better."""
+        tensor = floating_point_tensor(self._network)
+        return tensor is None or tensor.dtype in (torch.float32, torch.float64)
+
+    def probe(self, inputs: Float[Tensor, "1 3 h w"]) -> Probe:
+        """Run the network once in eval mode and note what every module returned.
+
+        Raises:
+            ModelError: the network was made under `torch.inference_mode`.
+        """
+        network = self._network
+        if any(tensor.is_inference() for tensor in (*network.parameters(), *network.buffers())):
+            raise ModelError(
+                f"{type(network).__name__}: made under torch.inference_mode(), which does not say "
+                "what its layers do; make it outside"
+            )
+        calls: list[Call] = []
+
+        def note(name: str) -> Hook:
+            def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+                tensor = _first_tensor(output)
+                if isinstance(tensor, Tensor):
+                    calls.append(_call(name, module, tensor))
+
+            return hook
+
+        # Gradients are never computed; autograd only names the operations, and keeps nothing.
+        nothing = torch.empty(0)
+        nothing_kept = torch.autograd.graph.saved_tensors_hooks(
+            lambda _: nothing, lambda _: nothing
+        )
+        with (
+            self._hooked([(m, note(name)) for name, m in network.named_modules() if name]),
+            evaluating(network),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            nothing_kept,
+        ):
+            # No leaf, so that a network may begin with an in-place operation.
+            outputs = network(inputs.detach().clone().requires_grad_().clone())
+        return Probe(outputs, tuple(calls), _ends_in(outputs))
+
+    @contextmanager
+    def recording(self, target: Target) -> Iterator[list[Tensor]]:
+        """Record the maps (N, K, h, w) that the target layer returns: those of its last call."""
+        maps: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            found = _maps_of(output, target.layout)
+            if found is not None:
+                maps[:] = [found.detach().clone(memory_format=torch.contiguous_format)]
+
+        with self._hooked([(self._layer(target), keep)]):
             yield maps
-        return
-    maps = []
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        found = _maps_of(output, target.layout)
-        if found is not None:
-            maps[:] = [found.detach().clone(memory_format=torch.contiguous_format)]
+    @contextmanager
+    def differentiating(self, target: Target) -> Iterator[list[Tensor]]:
+        """Let gradients begin at the target layer: the list holds the output of its last call."""
+        leaves: list[Tensor] = []
 
-    with _hooked(network, target.layer, keep):
-        yield maps
+        def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            if _maps_of(output, target.layout) is None:
+                return output
+            torch.set_grad_enabled(True)
+            leaves[:] = [_first_tensor(output).detach().clone().requires_grad_()]
+            return _replaced(output, leaves[0].clone())
 
+        # Until the layer is reached; leaving this restores the caller's mode.
+        with (
+            self._hooked([(self._layer(target), cut)]),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(False),
+        ):
+            yield leaves
 
-@contextmanager
-def differentiating(network: nn.Module, target: Target) -> Iterator[list[Tensor]]:
-    """Gradients begin at the target layer: the list holds the output of its last call, a leaf.
+    def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
+        """Whether the answer depends on what the target layer holds at the places of the image."""
 
-    What follows in the network works on a copy, so that an in-place operation after the layer
-    finds no leaf in its way; what comes before it keeps nothing for a backward.
-    """
-    if isinstance(network, ShowsLayers):
-        raise ModelError("an ONNX graph has no gradients; use Score-CAM (--attribution scorecam)")
-    leaves: list[Tensor] = []
+        def forget(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            if _maps_of(output, target.layout) is None:
+                return output
+            return _replaced(output, target.layout.without_places(_first_tensor(output)))
 
-    def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        if _maps_of(output, target.layout) is None:
-            return output
-        torch.set_grad_enabled(True)
-        leaves[:] = [_first_tensor(output).detach().clone().requires_grad_()]
-        return _replaced(output, leaves[0].clone())
+        with torch.no_grad(), evaluating(self._network):
+            before = self._answer_and_features(inputs, [])
+            try:
+                after = self._answer_and_features(inputs, [(self._layer(target), forget)])
+            except REFUSALS:
+                return True  # the network reads what it is given, and fails on zeros
+        return any(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
-    # Until the layer is reached; leaving this restores the caller's mode.
-    with (
-        _hooked(network, target.layer, cut),
-        torch.inference_mode(False),
-        torch.set_grad_enabled(False),
-    ):
-        yield leaves
+    def matrices(self) -> Iterator[Matrix]:
+        """Weights and biases of fully connected layers and convolutions, the last layer first."""
+        for module in reversed(list(self._network.modules())):
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                bias = None if module.bias is None else module.bias.detach()
+                yield module.weight.detach().flatten(1), bias
 
+    def _answer_and_features(
+        self, inputs: Float[Tensor, "1 3 h w"], hooks: list[tuple[nn.Module, Hook]]
+    ) -> list[Tensor]:
+        """The network's answer, and the inputs of the fully connected layer that it comes from.
 
-def matrices(network: nn.Module) -> Iterator[Matrix]:
-    """Weights and biases of fully connected layers and convolutions, the last layer first.
+        That layer may have weights of zero, as some begin with, and so give the same answer for
+        any input.
+        """
+        seen: list[tuple[Tensor, Tensor]] = []
 
-    The weights of a convolution are flattened after their first dimension: (C, K) if it is 1×1.
-    """
-    if isinstance(network, ShowsLayers):
-        yield from network.matrices()
-        return
-    for module in reversed(list(network.modules())):
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            bias = None if module.bias is None else module.bias.detach()
-            yield module.weight.detach().flatten(1), bias
+        def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if inputs and isinstance(inputs[0], Tensor):
+                seen.append((inputs[0].clone(), output))
 
+        linear = [(m, keep) for m in self._network.modules() if isinstance(m, nn.Linear)]
+        with self._hooked([*linear, *hooks]):
+            outputs = class_outputs(self._network(inputs))
+        return [outputs, *(features for features, output in seen if output is outputs)]
 
-def matters(network: nn.Module, target: Target, inputs: Tensor) -> bool:
-    """Whether the answer depends on what the target layer holds at the places of the image.
+    def _layer(self, target: Target) -> nn.Module:
+        return self._network.get_submodule(target.layer)
 
-    After the last attention of a network that answers from its class token it does not: what
-    the other tokens hold then is read by nobody.
-    """
-    if isinstance(network, ShowsLayers):
-        return network.matters(target, inputs)
-
-    def forget(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        if _maps_of(output, target.layout) is None:
-            return output
-        return _replaced(output, target.layout.without_places(_first_tensor(output)))
-
-    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        return None
-
-    with torch.no_grad(), evaluating(network):
-        before = _reached(network, inputs, target.layer, leave)
-        try:
-            after = _reached(network, inputs, target.layer, forget)
-        except REFUSALS:
-            return True  # it looks at what it is given, and does not take nothing
-    return any(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
-
-
-def _reached(
-    network: nn.Module, inputs: Tensor, layer: str, hook: Callable[..., Any]
-) -> list[Tensor]:
-    """The network's answer, and what the fully connected layer made it of that it comes from.
-
-    That layer may have weights of zero, as some begin with, and answer the same of anything.
-    """
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if inputs and isinstance(inputs[0], Tensor):
-            seen.append((inputs[0].clone(), output))
-
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    with exclusive():
-        handles = [module.register_forward_hook(keep) for module in linear]
-        try:
-            with _hooked(network, layer, hook):
-                outputs = class_outputs(network(inputs))
-        finally:
-            for handle in handles:
-                handle.remove()
-    return [outputs, *(features for features, output in seen if output is outputs)]
-
-
-@contextmanager
-def _hooked(network: nn.Module, layer: str, hook: Callable[..., Any]) -> Iterator[None]:
-    with exclusive():
-        handle = network.get_submodule(layer).register_forward_hook(hook)
-        try:
-            with uncompiled(network):
+    @contextmanager
+    def _hooked(self, hooks: list[tuple[nn.Module, Hook]]) -> Iterator[None]:
+        """Add forward hooks; no other thread runs a network until they are removed again."""
+        with exclusive(), ExitStack() as added:
+            for module, hook in hooks:
+                added.callback(module.register_forward_hook(hook).remove)
+            with uncompiled(self._network):
                 yield
-        finally:
-            handle.remove()
+
+
+def floating_point_tensor(network: nn.Module) -> Tensor | None:
+    """The first parameter of a network, else its first buffer, in floating point."""
+    tensors = (*network.parameters(), *network.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def layers_of(network: nn.Module) -> Layers:
+    """The layers of a network, PyTorch module or ONNX graph."""
+    return network if isinstance(network, Layers) else Modules(network)
 
 
 def _first_tensor(output: Any) -> Any:
@@ -260,48 +322,6 @@ def _maps_of(output: Any, layout: Layout) -> Tensor | None:
     if not isinstance(tensor, Tensor):
         return None
     return layout.maps(tensor.dequantize() if tensor.is_quantized else tensor)
-
-
-def probe(network: nn.Module, inputs: Tensor) -> Probe:
-    """Run the network once in eval mode and note what every module returned."""
-    if isinstance(network, ShowsLayers):
-        return network.probe(inputs)
-    if any(tensor.is_inference() for tensor in (*network.parameters(), *network.buffers())):
-        raise ModelError(
-            f"{type(network).__name__}: made under torch.inference_mode(), which does not say what "
-            "its layers do; make it outside"
-        )
-    calls: list[Call] = []
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = _first_tensor(output)
-            if isinstance(tensor, Tensor):
-                calls.append(_call(name, module, tensor))
-
-        return hook
-
-    # Gradients are never computed; autograd only names the operations, and keeps nothing.
-    nothing = torch.empty(0)
-    nothing_kept = torch.autograd.graph.saved_tensors_hooks(lambda _: nothing, lambda _: nothing)
-    with exclusive():
-        handles = [
-            m.register_forward_hook(note(name)) for name, m in network.named_modules() if name
-        ]
-        try:
-            with (
-                uncompiled(network),
-                evaluating(network),
-                torch.inference_mode(False),
-                torch.enable_grad(),
-                nothing_kept,
-            ):
-                # No leaf, so that a network may begin with an in-place operation.
-                outputs = network(inputs.detach().clone().requires_grad_().clone())
-        finally:
-            for handle in handles:
-                handle.remove()
-    return Probe(outputs, tuple(calls), _ends_in(outputs))
 
 
 # The operations of autograd that keep values within what they were, up to a scale and a shift.

@@ -17,7 +17,7 @@ from relook.answers import at_least_float32, class_outputs
 from relook.batching import is_out_of_memory
 from relook.checks import Outputs, check_kind, checked_answer
 from relook.errors import ModelError, first_line
-from relook.layers import REFUSALS, Probe, ShowsLayers, evaluating, matters, probe
+from relook.layers import REFUSALS, Probe, evaluating, layers_of
 from relook.layout import Grid
 from relook.target import Target, find_target, has_tokens, last_maps, named_target
 from relook.wrappers import uncompiled
@@ -108,15 +108,14 @@ class _Probing:
         self._images = images.split(1)
         self._name = name
         self._channels_last = False
-        # An ONNX graph gets its inputs as arrays, whatever their memory format.
-        self._is_graph = isinstance(network, ShowsLayers)
+        self._layers = layers_of(network)
 
     def run(self, outputs: Outputs, layer: str | None, grid: Grid | None) -> Probed:
         images = torch.cat([self._images[place] for place in _TRIED])
         inputs = images[:1]
         height, width = inputs.shape[-2:]
         try:
-            seen = probe(self._network, inputs)
+            seen = self._layers.probe(inputs)
         except REFUSALS as error:
             raise ModelError(
                 f"{self._name}: the network fails on an input of 1×3×{height}×{width} "
@@ -130,7 +129,7 @@ class _Probing:
 
         def search() -> Target | None:
             def counts(target: Target) -> bool:
-                return matters(self._network, target, inputs)
+                return self._layers.matters(target, inputs)
 
             return find_target(seen.calls, classes, aspect, grid, counts)
 
@@ -192,7 +191,7 @@ class _Probing:
                 f"{statistics} has no running statistics and takes those of the batch; images go "
                 "through the network one at a time, since an answer would depend on the others"
             )
-        elif read.values and not self._is_graph and self._decides_by_values():
+        elif read.values and self._layers.in_pytorch and self._decides_by_values():
             remarks.append(
                 "it computes with values that its code reads out of its input (as in `if x.min() "
                 "< 0`); images go through it one at a time, on PyTorch"
@@ -212,7 +211,8 @@ class _Probing:
 
     def _try_formats(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
         """The answers in the first memory format that the network takes, which is kept."""
-        for channels_last in (False,) if self._is_graph else (True, False):
+        # An ONNX graph gets its inputs as arrays, whatever their memory format.
+        for channels_last in (True, False) if self._layers.in_pytorch else (False,):
             self._channels_last = channels_last
             found = self._try(inputs)
             if found is not None:

@@ -18,7 +18,7 @@ from relook.attribution.protocol import (
 )
 from relook.classifier import Classifier, FirstLook
 from relook.errors import ModelError
-from relook.layers import matrices
+from relook.layers import layers_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c 
     # What a half-precision network computed is only so exact.
     exact = classifier.is_exact and not torch.is_autocast_enabled(pooled.device.type)
     tolerance = 1e-4 if exact else 5e-2
-    for weights, bias in matrices(classifier.network):
+    for weights, bias in layers_of(classifier.network).matrices():
         if weights.shape != (len(first.outputs), len(pooled)):
             continue
         weights = weights.to(pooled)

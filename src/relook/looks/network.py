@@ -14,7 +14,6 @@ from relook.attribution import Context, Note
 from relook.cascade import are_named, is_counted
 from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError
-from relook.layers import ShowsLayers
 from relook.looks.protocol import SecondLook, Views
 
 _in_use: WeakValueDictionary[tuple[str, str, int], Classifier] = WeakValueDictionary()
@@ -113,7 +112,7 @@ def load_network(name: str, beside: Classifier | None = None) -> Network:
         written = 0
     # A graph runs outside of PyTorch, and does not say where.
     device = None
-    if beside is not None and not isinstance(beside.network, ShowsLayers):
+    if beside is not None and beside.in_pytorch:
         device = beside.device
     key = (name, str(device), written)
     classifier = _in_use.get(key)

@@ -18,7 +18,7 @@ from relook.answers import class_outputs
 from relook.classifier import Classifier
 from relook.engines.exported import export as write_onnx
 from relook.errors import ModelError, first_line
-from relook.layers import ShowsLayers, evaluating, recording
+from relook.layers import evaluating, layers_of
 from relook.models.graph import OnnxNetwork
 from relook.probing import probing_pixels
 from relook.record import Record
@@ -71,7 +71,7 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
     path = Path(file).expanduser()
     if path.suffix.lower() != ".onnx":
         raise ModelError(f"{path}: name a file that ends in .onnx")
-    if isinstance(classifier.network, ShowsLayers):
+    if not classifier.in_pytorch:
         raise ModelError(f"{classifier.name}: is an ONNX file already")
     if classifier.dtype not in _TOLERANCE:
         raise ModelError(
@@ -136,7 +136,7 @@ def _checked(
             asked = [images.to(classifier.device), *images.to(classifier.device).split(1)]
             alone = [class_outputs(network(each)) for each in asked[1:]]
             if node is not None:
-                maps = stack.enter_context(recording(network, classifier.target))
+                maps = stack.enter_context(layers_of(network).recording(classifier.target))
             expected = torch.cat([class_outputs(network(asked[0])), *alone])
         graph = OnnxNetwork(written, "NCHW", "cpu")
         found = torch.cat([graph(each) for each in (images, *images.split(1))])

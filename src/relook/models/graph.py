@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from relook.engines.exported import session_options
 from relook.errors import ModelError, first_line
-from relook.layers import Matrix, Probe
+from relook.layers import Matrix, Probe, exclusive
 from relook.target import Call, Target
 
 Order = Literal["NCHW", "NHWC"]
@@ -133,6 +133,8 @@ class OnnxNetwork(nn.Module):
         ends_in: the operation that the answer comes from, as "Softmax" or "Gemm".
         provider: the execution provider of ONNX Runtime that is used first.
     """
+
+    in_pytorch = False
 
     def __init__(self, file: Path, order: Order | None = None, device: str | None = None) -> None:
         """Read the graph; nothing is run yet.
@@ -273,16 +275,21 @@ class OnnxNetwork(nn.Module):
 
     @contextmanager
     def recording(self, target: Target) -> Iterator[list[Tensor]]:
-        """Record the maps (N, K, h, w) of the target layer in the forwards that follow."""
+        """Record the maps (N, K, h, w) of the target layer in the forward passes that follow."""
         maps: list[Tensor] = []
-        before, self._recorded = self._recorded, (target, maps)
-        try:
-            yield maps
-        finally:
-            self._recorded = before
+        with exclusive():
+            before, self._recorded = self._recorded, (target, maps)
+            try:
+                yield maps
+            finally:
+                self._recorded = before
+
+    def differentiating(self, target: Target) -> AbstractContextManager[list[Tensor]]:
+        """Raise ModelError: ONNX Runtime computes no gradients."""
+        raise ModelError("an ONNX graph has no gradients; use Score-CAM (--attribution scorecam)")
 
     def probe(self, inputs: Float[Tensor, "1 3 h w"]) -> Probe:
-        """Run the graph once and say what every node that leads to the answer put out."""
+        """Run the graph once and note what every node that leads to the answer returned."""
         tensors = [self._tensor(name) for name in self._nodes]
         session = self._open(self._with_outputs([self._answer, *tensors]), optimise=False)
         self._settle_batch(session, inputs)
