@@ -8,6 +8,10 @@ import copy
 import dataclasses
 import datetime
 import functools
+import os
+import re
+import subprocess
+import sys
 import types
 from typing import ClassVar
 
@@ -331,6 +335,69 @@ def test_what_cannot_be_noticed_can_be_said(noise):
         torch.testing.assert_close(answers, classifier.run(inputs), rtol=0, atol=1e-5)
     finally:
         Global.TEMPERATURE[0] = 1.0
+
+
+def test_warming_up_makes_the_faster_form_and_says_what_it_did():
+    torch.manual_seed(0)
+    classifier = relook.Classifier(SmallCNN(), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=16)
+    assert classifier.warm_up(images=20) == "PyTorch, no faster form"
+    assert classifier.engine == "PyTorch"
+    assert re.fullmatch(r"ONNX Runtime, made in \d+\.\d s", classifier.warm_up(images=500))
+    assert classifier.engine == "ONNX Runtime"
+    assert classifier.warm_up(images=500) == "ONNX Runtime, made before"
+    assert isinstance(classifier.runner(8, SIZE), OnnxRuntime)
+    assert classifier.warm_up(500, (32, 24)).startswith("ONNX Runtime, made in")
+
+
+def test_an_export_leaves_the_streams_of_the_process_alone(tmp_path):
+    """Another thread writes to descriptors 1 and 2 meanwhile, and nothing is lost."""
+    code = """
+import os, sys, threading
+import torch
+from networks import SmallCNN
+import relook
+from relook.engines import OnnxRuntime
+
+before = [(s.st_dev, s.st_ino) for s in map(os.fstat, (1, 2))]
+streams = sys.stdout, sys.stderr
+done, seen, swapped = threading.Event(), [0], [0]
+
+def write():
+    while not done.is_set() or seen[0] < 1:
+        for place in (1, 2):
+            os.write(place, b"line\\n")
+        swapped[0] += (sys.stdout, sys.stderr) != streams
+        seen[0] += 1
+        done.wait(1e-3)
+
+writer = threading.Thread(target=write)
+writer.start()
+try:
+    OnnxRuntime(SmallCNN().eval(), torch.zeros(1, 3, 16, 16))
+    classifier = relook.Classifier(
+        SmallCNN(), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=16
+    )
+    relook.export(classifier, sys.argv[1])
+finally:
+    done.set()
+    writer.join()
+assert before == [(s.st_dev, s.st_ino) for s in map(os.fstat, (1, 2))]
+assert swapped == [0]
+open(sys.argv[2], "w").write(str(seen[0]))
+"""
+    out, err, lines = (tmp_path / name for name in ("out", "err", "lines"))
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "net.onnx"), str(lines)],
+            stdout=stdout,
+            stderr=stderr,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            check=True,
+        )
+    written = int(lines.read_text())
+    assert written >= 1
+    # Nothing is lost, and the exporter adds nothing.
+    assert out.read_text() == err.read_text() == "line\n" * written
 
 
 class Signed(SmallCNN):

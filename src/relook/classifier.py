@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from relook.checks import (
     check_normalisation,
     check_pixels,
 )
-from relook.engines import Engines, Run
+from relook.engines import Engines, Folded, OnnxRuntime, Run
 from relook.errors import ModelError, RelookError
 from relook.geometry import Box, Geometry, cut_pixels
 from relook.labels import ClassIndices, Labels, class_labels
@@ -304,7 +305,7 @@ class Classifier(nn.Module):
         if not len(pixels):
             return torch.zeros(0, len(self.labels), device=self.device)
         size = self.chunk_size(*pixels.shape[-2:])
-        probabilities = torch.cat(list(chunked(pixels, size, self.probabilities)))
+        probabilities = torch.cat(list(chunked(pixels, size, self._probabilities)))
         check_finite(probabilities, self.dtype)
         return probabilities
 
@@ -394,7 +395,7 @@ class Classifier(nn.Module):
                 outputs = self._forward(self.network, self.normalised(pixels))
             self._check_maps(maps, pixels)
         else:
-            outputs = self.outputs(pixels)
+            outputs = self.run(self.normalised(pixels))
         probabilities = self.to_probabilities(outputs)
         check_finite(probabilities, self.dtype)
         kept = [at_least_float32(image) for image in maps[0]] if maps else [None] * len(pixels)
@@ -446,16 +447,11 @@ class Classifier(nn.Module):
             )
         return maps
 
-    def outputs(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """The network's raw outputs, logits or probabilities. One batch; nothing is checked."""
-        return self.run(self.normalised(pixels))
-
-    def probabilities(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """As `forward`, without its checks: for loops that check once at their end. One batch."""
-        return self.to_probabilities(self.outputs(pixels))
-
     def many(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """As `forward`, without its checks, on what is fastest for so many images of this size."""
+        """Class probabilities, by the form of the network that is fastest for this many images.
+
+        Unlike `forward`, it checks neither the pixels nor the answers.
+        """
         height, width = pixels.shape[-2:]
         run = self.runner(len(pixels), (height, width))
         size = self.chunk_size(height, width)
@@ -469,6 +465,9 @@ class Classifier(nn.Module):
             pixels = pixels.double()
         mean, std = (pixels.new_tensor(value).reshape(3, 1, 1) for value in (self.mean, self.std))
         return (pixels - mean) / std
+
+    def _probabilities(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        return self.to_probabilities(self.run(self.normalised(pixels)))
 
     @torch.no_grad()
     def run(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
@@ -502,17 +501,44 @@ class Classifier(nn.Module):
         its forward reads from elsewhere (a global variable, an environment variable) is not; call
         `forget_engines` after changing that.
         """
+        return self._engine(forwards, size) or self.run
+
+    def warm_up(self, images: int = 1000, size: tuple[int, int] | None = None) -> str:
+        """Make the faster form of the network now, rather than while images wait for it.
+
+        Without this call, the form is made once enough forward passes have been asked for.
+
+        Args:
+            images: how many forward passes will follow, roughly; for fewer than 128 nothing is
+                made.
+            size: (height, width) of the inputs; the network's input size by default.
+
+        Returns:
+            What the forward passes will run on and how long it took to make, such as
+            "ONNX Runtime, made in 2.1 s", "ONNX Runtime, made before" or
+            "PyTorch, no faster form".
+        """
+        start = time.perf_counter()
+        before = self._engines.forms
+        engine = self._engine(images, size or self.input_size)
+        if engine is None:
+            return f"{'PyTorch' if self.in_pytorch else 'ONNX Runtime'}, no faster form"
+        if engine in before:
+            return f"{engine.name}, made before"
+        return f"{engine.name}, made in {time.perf_counter() - start:.1f} s"
+
+    def _engine(self, forwards: int, size: tuple[int, int]) -> OnnxRuntime | Folded | None:
+        """The faster form of the network, if there is one and it pays; see `runner`."""
         own = self._wrapper or not self.in_pytorch or self._probed.one_at_a_time
         if own or torch.is_autocast_enabled(self.device.type):
-            return self.run
+            return None
         chunk = self.chunk_size(*size)
         network = self.network if self._probed.returns_tensor else Answers(self.network)
         # No other thread may hook the network or switch its mode while a form of it is made.
         with exclusive():
-            engine = self._engines.get(
+            return self._engines.get(
                 network, forwards, size, chunk, self.memory_format, self.normalised
             )
-        return engine or self.run
 
     def forget_engines(self) -> None:
         """Make the faster forms of the network anew when they are needed next."""

@@ -46,9 +46,14 @@ class Engines:
 
     @property
     def name(self) -> str:
-        """Of what many forwards run on."""
-        names = [engine.name for engine in self._made.values() if engine]
-        return names[-1] if names else "PyTorch"
+        """The name of what many forward passes run on."""
+        forms = self.forms
+        return forms[-1].name if forms else "PyTorch"
+
+    @property
+    def forms(self) -> list[OnnxRuntime | Folded]:
+        """The forms that are kept, one for each input size, the latest last."""
+        return [form for form in self._made.values() if form]
 
     def get(
         self,
@@ -58,7 +63,7 @@ class Engines:
         chunk: int = BATCH,
         memory_format: torch.memory_format = torch.channels_last,
         normalise: Normalise = as_trained,
-    ) -> Run | None:
+    ) -> OnnxRuntime | Folded | None:
         """What runs so many forwards at this size faster than the network, if that pays.
 
         Args:

@@ -66,7 +66,7 @@ def work(
     classifier = experiment.classifier
     if len(left) >= MANY or (left and experiment.keeps_maps):
         # Now, so that neither the time of an image nor its answer depends on where a run began.
-        classifier.runner(MANY, classifier.input_size)
+        classifier.warm_up(MANY)
     if on_left:
         on_left(left)
     tables = [kept]
