@@ -48,13 +48,13 @@ _log = logging.getLogger("relook")
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What the network said of one image, and what its target layer held meanwhile.
+    """The network's answer for one image, with the target layer's maps from the same pass.
 
     Attributes:
         pixels: (3, H, W) in [0, 1].
         probabilities: (C,), class probabilities Y = f(X).
         outputs: (C,), the network's raw outputs.
-        activations: (K, h, w), the target layer's maps A_k; None where nobody asked for them.
+        activations: (K, h, w), the target layer's maps A_k; None if they were not recorded.
         original: the whole image that the pixels were cut from; None where only pixels are known.
     """
 
@@ -123,8 +123,7 @@ class Classifier(nn.Module):
             labels: one a class, in the order of the outputs, or a dict (see
                 `relook.labels.class_labels`); the class indices by default.
             outputs: "logits" (softmax is applied) or "probabilities" (it is not).
-            target_layer: a module's name as in `named_modules()`; found by one probing forward
-                by default.
+            target_layer: a module's name as in `named_modules()`; searched for by default.
             token_grid: (rows, columns) of a transformer's tokens, where they cannot be told from
                 the maps that the tokens are made of.
             crop_pct: None resizes the whole image to `input_size`; a share in (0, 1] resizes the
@@ -490,12 +489,12 @@ class Classifier(nn.Module):
         return outputs if self._outputs == "probabilities" else outputs.softmax(dim=-1)
 
     def runner(self, forwards: int, size: tuple[int, int]) -> Run:
-        """What computes `run` fastest for so many forwards at (height, width).
+        """The function that computes `run` fastest for this many forward passes at this size.
 
-        Where that pays, it is another form of the network (see `relook.engines`), whose answers
-        are the same to 1e-4 of the largest output, or to what half precision rounds. Else, under
-        the caller's autocast, for a network that the caller has compiled or spread over
-        several devices, and for one that takes one image at a time, it is `run` itself.
+        Where making it pays, this is another form of the network (see `relook.engines`), whose
+        answers are the same to 1e-4 of the largest output, or to the rounding of half precision.
+        Otherwise, and under the caller's autocast, for a network that the caller has compiled or
+        spread over several devices, and for one that takes one image at a time, it is `run` itself.
 
         Changes of the network are noticed: of its tensors, its modules and their attributes. What
         its forward reads from elsewhere (a global variable, an environment variable) is not; call
@@ -547,13 +546,14 @@ class Classifier(nn.Module):
 
     @property
     def engine(self) -> str:
-        """What many forwards run on: "PyTorch", "PyTorch (BatchNorm folded)" or "ONNX Runtime"."""
+        """What many forward passes run on: "PyTorch (BatchNorm folded)" or "ONNX Runtime", say."""
         return self._engines.name
 
     def takes(self, height: int, width: int) -> bool:
-        """Whether the network answers inputs of this size with a probability a class.
+        """Whether the network accepts inputs of this size and returns one value per class.
 
-        It is asked once, about an empty image, in a forward that belongs to no image's count.
+        The first call for a size runs the network on an image of zeros, a forward pass that no
+        image's count includes.
         """
         size = (height, width)
         if size not in self._takes:
@@ -581,7 +581,7 @@ class Classifier(nn.Module):
         yield from pixels.split(self.chunk_size(*pixels.shape[-2:]))
 
     def cost(self, height: int, width: int) -> float:
-        """What one forward of this size costs, in forwards at the network's own input size."""
+        """The cost of a forward pass at this size, in passes at the network's input size."""
         return height * width / (self.input_size[0] * self.input_size[1])
 
     def _probe(self, layer: str | None, grid: Grid | None) -> Probed:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,20 +23,20 @@ from relook.target import Call, Target
 from relook.wrappers import uncompiled
 
 REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError)
-"""What networks raise on an input they do not take."""
+"""Exceptions that networks raise for an input that they do not accept."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one forward of a network showed.
+    """What one forward pass of a network showed.
 
     Attributes:
         outputs: what the network returned for the probing input.
         calls: every layer's call that returned a tensor, in order of completion.
-        ends_in: the operations that the class outputs come from, as "Addmm", "Sigmoid" or (of an
-            ONNX graph) "Gemm", apart from what keeps values within what they were, up to a scale
-            and a shift; "" where that cannot be told. Nothing where they come from the input itself
-            so.
+        ends_in: the operations that the class outputs come from, such as "Addmm", "Sigmoid" or (in
+            an ONNX graph) "Gemm". Operations that keep values in their range, up to a scale and a
+            shift, are skipped. {""} if the operations are unknown; empty if only skipped ones lead
+            from the input to the outputs.
     """
 
     outputs: Any
@@ -295,7 +296,7 @@ class Modules:
 
 def floating_point_tensor(network: nn.Module) -> Tensor | None:
     """The first parameter of a network, else its first buffer, in floating point."""
-    tensors = (*network.parameters(), *network.buffers())
+    tensors = chain(network.parameters(), network.buffers())  # lazily: networks have many
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
 
