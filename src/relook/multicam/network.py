@@ -43,7 +43,7 @@ from torch.nn.functional import interpolate
 from torch.nn.utils import skip_init
 
 from relook.answers import class_outputs
-from relook.layers import recording
+from relook.layers import layers_of
 from relook.target import Target
 
 HIDDEN = 0.1
@@ -85,7 +85,7 @@ class CamNet(nn.Module):
 
     def maps(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k u v"]:
         """A_k: the maps before pooling, of one forward pass, without gradients."""
-        with recording(self.network, self._target) as maps:
+        with layers_of(self.network).recording(self._target) as maps:
             self.network(inputs)
         return maps[0]
 
