@@ -22,7 +22,7 @@ from relook.evaluation import read_data
 from relook.report import render_page, save_picture, write_report
 from relook.report.evaluation import GALLERY
 from relook.report.picture import _columns
-from relook.report.story import forwards_in_words, tell
+from relook.report.story import tell
 from relook.report.tiles import crop_tile, map_tile, photo_tile
 
 
@@ -42,13 +42,13 @@ def test_the_story_of_a_correction(correction):
     assert [m.label for m in story.masks] == ["red", "green"]
     assert [m.answer for m in story.masks] == ["red", "red"]
     assert story.masks[0].answer_probability == pytest.approx(0.9)
-    assert story.forwards == "5 forwards = 1 + 2 for the maps + 2 views"
+    assert story.spent == "5 forwards = 1 + 2 for the maps + 2 views"
     assert story.gap == pytest.approx(0.5)
 
 
 def test_no_view_is_explained_where_the_answer_is_shown(tmp_path, halves, correction):
     whole = relook.Corrector(halves, look="whole").correct(correction.original)
-    assert forwards_in_words(whole) == "1 forward, no view"
+    assert tell(whole).spent == "1 forward, no view"
     out = io.StringIO()
     print_story(Console(file=out, width=200), tell(whole))
     told = out.getvalue().splitlines()
@@ -64,12 +64,12 @@ def test_no_view_is_explained_where_the_answer_is_shown(tmp_path, halves, correc
     assert f"W{seen[1:]}." in html.unescape(page)
 
 
-def test_forwards_in_words(halves, halves_pixels, correction):
+def test_what_the_forward_passes_were_spent_on(halves, halves_pixels, correction):
     image = correction.original
     flip = relook.Corrector(halves, look="flip").correct(image)
-    assert forwards_in_words(flip) == "2 forwards = 1 + 1 view"
+    assert tell(flip).spent == "2 forwards = 1 + 1 view"
     gated = relook.Corrector(halves, gate=0.1).correct(image)
-    assert forwards_in_words(gated) == "1 forward"
+    assert tell(gated).spent == "1 forward"
 
 
 def test_a_flat_map_is_said(halves):
@@ -81,7 +81,7 @@ def test_a_flat_map_is_said(halves):
 def test_no_more_than_ten_classes_are_shown(lite0, chelsea):
     look = relook.looks.Mask(relook.CAM())
     story = tell(relook.Corrector(lite0, k=30, look=look).correct(chelsea))
-    assert (len(story.masks), len(story.classes), story.left_out) == (10, 10, 20)
+    assert (len(story.masks), len(story.classes), story.unshown) == (10, 10, 20)
 
 
 def test_map_tile_colours_only_where_something_was_seen():

@@ -87,21 +87,19 @@ def print_story(console: Console, story: Story) -> None:
             f"[{style}]{change:+.1f}[/]" if change else "[dim]·[/]",
         )
     console.print(table)
-    if not story.correction.corrected:
+    if not story.corrected:
         gate, gap = story.gate, story.gap
         verdict = f"left as it is: {gate.name} is {gap:.2f}, not below the gate of {gate.below}"
-    elif not story.correction.views:
+    elif not story.asked:
         verdict = f"{escape(story.top_after)}, as before: there was no view to ask about"
-    elif story.correction.changed:
+    elif story.changed:
         verdict = f"[bold]{escape(story.top_before)} → {escape(story.top_after)}[/]"
     else:
         verdict = f"{escape(story.top_after)}, as before"
-    console.print(
-        f"{verdict} · {story.forwards} · {story.correction.seconds:.1f} s", soft_wrap=True
-    )
-    for note in story.correction.left_out:
+    console.print(f"{verdict} · {story.spent} · {story.seconds:.1f} s", soft_wrap=True)
+    for note in story.left_out:
         console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
-    for note in story.correction.no_view:
+    for note in story.no_view:
         console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
     console.print()
 

@@ -125,20 +125,20 @@ def _top(part: SubFigure, story: Story) -> None:
     part.text(
         0.97,
         0.93,
-        f"{story.forwards}   {story.correction.seconds:.1f} s",
+        f"{story.spent}   {story.seconds:.1f} s",
         fontsize=9,
         color="#555",
         va="center",
         ha="right",
     )
-    if story.correction.notes:
-        said = textwrap.shorten("; ".join(story.correction.notes), 170)
+    if story.notes:
+        said = textwrap.shorten("; ".join(story.notes), 170)
         part.text(0.02, 0.87, said, fontsize=9, color="#555", va="center")
     _image(photo, story.photo)
     places = np.arange(len(story.classes), dtype=float)
     before = [100 * c.before for c in story.classes]
     after = [100 * c.after for c in story.classes]
-    if story.correction.corrected:
+    if story.corrected:
         _bars(chart, places - 0.19, before, _BEFORE, "before")
         _bars(chart, places + 0.19, after, _AFTER, "after")
         chart.legend(loc="lower right", frameon=False, fontsize=9)
@@ -167,9 +167,9 @@ def _bars(
 
 def _headline(story: Story) -> str:
     name = textwrap.shorten(story.title, 40)
-    if not story.correction.corrected:
+    if not story.corrected:
         return f"{name}: {story.top_before}, sure enough to be left as it is"
-    if story.correction.changed:
+    if story.changed:
         return f"{name}: {story.top_before} → {story.top_after}"
     return f"{name}: {story.top_after}, as before"
 

@@ -86,66 +86,71 @@ class ViewStory:
 
 @dataclass(frozen=True)
 class Story:
-    """What happened to one image.
+    """What happened to one image: plain data, which a run's folder can keep.
 
     Attributes:
         title: the image's name without its folders.
-        correction: the numbers behind it.
-        gap: of the first answer, the one that the corrector's gate goes by.
+        top_before, top_after: the most probable class before and after the second look.
+        changed: whether these are two classes; their names may be the same.
+        corrected: whether a second look was taken; the gate may have held it back.
+        gate: which images get a second look.
+        gap: of the first answer, the one that the gate goes by.
         photo: the whole image, what the network does not see darkened, with a numbered box around
             each part that was asked about again.
         boxes: how many of those there are.
         classes: the top-k classes, the first five, and any other that is most probable now; at
             most ten.
         masks: one a class; empty where the look makes no maps.
+        view_name: what the second row of pictures shows; empty where there is none.
         views: what else the network was asked about.
-        left_out: how many of the top-k classes are not shown.
+        unshown: how many of the top-k classes are not shown.
+        forwards: images that went through the network: 1 + `map_forwards` + views.
+        map_forwards: those spent on the attribution maps.
+        cost: the same in units of one forward pass at the network's own input size.
+        seconds: wall-clock time.
+        left_out: what the look did without because this network cannot be asked about it.
+        no_view: what it did without because there is no more to see in this image.
     """
 
     title: str
-    correction: Correction
+    top_before: str
+    top_after: str
+    changed: bool
+    corrected: bool
+    gate: Gate
     gap: float
     photo: Image.Image
     boxes: int
     classes: tuple[ClassStory, ...]
     masks: tuple[MaskStory, ...]
+    view_name: str
     views: tuple[ViewStory, ...]
-    left_out: int
+    unshown: int
+    forwards: int
+    map_forwards: int
+    cost: float
+    seconds: float
+    left_out: tuple[str, ...]
+    no_view: tuple[str, ...]
 
     @property
-    def gate(self) -> Gate:
-        """What `gap` was compared with."""
-        return self.correction.gate
+    def asked(self) -> int:
+        """About how many views the network was asked."""
+        return self.forwards - 1 - self.map_forwards
 
     @property
-    def view_name(self) -> str:
-        """What the second row of pictures shows; nothing where there is none."""
-        return _view_name(self.correction)
+    def notes(self) -> tuple[str, ...]:
+        """All that the look did without: what is left out on this network first."""
+        return self.left_out + self.no_view
 
     @property
-    def top_before(self) -> str:
-        """The first answer."""
-        return self.correction.labels[int(self.correction.before.argmax())]
-
-    @property
-    def top_after(self) -> str:
-        """The answer after the second look."""
-        return self.correction.labels[int(self.correction.after.argmax())]
-
-    @property
-    def forwards(self) -> str:
-        """The forwards, and what they were spent on."""
-        return forwards_in_words(self.correction)
-
-
-def forwards_in_words(correction: Correction) -> str:
-    """For instance "459 forwards = 1 + 453 for the maps + 5 views"."""
-    total, maps = correction.forwards, correction.attribution_forwards
-    if total == 1:
-        return "1 forward, no view" if correction.corrected else "1 forward"
-    views = total - 1 - maps
-    parts = ["1", f"{maps:,} for the maps" if maps else "", count(views, "view")]
-    return f"{total:,} forwards = " + " + ".join(part for part in parts if part)
+    def spent(self) -> str:
+        """The forward passes in words: "459 forwards = 1 + 453 for the maps + 5 views"."""
+        if self.forwards == 1:
+            return "1 forward, no view" if self.corrected else "1 forward"
+        maps = f"{self.map_forwards:,} for the maps" if self.map_forwards else ""
+        parts = ["1", maps, count(self.asked, "view")]
+        return f"{self.forwards:,} forwards = " + " + ".join(part for part in parts if part)
 
 
 def _view_name(correction: Correction) -> str:
@@ -165,7 +170,7 @@ def tell(correction: Correction) -> Story:
     listed = sorted(listed, key=lambda c: -float(after[c]))[:LARGEST]
     boxes = _boxes(correction)
     masks = []
-    made = bool(_view_name(correction))
+    view_name = _view_name(correction)
     for i, c in enumerate(shown[: len(correction.maps)]):
         view = correction.view_of(i)
         answer = None if view is None else view.probabilities
@@ -176,7 +181,7 @@ def tell(correction: Correction) -> Story:
                 before=float(before[c]),
                 after=float(after[c]),
                 map_tile=map_tile(correction.pixels, correction.maps[i]),
-                mask_tile=photo_tile(view.pixels if view else black) if made else None,
+                mask_tile=photo_tile(view.pixels if view else black) if view_name else None,
                 answer=None if answer is None else correction.labels[int(answer.argmax())],
                 answer_probability=0.0 if answer is None else float(answer.max()),
                 part=_part(view, correction, boxes) if view and answer is not None else "",
@@ -184,7 +189,11 @@ def tell(correction: Correction) -> Story:
         )
     return Story(
         title=Path(correction.image).name,
-        correction=correction,
+        top_before=correction.labels[int(before.argmax())],
+        top_after=correction.labels[int(after.argmax())],
+        changed=correction.changed,
+        corrected=correction.corrected,
+        gate=correction.gate,
         gap=correction.gate.gap(before),
         photo=crop_tile(correction.original, correction.box, boxes=boxes),
         boxes=len(boxes),
@@ -192,6 +201,7 @@ def tell(correction: Correction) -> Story:
             ClassStory(correction.labels[c], float(before[c]), float(after[c])) for c in listed
         ),
         masks=tuple(masks),
+        view_name=view_name,
         views=tuple(
             ViewStory(
                 view.what,
@@ -203,7 +213,13 @@ def tell(correction: Correction) -> Story:
             for view in correction.views
             if view.of is None and view.probabilities is not None
         ),
-        left_out=max(0, correction.k - LARGEST),
+        unshown=max(0, correction.k - LARGEST),
+        forwards=correction.forwards,
+        map_forwards=correction.attribution_forwards,
+        cost=correction.cost,
+        seconds=correction.seconds,
+        left_out=correction.left_out,
+        no_view=correction.no_view,
     )
 
 
