@@ -35,7 +35,7 @@ from relook.multicam import (
     train_multicam,
     unseen_images,
 )
-from relook.report.comparison import write_comparison
+from relook.report import keep_cases, write_report
 from relook.report.findings import find_comparison
 from relook.words import duration, percent_range, points, significance
 
@@ -154,7 +154,8 @@ def main() -> None:
         images = unseen_images(trained.training, data / name)
         with evaluation_bar(name, len(images)) as rows:
             comparison = compare(trained, images, out, on_rows=rows)
-        write_comparison(comparison, trained, images, out / "report.html")
+        keep_cases(comparison, trained, images, out)
+        write_report(out)
         divided = data / name
         if trained.training.split:  # another seed would split them otherwise
             divided = RESULTS / name / f"divided-{seed}"

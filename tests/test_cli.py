@@ -328,7 +328,7 @@ def test_evaluate_prints_the_tables_and_writes_the_run(data, tmp_path):
     assert "labels matched in sorted order: 0 → class 0, 1 → class 1, 2 → class 2" in result.stderr
     assert "target layer" in result.stderr
     assert sorted(file.name for file in run.glob("[!.]*")) == [
-        "report.html", "rows", "run.json", "summary.json"
+        "gallery", "report.html", "rows", "run.json", "summary.json"
     ]  # fmt: skip
 
 

@@ -60,7 +60,7 @@ from relook.multicam import (
 )
 from relook.multicam import Progress as TrainingProgress
 from relook.multicam.data import divide
-from relook.report.comparison import write_comparison
+from relook.report import keep_cases, write_report
 from relook.target import Target
 
 HERE = Path(__file__).parent
@@ -868,12 +868,13 @@ def test_where_nothing_can_be_read_every_method_has_a_row(trained, tmp_path):
         (tmp_path / "bad" / name).mkdir(parents=True)
         (tmp_path / "bad" / name / "0.png").write_bytes(b"no image " + name.encode())
     nets = load_trained(run, load=relook.load)
-    comparison = compare(nets, read_data(tmp_path / "bad", COLOURS), budget="fast")
+    data = read_data(tmp_path / "bad", COLOURS)
+    comparison = compare(nets, data, tmp_path / "compared", budget="fast")
     rows = comparison.summary()["rows"]
     assert [row["top1"] for row in rows] == [None] * 7
     assert rows[1]["method"] == "TargetNet + poster (fast)"
-    write_comparison(comparison, nets, read_data(tmp_path / "bad", COLOURS), tmp_path / "page.html")
-    assert "Nothing to judge" in (tmp_path / "page.html").read_text()
+    keep_cases(comparison, nets, data, tmp_path / "compared")
+    assert "Nothing to judge" in write_report(tmp_path / "compared").read_text()
 
 
 def test_the_bar_says_each_epoch_once():

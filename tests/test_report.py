@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import html
 import io
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,14 +15,16 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
 import relook
-from networks import random_cnn, write_noise
+from networks import counting_forwards, random_cnn, write_noise
+from relook.cli import app
 from relook.cli.tables import print_story
 from relook.demo import photos, write_demo
-from relook.evaluation import read_data
-from relook.report import render_page, save_picture, write_report
-from relook.report.evaluation import GALLERY
+from relook.evaluation import RunError, read_data
+from relook.report import keep_gallery, render_page, save_picture, write_report
+from relook.report.gallery import GALLERY
 from relook.report.picture import _columns
 from relook.report.story import tell
 from relook.report.tiles import crop_tile, map_tile, photo_tile
@@ -246,9 +250,9 @@ def evaluated(tmp_path_factory):
     )  # fmt: skip
     corrector = relook.Corrector(classifier, gate=0.12)
     data = read_data(folder / "data", classifier.labels)
-    evaluation = relook.evaluate(corrector, data, versus=["flip", "larger"])
-    write_report(evaluation, corrector, data, folder / "report.html", "poster")
-    return evaluation, (folder / "report.html").read_text(encoding="utf-8")
+    evaluation = relook.evaluate(corrector, data, folder / "run", versus=["flip", "larger"])
+    keep_gallery(evaluation, corrector, data, folder / "run")
+    return evaluation, write_report(folder / "run").read_text(encoding="utf-8"), folder / "run"
 
 
 def words(html):
@@ -256,7 +260,7 @@ def words(html):
 
 
 def test_the_report_is_self_contained_and_escapes_what_it_is_told(evaluated):
-    _, html = evaluated
+    _, html, _ = evaluated
     links = re.findall(r"""\b(?:src|href)=["']([^"']{0,40})""", html)
     assert links
     assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in links)
@@ -269,7 +273,7 @@ def test_the_report_is_self_contained_and_escapes_what_it_is_told(evaluated):
 
 
 def test_the_report_has_the_figures_of_the_evaluation(evaluated):
-    evaluation, html = evaluated
+    evaluation, html, _ = evaluated
     text = words(html)
     counted = evaluation.statistics
     pairing = counted.after.pairing
@@ -287,7 +291,7 @@ def test_the_report_has_the_figures_of_the_evaluation(evaluated):
 
 
 def test_the_galleries_are_bounded_and_show_what_changed(evaluated):
-    evaluation, html = evaluated
+    evaluation, html, _ = evaluated
     fixed = sum(row.fixed for row in evaluation.rows)
     broken = sum(row.broken for row in evaluation.rows)
     assert html.count("<article") == min(GALLERY, fixed) + min(GALLERY, broken)
@@ -299,6 +303,55 @@ def test_a_report_of_nothing_but_errors(tmp_path, grey):
     (tmp_path / "data" / "0" / "a.png").touch()
     corrector = relook.Corrector(grey)
     data = read_data(tmp_path / "data", grey.labels)
-    evaluation = relook.evaluate(corrector, data)
-    write_report(evaluation, corrector, data, tmp_path / "report.html", "poster")
-    assert "No image could be classified" in words((tmp_path / "report.html").read_text())
+    evaluation = relook.evaluate(corrector, data, tmp_path / "run")
+    keep_gallery(evaluation, corrector, data, tmp_path / "run")
+    assert "No image could be classified" in words(write_report(tmp_path / "run").read_text())
+    assert not (tmp_path / "run" / "gallery").exists()
+
+
+def test_a_page_is_made_again_from_a_copied_folder_alone(evaluated, tmp_path):
+    _, html, run = evaluated
+    copy = shutil.copytree(run, tmp_path / "elsewhere")
+    (copy / "report.html").unlink()
+    shutil.move(run.parent / "data", tmp_path / "data away")
+    try:
+        assert write_report(copy).read_text(encoding="utf-8") == html
+        done = CliRunner().invoke(app, ["report", str(copy)])
+    finally:
+        shutil.move(tmp_path / "data away", run.parent / "data")
+    assert (done.exit_code, done.stderr) == (0, f"report: {copy / 'report.html'}\n")
+    assert (copy / "report.html").read_text(encoding="utf-8") == html
+
+
+def test_a_gallery_is_made_once_and_again_where_it_is_damaged(evaluated, tmp_path):
+    evaluation, html, run = evaluated
+    copy = shutil.copytree(run, tmp_path / "run")
+    data = read_data(run.parent / "data", evaluation.labels)
+
+    other = relook.Classifier(
+        random_cnn(torch.float32, seed=7), mean=(0, 0, 0), std=(1, 1, 1), input_size=16
+    )
+    with counting_forwards(other.network) as count:
+        keep_gallery(evaluation, relook.Corrector(other), data, copy)
+    assert count == [0]
+    (copy / "gallery" / "001.png").write_bytes(b"no picture")
+    with pytest.raises(RunError, match=r"gallery: cannot be read .*; delete this folder"):
+        write_report(copy)
+    shutil.rmtree(copy / "gallery")
+    told = words(write_report(copy).read_text(encoding="utf-8"))
+    assert "No pictures of them are kept in the folder of this page" in told
+    assert html.count("<article") > 0 == told.count("Labelled")
+
+
+def test_folders_that_hold_no_page(tmp_path):
+    for content, said in (
+        (None, "holds no run.json; name the folder of a run"),
+        ({"kind": "multicam", "format": 1}, "holds a training (relook train-multicam); name the "
+         "folder of an evaluation (relook evaluate) or a comparison (relook compare)"),
+        ({"kind": "evaluation"}, "was written by another version of relook"),
+    ):  # fmt: skip
+        if content:
+            (tmp_path / "run.json").write_text(json.dumps(content))
+        done = CliRunner().invoke(app, ["report", str(tmp_path)])
+        assert done.exit_code == 2
+        assert said in " ".join(done.stderr.split())

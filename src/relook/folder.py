@@ -92,8 +92,8 @@ def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
         )
 
 
-def read_settings(folder: Path, kind: str) -> dict[str, Any]:
-    """What run.json of a run of this kind holds.
+def read_settings(folder: Path, *kinds: str) -> dict[str, Any]:
+    """What run.json of a run of one of these kinds holds.
 
     Raises:
         RunError: the folder holds no run, one of another kind or of another format, or run.json
@@ -109,8 +109,8 @@ def read_settings(folder: Path, kind: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RunError(f"{file}: cannot be read (it holds no settings)")
     _refuse_format(folder, found, "run the command again with another folder")
-    if found.get("kind") != kind:
-        wanted = _kind({"kind": kind})
+    if found.get("kind") not in kinds:
+        wanted = " or ".join(_KINDS[kind] for kind in kinds)
         raise RunError(f"{folder}: holds {_kind(found)}; name the folder of {wanted}")
     return found
 

@@ -1,5 +1,5 @@
 """The command line: one file a command; each parses, calls and prints."""
 
-from relook.cli import demo, evaluate, export, multicam, predict  # noqa: F401
+from relook.cli import demo, evaluate, export, multicam, predict, report  # noqa: F401
 from relook.cli.app import app as app
 from relook.cli.app import main as main

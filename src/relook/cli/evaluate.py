@@ -28,7 +28,7 @@ from relook.cli.options import ClassOrder, Json, LookOptions, NetworkOptions, gi
 if TYPE_CHECKING:
     from relook.classifier import Classifier
     from relook.correction import Corrector
-    from relook.evaluation import Evaluation, GateOfShare, LabelledImages, Tuning
+    from relook.evaluation import Evaluation, GateOfShare, LabelledImages
     from relook.looks import Preset
 
 _LONG = 20.0
@@ -119,18 +119,14 @@ def evaluate(
     if class_order and not labelled.matched.startswith(BY_ORDER):
         typer.echo("--class-order is not needed: the names tell the classes", err=True)
     _warn_of_training(network.model, labelled)
-    name, tuning = looking.look or preset.look, None
     with rows_kept(output):
         if tune:
             tried = LOOKS if open_look else (preset.look,)
-            tuning, corrector, labelled = _tune(
-                classifier, labelled, output, preset, tried, exact, found
-            )
-            name = "tuned"
-        evaluation = _evaluate(corrector, labelled, output, rivals, name, tuning, found)
-    _print(evaluation, corrector, name, as_json)
+            corrector, labelled = _tune(classifier, labelled, output, preset, tried, exact, found)
+        evaluation = _evaluate(corrector, labelled, output, rivals, found)
+    _print(evaluation, corrector, as_json)
     typer.echo(f"report: {output / 'report.html'}", err=True)
-    raise typer.Exit(say_errors(evaluation.rows, output))
+    raise typer.Exit(say_errors(evaluation.table, output))
 
 
 def _corrector(classifier: Classifier, preset: Preset) -> Corrector:
@@ -166,8 +162,8 @@ def _tune(
     looks: Sequence[str],
     exact: bool,
     found: GateOfShare | None,
-) -> tuple[Tuning, Corrector, LabelledImages]:
-    """The choice on one half of the data, a corrector of it, and the other half."""
+) -> tuple[Corrector, LabelledImages]:
+    """A corrector of the choice on one half of the data, and the other half."""
     from relook.cli.progress import evaluation_bar
     from relook.correction import Corrector
     from relook.evaluation import tune
@@ -204,7 +200,7 @@ def _tune(
             err=True,
         )
     typer.echo(f"saved for --look and Corrector(look=...): {file}", err=True)
-    return tuning, Corrector(classifier, look=str(file)), other
+    return Corrector(classifier, look=str(file)), other
 
 
 def _evaluate(
@@ -212,14 +208,12 @@ def _evaluate(
     data: LabelledImages,
     output: Path,
     rivals: list[str],
-    name: str,
-    tuning: Tuning | None,
     found: GateOfShare | None,
 ) -> Evaluation:
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar, progress_bars
     from relook.evaluation import evaluate
-    from relook.report import write_report
+    from relook.report import keep_gallery, write_report
 
     with evaluation_bar("images", len(data)) as bar:
         evaluation = evaluate(
@@ -232,7 +226,8 @@ def _evaluate(
             on_forecast=partial(say_forecast, "to evaluate", _LONG),
         )
     with progress_bars(1) as bars:
-        write_report(evaluation, corrector, data, output / "report.html", name, tuning, bars.show)
+        keep_gallery(evaluation, corrector, data, output, bars.show)
+    write_report(output)
     return evaluation
 
 
@@ -257,7 +252,7 @@ def _gate_of_share(
     return found
 
 
-def _print(evaluation: Evaluation, corrector: Corrector, name: str, as_json: bool) -> None:
+def _print(evaluation: Evaluation, corrector: Corrector, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(evaluation.summary()))
         return
@@ -267,4 +262,4 @@ def _print(evaluation: Evaluation, corrector: Corrector, name: str, as_json: boo
     from relook.report.findings import find
 
     found = find(evaluation.statistics, corrector.gate)
-    print_statistics(Console(), evaluation.statistics, found, name)
+    print_statistics(Console(), evaluation.statistics, found, evaluation.name)

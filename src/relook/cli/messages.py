@@ -12,8 +12,10 @@ import typer
 from relook.errors import RelookError
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from relook.correction import Corrector
-    from relook.evaluation import Forecast, LabelledImages, Row
+    from relook.evaluation import Forecast, LabelledImages
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _ERRORS_SHOWN = 20
@@ -144,11 +146,11 @@ def say_forecast(what: str, least: float, expected: Forecast) -> None:
     )
 
 
-def say_errors(rows: Sequence[Row], output: Path) -> int:
+def say_errors(rows: pyarrow.Table, output: Path) -> int:
     """The images that could not be used; returns the exit status."""
-    errors = [row for row in rows if row.error]
-    for row in errors[:_ERRORS_SHOWN]:
-        complain(str(row.error))
+    errors = rows["error"].drop_null().to_pylist()
+    for error in errors[:_ERRORS_SHOWN]:
+        complain(error)
     if errors:
         complain(f"{len(errors)} of {len(rows)} images could not be used; see {output}")
     return FAILED if errors else DONE

@@ -167,7 +167,7 @@ def compare(
         comparison = _compare(trained, labelled, output, below, within)
     _print_comparison(comparison, as_json)
     typer.echo(f"report: {output / 'report.html'}", err=True)
-    raise typer.Exit(say_errors(comparison.rows, output))
+    raise typer.Exit(say_errors(comparison.table, output))
 
 
 def _compare(
@@ -180,11 +180,12 @@ def _compare(
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar
     from relook.multicam import compare as run
-    from relook.report.comparison import write_comparison
+    from relook.report import keep_cases, write_report
 
     with evaluation_bar("images", len(data)) as bar:
         comparison = run(trained, data, output, gate=gate, budget=budget, on_rows=bar)
-    write_comparison(comparison, trained, data, output / "report.html")
+    keep_cases(comparison, trained, data, output)
+    write_report(output)
     return comparison
 
 

@@ -17,10 +17,11 @@ from relook.attribution import FAST, ScoreCAM
 from relook.classifier import Classifier
 from relook.correction import Corrector
 from relook.evaluation.data import LabelledImages
-from relook.evaluation.work import THREADS, read
+from relook.evaluation.work import read
 from relook.gate import Gate
 from relook.images import quiet
 from relook.looks import InTurn, Look, Together
+from relook.reading import THREADS
 
 _SAMPLE = 48
 """So many images are read and classified in the trial."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import pyarrow
@@ -18,6 +15,7 @@ from relook.evaluation.experiment import Experiment, Labelled
 from relook.evaluation.rows import Row, from_table, to_table
 from relook.evaluation.run import Run
 from relook.images import quiet
+from relook.reading import ReadAhead
 
 PART_SECONDS = 6.0
 """Seconds of work per part: with the batch in flight, a part is written at least every 15 s."""
@@ -28,9 +26,6 @@ _BATCH_OF_ORIGINALS = 4
 
 _IN_A_ROW = 20
 """Abort after this many consecutive failures of the network."""
-
-THREADS = min(8, os.cpu_count() or 1)
-"""They read images while the network is busy."""
 
 MANY = 128
 """From so many images on, or wherever there are maps to make, the fastest engine is made first."""
@@ -143,25 +138,13 @@ def _batches(
 ) -> Iterator[list[Labelled]]:
     """The images, read by threads while the network is busy, one batch ahead of it."""
     originals = experiment.needs_original
-    size = _BATCH_OF_ORIGINALS if originals else _BATCH
-    reading: deque[Future[Labelled]] = deque()
-    ahead = iter(indices)
-    with quiet(), ThreadPoolExecutor(THREADS) as pool:
-        try:
-            while True:
-                for index in ahead:
-                    image = data.images[index]
-                    reading.append(
-                        pool.submit(read, experiment.classifier, index, image, originals)
-                    )
-                    if len(reading) == 2 * size:
-                        break
-                if not reading:
-                    return
-                yield [reading.popleft().result() for _ in range(min(size, len(reading)))]
-        finally:
-            for future in reading:
-                future.cancel()
+
+    def read_one(index: int) -> Labelled:
+        return read(experiment.classifier, index, data.images[index], originals)
+
+    with quiet(), ReadAhead(read_one, indices) as ahead:
+        while batch := ahead.take(_BATCH_OF_ORIGINALS if originals else _BATCH):
+            yield batch
 
 
 def read(classifier: Classifier, index: int, image: LabelledImage, original: bool) -> Labelled:

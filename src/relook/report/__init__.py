@@ -1,7 +1,9 @@
 """One renderer for all that relook shows: pictures, and pages made of them."""
 
-from relook.report.evaluation import write_report
+from relook.report.comparison import keep_cases
+from relook.report.gallery import keep_gallery
 from relook.report.page import render_page
 from relook.report.picture import save_picture
+from relook.report.run import write_report
 
-__all__ = ["render_page", "save_picture", "write_report"]
+__all__ = ["keep_cases", "keep_gallery", "render_page", "save_picture", "write_report"]

@@ -1,20 +1,22 @@
-"""The page of `relook compare`: the report of an evaluation, with what MultiCAM looked at."""
+"""The page of `relook compare`, and the images on it with what MultiCAM looked at."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from relook.errors import RelookError
 from relook.evaluation import Answer, LabelledImages, Row
 from relook.gate import EVERY_IMAGE, Gate
 from relook.multicam import FUSED, OBJECT, STAGE_NAMES, TARGET, Comparison, Trained, masked
 from relook.report import charts
-from relook.report.evaluation import figures, settings_of, spread
+from relook.report.evaluation import figures, settings_of
 from relook.report.findings import best_correction, find_comparison
+from relook.report.gallery import Picture, keep, read, spread
 from relook.report.page import render_page
 from relook.report.tiles import map_tile, photo_tile
 from relook.words import duration, percent_range
@@ -67,44 +69,89 @@ class Case:
     answers: tuple[Said, ...]
 
 
-def write_comparison(
-    comparison: Comparison, trained: Trained, data: LabelledImages, file: Path
+def keep_cases(
+    comparison: Comparison,
+    trained: Trained,
+    data: LabelledImages,
+    folder: str | os.PathLike[str],
 ) -> None:
-    """Write the page: one file, nothing fetched.
+    """Keep images of every kind, with what MultiCAM looked at, for the comparison's page.
+
+    `GALLERY` of each kind at most, evenly spread over the data, unless the folder holds them.
 
     Args:
         comparison: what came out.
-        trained: the networks, for the galleries.
+        trained: the networks.
         data: the same test images.
-        file: where the page goes, in a folder that is there.
+        folder: the comparison's.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
+    labels = comparison.training.labels
+
+    def ask(row: Row) -> Case:
+        pixels = trained.target.pixels(data.images[row.index].open())
+        seen = masked(trained.fused, pixels)
+        answers = {TARGET: row.before, OBJECT: row.answers[OBJECT], FUSED: row.after}
+        return Case(
+            title=Path(row.image).name,
+            label=labels[row.label],
+            photo=photo_tile(pixels),
+            saliency=map_tile(pixels, seen.saliency),
+            masked=photo_tile(seen.image),
+            hidden=seen.hidden,
+            answers=tuple(
+                _said(method, answer, labels, row.label)
+                for method, answer in answers.items()
+                if answer
+            ),
+        )
+
+    keep(folder, _chosen(comparison), ask, _case)
+
+
+def read_cases(
+    comparison: Comparison, folder: str | os.PathLike[str]
+) -> dict[str, list[Case]] | None:
+    """What `keep_cases` kept of these rows, by kind; None where it kept nothing.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return read(folder, _chosen(comparison), _case)
+
+
+def comparison_page(folder: Path) -> None:
+    """Write the page of the comparison in a folder, report.html: one file, nothing fetched.
+
+    Raises:
+        RunError: something in the folder cannot be read.
+        OSError: the page cannot be written.
+    """
+    comparison = Comparison.read(folder)
     statistics, training = comparison.statistics, comparison.training
-    rows = [row for row in comparison.rows if row.before and row.after]
     gate = Gate.of(comparison.settings["gate"])
     stages = {STAGE_NAMES[name]: stage for name, stage in training.stages.items()}
     start = str(training.settings["weights"])
     words = _STARTS.get(start, f"weights of {{}} in a file ({start.removeprefix('file ')})")
     first = next(iter(training.stages.values()))
 
-    def gallery(before: bool, after: bool) -> list[Case]:
-        of_kind = [row for row in rows if _right(row) == (before, after)]
-        return _gallery(of_kind, trained, data)
-
     render_page(
         "comparison.html.j2",
-        file,
+        folder / "report.html",
         **figures(
             statistics,
             {**statistics.rivals, FUSED: statistics.after},
             FUSED,
             TARGET,
             training.labels,
-            comparison.rows,
+            comparison.table,
         ),
         **settings_of(comparison.settings),
         found=find_comparison(comparison),
         comparison=comparison,
-        compared=comparison.methods if rows else (),
+        compared=comparison.methods if statistics.before.images else (),
         told=(TARGET, best_correction(comparison), FUSED),
         gate=None if gate == EVERY_IMAGE else gate,
         stages=stages,
@@ -117,49 +164,28 @@ def write_comparison(
                 for name, stage in stages.items()
             }
         ),
-        fixed=gallery(False, True),
-        broken=gallery(True, False),
-        right=gallery(True, True),
-        wrong=gallery(False, False),
+        gallery=read_cases(comparison, folder),
         percent_range=percent_range,
         duration=duration,
     )
 
 
-def _right(row: Row) -> tuple[bool, bool]:
-    """Whether TargetNet and MultiCAM are right."""
-    assert row.before is not None
-    assert row.after is not None
-    return row.before.best == row.label, row.after.best == row.label
-
-
-def _gallery(rows: Sequence[Row], trained: Trained, data: LabelledImages) -> list[Case]:
-    cases = []
-    labels = trained.target.labels
-    for row in spread(rows, GALLERY):
-        try:
-            pixels = trained.target.pixels(data.images[row.index].open())
-            seen = masked(trained.fused, pixels)
-        except (RelookError, RuntimeError, MemoryError):
-            continue  # it went well a moment ago; its row stands
-        answers = {TARGET: row.before, OBJECT: row.answers[OBJECT], FUSED: row.after}
-        cases.append(
-            Case(
-                title=Path(row.image).name,
-                label=labels[row.label],
-                photo=photo_tile(pixels),
-                saliency=map_tile(pixels, seen.saliency),
-                masked=photo_tile(seen.image),
-                hidden=seen.hidden,
-                answers=tuple(
-                    _said(method, answer, labels, row.label)
-                    for method, answer in answers.items()
-                    if answer
-                ),
-            )
-        )
-    return cases
+def _chosen(comparison: Comparison) -> dict[str, list[Row]]:
+    """The rows of the images that are shown."""
+    kinds = {"fixed": (False, True), "broken": (True, False), "right": (True, True)}
+    kinds["wrong"] = (False, False)
+    answered = [(row, row.before, row.after) for row in comparison.rows]
+    right = [(row, (b.best == row.label, a.best == row.label)) for row, b, a in answered if b and a]
+    return {
+        kind: spread([row for row, found in right if found == wanted], GALLERY)
+        for kind, wanted in kinds.items()
+    }
 
 
 def _said(method: str, answer: Answer, labels: Sequence[str], true: int) -> Said:
     return Said(method, labels[answer.best], answer.probabilities[0], answer.best == true)
+
+
+def _case(found: dict[str, Any], picture: Picture) -> Case:
+    pictures = {name: picture(found[name]) for name in ("photo", "saliency", "masked")}
+    return Case(**{**found, **pictures, "answers": tuple(Said(**one) for one in found["answers"])})

@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relook.correction import Corrector
-from relook.errors import RelookError
+import pyarrow
+
 from relook.evaluation import (
     Evaluation,
-    LabelledImages,
     Method,
-    Row,
     Statistics,
     Tally,
     Tuning,
 )
+from relook.gate import EVERY_IMAGE, Gate
 from relook.report import charts
 from relook.report.findings import find
+from relook.report.gallery import read_gallery
 from relook.report.page import render_page
-from relook.report.story import Story, tell
 from relook.words import p, points, points_range, significance
-
-GALLERY = 6
-"""How many of the fixed and of the broken images are shown."""
 
 _PAIRS = 8
 _ERRORS = 20
 _CANDIDATES = 10
 _MILLION = 1_000_000
-
-OnGallery = Callable[[str, int, int], None]
-"""Told (image, forward passes done, forward passes in all)."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One image of a gallery.
-
-    Attributes:
-        story: what happened to it.
-        label: its true class.
-    """
-
-    story: Story
-    label: str
 
 
 @dataclass(frozen=True)
@@ -67,48 +46,38 @@ class Change:
     images: int
 
 
-def write_report(
-    evaluation: Evaluation,
-    corrector: Corrector,
-    data: LabelledImages,
-    file: Path,
-    name: str,
-    tuning: Tuning | None = None,
-    progress: OnGallery | None = None,
-) -> None:
-    """Write the page: one file, nothing fetched.
+def evaluation_page(folder: Path) -> None:
+    """Write the page of the evaluation in a folder, report.html: one file, nothing fetched.
 
-    The images of the galleries are corrected once more for their maps, `GALLERY` of each kind at
-    most, evenly spread over the data.
-
-    Args:
-        evaluation: what came out.
-        corrector: what it came from.
-        data: the same data.
-        file: where the page goes, in a folder that is there.
-        name: what to call the look.
-        tuning: how it was chosen, on other images.
-        progress: told (image, forward passes done, in all) while the galleries are made.
+    Raises:
+        RunError: something in the folder cannot be read.
+        OSError: the page cannot be written.
     """
-    statistics = evaluation.statistics
-    methods = {name: statistics.after, **statistics.rivals}
-    own = name
-    if name in statistics.rivals:  # a rival of the same name is not the same look
-        own = f"{name} (this run)"
-        methods = {own: statistics.after, **statistics.rivals}
+    evaluation = Evaluation.read(folder)
+    tuning = Tuning.read(folder) if (folder / "tuning").exists() else None
+    statistics, settings = evaluation.statistics, evaluation.settings
+    gate = Gate.of(settings["gate"])
+    name = evaluation.name
     render_page(
         "evaluation.html.j2",
-        file,
-        **figures(statistics, methods, own, "before", evaluation.labels, evaluation.rows),
-        **settings_of(evaluation.settings),
-        found=find(statistics, corrector.gate),
+        folder / "report.html",
+        **figures(
+            statistics,
+            {name: statistics.after, **statistics.rivals},
+            name,
+            "before",
+            evaluation.labels,
+            evaluation.table,
+        ),
+        **settings_of(settings),
+        found=find(statistics, gate),
         name=name,
-        corrector=corrector,
-        share=evaluation.settings.get("gate_of_share"),
+        gate=gate,
+        all_images=gate == EVERY_IMAGE,
+        share=settings.get("gate_of_share"),
         tuning=tuning,
         candidates=tuning.candidates[:_CANDIDATES] if tuning else (),
-        fixed=_gallery([r for r in evaluation.rows if r.fixed], corrector, data, progress),
-        broken=_gallery([r for r in evaluation.rows if r.broken], corrector, data, progress),
+        gallery=read_gallery(evaluation, folder),
     )
 
 
@@ -118,7 +87,7 @@ def figures(
     own: str,
     first: str,
     labels: Sequence[str],
-    rows: Sequence[Row],
+    table: pyarrow.Table,
 ) -> dict[str, Any]:
     """What every page about labelled images shows: tables and diagrams.
 
@@ -128,9 +97,9 @@ def figures(
         own: the one that the page is about, `statistics.after`.
         first: what to call the first answers.
         labels: the classes' names.
-        rows: of all images.
+        table: the rows of all images.
     """
-    errors = [row for row in rows if row.error]
+    errors = table.filter(table["error"].is_valid()).select(["image", "error"]).to_pylist()
     classified = bool(statistics.before.images)
     return {
         "statistics": statistics,
@@ -165,31 +134,6 @@ def settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     model = {key: value for key, value in settings["model"].items() if key != "labels"}
     text = json.dumps({**settings, "model": model}, indent=2, ensure_ascii=False)
     return {"settings": settings, "settings_text": text}
-
-
-def spread(rows: Sequence[Row], count: int) -> list[Row]:
-    """So many of them at most, evenly spread over the data."""
-    count = min(count, len(rows))
-    return [rows[place * len(rows) // count] for place in range(count)]
-
-
-def _gallery(
-    rows: Sequence[Row],
-    corrector: Corrector,
-    data: LabelledImages,
-    progress: OnGallery | None,
-) -> list[Shown]:
-    shown = []
-    for row in spread(rows, GALLERY):
-        told = partial(progress, f"gallery: {Path(row.image).name}") if progress else None
-        try:
-            correction = corrector.correct(data.images[row.index].open(), told)
-        except (RelookError, RuntimeError, MemoryError):
-            continue  # it went well a moment ago; its row stands
-        if row.after:  # the time that counted is the run's
-            correction = replace(correction, image=row.image, seconds=row.after.seconds)
-        shown.append(Shown(tell(correction), corrector.classifier.labels[row.label]))
-    return shown
 
 
 def _pairs(statistics: Statistics, labels: Sequence[str], fixed: bool) -> list[Change]:

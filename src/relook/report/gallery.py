@@ -1,0 +1,234 @@
+"""The images that a page shows, kept in the run's folder: the network is asked about them once.
+
+RUN/gallery holds `gallery.json`, what is said of each image, and the pictures as PNG files beside
+it: all of them, or the folder is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from relook.correction import Corrector
+from relook.errors import RelookError, first_line
+from relook.evaluation import Evaluation, LabelledImages, Row, RunError, from_table
+from relook.folder import write_atomically
+from relook.gate import Gate
+from relook.report.story import ClassStory, MaskStory, Story, ViewStory, tell
+
+GALLERY = 6
+"""How many of the fixed and of the broken images are shown."""
+
+OnGallery = Callable[[str, int, int], None]
+"""Told (image, forward passes done, forward passes in all)."""
+
+Picture = Callable[[str], Image.Image]
+"""The picture of this name in a gallery's folder."""
+
+Kept = TypeVar("Kept")
+
+_FOLDER = "gallery"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image of a gallery.
+
+    Attributes:
+        story: what happened to it.
+        label: its true class.
+    """
+
+    story: Story
+    label: str
+
+
+def keep_gallery(
+    evaluation: Evaluation,
+    corrector: Corrector,
+    data: LabelledImages,
+    folder: str | os.PathLike[str],
+    progress: OnGallery | None = None,
+) -> None:
+    """Keep images that were fixed and broken, with their maps and views, for the run's page.
+
+    `GALLERY` of each kind at most, evenly spread over the data, are corrected once more, unless
+    the folder holds them already.
+
+    Args:
+        evaluation: what came out.
+        corrector: what it came from.
+        data: the same data.
+        folder: the run's.
+        progress: told (image, forward passes done, in all).
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def ask(row: Row) -> Shown:
+        told = partial(progress, f"gallery: {Path(row.image).name}") if progress else None
+        correction = corrector.correct(data.images[row.index].open(), told)
+        if row.after:  # the time that counted is the run's
+            correction = replace(correction, image=row.image, seconds=row.after.seconds)
+        return Shown(tell(correction), evaluation.labels[row.label])
+
+    keep(folder, chosen(evaluation), ask, _shown)
+
+
+def read_gallery(
+    evaluation: Evaluation, folder: str | os.PathLike[str]
+) -> dict[str, list[Shown]] | None:
+    """What `keep_gallery` kept of these rows, "fixed" and "broken"; None where it kept nothing.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return read(folder, chosen(evaluation), _shown)
+
+
+def chosen(evaluation: Evaluation) -> dict[str, list[Row]]:
+    """The rows of the images that are shown."""
+    return {
+        kind: spread(from_table(evaluation.table.filter(evaluation.table[kind])), GALLERY)
+        for kind in ("fixed", "broken")
+    }
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """So many of them at most, evenly spread over the data."""
+    count = min(count, len(rows))
+    return [rows[place * len(rows) // count] for place in range(count)]
+
+
+def keep(
+    folder: str | os.PathLike[str],
+    rows: Mapping[str, Sequence[Row]],
+    ask: Callable[[Row], Kept],
+    known: Callable[[dict[str, Any], Picture], Kept],
+) -> None:
+    """Keep what is to be shown of these rows, unless it is there.
+
+    Args:
+        folder: the run's.
+        rows: the images of each kind.
+        ask: what is to be shown of one of them, a dataclass of plain values and pictures. Where
+            it raises, the image is left out: its row stands.
+        known: makes the same again of what JSON holds of it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    try:
+        if not any(rows.values()) or read(folder, rows, known) is not None:
+            return
+    except RunError:
+        pass  # damaged: made again
+    place = Path(folder) / _FOLDER
+    beside = place.with_name(f"{_FOLDER}.writing")
+    for left in (beside, place):
+        shutil.rmtree(left, ignore_errors=True)
+    beside.mkdir()
+    shown: dict[str, list[Kept]] = {kind: [] for kind in rows}
+    for kind, of_kind in rows.items():
+        for row in of_kind:
+            try:
+                shown[kind].append(ask(row))
+            except (RelookError, RuntimeError, MemoryError):
+                continue  # it went well a moment ago
+    names = iter(range(1, 10_000))
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Image.Image):
+            name = f"{next(names):03}.png"
+            value.save(beside / name)
+            return name
+        if isinstance(value, Gate):
+            return value.setting
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+
+    content = {"rows": _digest(rows), "shown": shown}
+    text = json.dumps(content, default=plain, indent=1, ensure_ascii=False)
+    write_atomically(beside / "gallery.json", text)
+    beside.rename(place)
+
+
+def read(
+    folder: str | os.PathLike[str],
+    rows: Mapping[str, Sequence[Row]],
+    known: Callable[[dict[str, Any], Picture], Kept],
+) -> dict[str, list[Kept]] | None:
+    """What `keep` kept of these rows; None where it kept nothing, or of other rows.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    place = Path(folder) / _FOLDER
+    file = place / "gallery.json"
+
+    def picture(name: str) -> Image.Image:
+        with Image.open(place / Path(name).name) as image:
+            return image.convert("RGB")
+
+    if not any(rows.values()):
+        return {kind: [] for kind in rows}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["rows"] != _digest(rows):
+            return None
+        return {kind: [known(one, picture) for one in found["shown"][kind]] for kind in rows}
+    except FileNotFoundError as error:
+        if not place.exists():
+            return None
+        raise _damaged(place, error) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(place, error) from error
+
+
+def _damaged(place: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{place}: cannot be read ({first_line(error)}); delete this folder, and the run's command "
+        "makes it again"
+    )
+
+
+def _digest(rows: Mapping[str, Sequence[Row]]) -> str:
+    """Of the rows that are shown and their answers: another for another run."""
+    said = {
+        kind: [
+            [row.index, row.image, row.label, *(a.probabilities for a in row.answers.values())]
+            for row in of_kind
+        ]
+        for kind, of_kind in rows.items()
+    }
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def _shown(found: dict[str, Any], picture: Picture) -> Shown:
+    return Shown(_story(found["story"], picture), found["label"])
+
+
+def _story(found: dict[str, Any], picture: Picture) -> Story:
+    def mask(found: dict[str, Any]) -> MaskStory:
+        tile = found["mask_tile"] and picture(found["mask_tile"])
+        return MaskStory(**{**found, "map_tile": picture(found["map_tile"]), "mask_tile": tile})
+
+    parts = {
+        "gate": Gate.of(found["gate"]),
+        "photo": picture(found["photo"]),
+        "classes": tuple(ClassStory(**one) for one in found["classes"]),
+        "masks": tuple(map(mask, found["masks"])),
+        "views": tuple(ViewStory(**{**v, "tile": picture(v["tile"])}) for v in found["views"]),
+        "left_out": tuple(found["left_out"]),
+        "no_view": tuple(found["no_view"]),
+    }
+    return Story(**{**found, **parts})

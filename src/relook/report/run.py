@@ -1,0 +1,30 @@
+"""The page of a run, made from its folder alone: neither the data nor the network are needed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from relook.folder import read_settings
+from relook.report.comparison import comparison_page
+from relook.report.evaluation import evaluation_page
+
+_PAGES = {"evaluation": evaluation_page, "comparison": comparison_page}
+
+
+def write_report(folder: str | os.PathLike[str]) -> Path:
+    """Write report.html in the folder of an evaluation or a comparison, from what is in it.
+
+    The images on it are those that the command kept there (see `keep_gallery`); without them the
+    page says so.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: the folder holds no such run, one of another format, or cannot be read.
+        OSError: the page cannot be written.
+    """
+    place = Path(folder)
+    _PAGES[read_settings(place, *_PAGES)["kind"]](place)
+    return place / "report.html"
