@@ -16,7 +16,8 @@ from networks import write_noise
 from relook.cli import app
 from relook.images import open_image
 from relook.looks import make_look
-from relook.multicam import Plan, door
+from relook.multicam import door
+from relook.multicam.training import Plan
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, MULTICAM = DOCS / "bring-your-own.md", DOCS / "multicam.md"

@@ -1,9 +1,14 @@
 """Every public class and function has an example in its docstring, and the examples run as written.
 
 Public is what relook and its packages list in `__all__`. The examples of one docstring run in order,
-in a folder with photo.jpg and photos/, which holds a folder of images for each of two classes; they
-find `relook`, `torch`, `classifier` (the bundled network) and `corrector` (it looks again at the
-mirror image).
+in a folder with
+
+- photo.jpg, and photos/, which holds a folder of images for each of two classes;
+- scenes/, small images of three colours in train/ and test/, trained/, a MultiCAM of a toy network
+  that was trained on them, and compared/, its comparison.
+
+They find `relook`, `torch`, `classifier` (the bundled network) and `corrector` (it looks again at
+the mirror image).
 """
 
 from __future__ import annotations
@@ -19,7 +24,9 @@ import pytest
 import torch
 
 import relook
+from networks import write_scenes
 from relook.demo import photos
+from relook.multicam import compare, load_trained, train_multicam, unseen_images
 
 
 def public() -> dict[str, object]:
@@ -51,6 +58,12 @@ def folder(tmp_path_factory) -> Path:
     for label, photo in (("Egyptian cat", chelsea), ("espresso", coffee)):
         (root / "photos" / label).mkdir(parents=True)
         shutil.copy(photo, root / "photos" / label)
+    write_scenes(root / "scenes")
+    toy = {"load": relook.load, "backbone": "networks:make_grey", "epochs": 2}
+    train_multicam(root / "scenes", root / "trained", **toy)
+    trained = load_trained(root / "trained", load=relook.load)
+    images = unseen_images(trained.training, root / "scenes")
+    compare(trained, images, root / "compared", budget="fast")
     return root
 
 
@@ -65,8 +78,7 @@ def test_public_things_have_an_example_that_runs(name, folder, names, monkeypatc
     thing = public()[name]
     own = [test for test in examples(thing, name) if test.name == name]
     assert own, f"the docstring of {name} has no example"
-    for item in folder.iterdir():
-        (tmp_path / item.name).symlink_to(item)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for test in examples(thing, name):
         test.globs = dict(names)

@@ -14,7 +14,6 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -28,7 +27,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import relook
-from networks import HalvesNet, counting_forwards, random_cnn
+from networks import COLOURS, HalvesNet, counting_forwards, paint, random_cnn, write_scenes
 from relook.attribution import Context
 from relook.cli import app
 from relook.cli.progress import TrainingBar
@@ -37,34 +36,29 @@ from relook.evaluation import DataError, RunError, read_data
 from relook.layout import Layout
 from relook.multicam import (
     STAGES,
-    CamNet,
     Epoch,
     MultiCAM,
-    Networks,
-    ObjectNet,
-    Plan,
-    Stage,
     Training,
     compare,
-    fit,
     load_stages,
     load_trained,
     mask_filter,
     masked,
-    read_training_data,
     saliency,
-    train,
     train_multicam,
     training,
     unseen_images,
 )
 from relook.multicam import Progress as TrainingProgress
-from relook.multicam.data import divide
+from relook.multicam.data import divide, read_training_data
+from relook.multicam.network import CamNet, ObjectNet
+from relook.multicam.run import train
+from relook.multicam.stages import Networks
+from relook.multicam.training import Plan, Stage, fit
 from relook.report import keep_cases, write_report
 from relook.target import Target
 
 HERE = Path(__file__).parent
-COLOURS = ("blue", "green", "red")
 SETTINGS = {"backbone": "networks:make_grey", "weights": "own"}
 PLAN = Plan(epochs=6, rate=0.02, seed=0)
 
@@ -73,25 +67,6 @@ def small():
     return relook.Classifier(
         random_cnn(torch.float32), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), input_size=16
     )
-
-
-def paint(file, colour, seed):
-    """Dark noise with a brighter square of the colour somewhere: learnt in seconds."""
-    chance = np.random.default_rng([colour, seed])
-    pixels = chance.integers(0, 120, (20, 20, 3), np.uint8)
-    y, x = chance.integers(0, 10, 2)
-    pixels[y : y + 10, x : x + 10, colour] += 130
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
-
-
-def write_scenes(root, train=24, test=10):
-    for place, name in enumerate(COLOURS):
-        for index in range(train):
-            paint(root / "train" / name / f"{index:02}.png", 2 - place, index)
-        for index in range(test):
-            paint(root / "test" / name / f"{index:02}.png", 2 - place, 1000 + index)
-    return root
 
 
 @pytest.fixture
@@ -257,7 +232,9 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
 from test_multicam import PLAN, SETTINGS, small
-from relook.multicam import read_training_data, train, training
+from relook.multicam import training
+from relook.multicam.data import read_training_data
+from relook.multicam.run import train
 training.KEEP_SECONDS = 0.0
 told = 0
 def stop(progress):

@@ -13,7 +13,9 @@ import relook
 from networks import HalvesNet
 from relook.geometry import Geometry
 from relook.models.export import export
-from relook.multicam import Plan, read_training_data, train
+from relook.multicam.data import read_training_data
+from relook.multicam.run import train
+from relook.multicam.training import Plan
 from relook.preprocessing import Preprocessing
 from relook.record import Record, classifier_of
 from test_multicam import SETTINGS, small, write_scenes

@@ -23,8 +23,9 @@ from relook.cli import app
 from relook.cli.tables import print_story
 from relook.demo import photos, write_demo
 from relook.evaluation import RunError, read_data
-from relook.report import keep_gallery, render_page, save_picture, write_report
+from relook.report import keep_gallery, save_picture, write_report
 from relook.report.gallery import GALLERY
+from relook.report.page import render_page
 from relook.report.picture import _columns
 from relook.report.story import tell
 from relook.report.tiles import crop_tile, map_tile, photo_tile

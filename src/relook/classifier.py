@@ -91,6 +91,19 @@ class Classifier(nn.Module):
         geometry: resize and crop.
 
     Threads may share a classifier: forward passes take turns.
+
+    >>> network = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+    ...     torch.nn.Flatten(), torch.nn.Linear(8, 2),
+    ... )
+    >>> half, quarter = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    >>> own = relook.Classifier(
+    ...     network, mean=half, std=quarter, input_size=32, labels=["cat", "dog"]
+    ... )
+    >>> own(torch.rand(4, 3, 32, 32)).sum(dim=1).round(decimals=4)
+    tensor([1., 1., 1., 1.])
+    >>> own.target_layer
+    '1'
     """
 
     def __init__(

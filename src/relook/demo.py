@@ -12,7 +12,7 @@ import relook
 from relook.correction import Corrector
 from relook.errors import RelookError
 from relook.models import DEFAULT_MODEL, load
-from relook.report import render_page
+from relook.report.page import render_page
 from relook.report.story import tell
 
 PHOTOS = ("chelsea.png", "rocket.jpg", "coffee.png", "motorcycle_left.png")

@@ -5,15 +5,36 @@ Every message says what was wrong, where (file, class, layer) and what to do.
 
 
 class RelookError(ValueError):
-    """Base of all errors that relook raises on purpose."""
+    """Base of all errors that relook raises on purpose.
+
+    >>> try:
+    ...     relook.Corrector(classifier, look="flip", gate=2)
+    ... except relook.RelookError as error:
+    ...     print(error)
+    gate must be a gap from 0 to 1, or none; not 2 (...)
+    """
 
 
 class ImageError(RelookError):
-    """One image cannot be used: missing, unreadable, too large or too small."""
+    """One image cannot be used: missing, unreadable, too large or too small.
+
+    >>> try:
+    ...     corrector.correct("nowhere.jpg")
+    ... except relook.ImageError as error:
+    ...     print(error)
+    nowhere.jpg: ...
+    """
 
 
 class ModelError(RelookError):
-    """A model cannot be used: unknown name, wrong checkpoint, wrong layer, odd output."""
+    """A model cannot be used: unknown name, wrong checkpoint, wrong layer, odd output.
+
+    >>> try:
+    ...     relook.load("bundled/efficientnet_lite9")
+    ... except relook.ModelError as error:
+    ...     print(error)
+    model 'bundled/efficientnet_lite9' is unknown; ...
+    """
 
 
 class WeightsMissingError(ModelError):
@@ -21,11 +42,26 @@ class WeightsMissingError(ModelError):
 
 
 class DataError(RelookError):
-    """The labelled data cannot be used as they are."""
+    """The labelled data cannot be used as they are.
+
+    >>> from relook.evaluation import DataError, read_data
+    >>> try:
+    ...     read_data("nowhere", classifier.labels)
+    ... except DataError as error:
+    ...     print(error)
+    nowhere: ...
+    """
 
 
 class NotFiniteError(RelookError):
-    """The network answered NaN or infinity."""
+    """The network answered NaN or infinity.
+
+    >>> try:
+    ...     relook.checks.check_finite(torch.tensor([[0.5, float("nan")]]), torch.float32)
+    ... except relook.NotFiniteError as error:
+    ...     print(error)
+    the network answered NaN or infinity for 1 of 1 inputs; check the weights
+    """
 
 
 def first_line(error: BaseException) -> str:

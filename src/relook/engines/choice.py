@@ -35,6 +35,10 @@ class Engines:
     ONNX Runtime where all of the network is float32 on the CPU; else, and where the export fails,
     PyTorch with BatchNorm folded into the convolutions. A network with hooks is left as it is,
     and its hooks are called. Nothing is locked here: callers of one network take turns.
+
+    >>> from relook.engines import Engines
+    >>> Engines().name
+    'PyTorch'
     """
 
     def __init__(self) -> None:

@@ -22,7 +22,14 @@ _TOLERANCE = 1e-4
 
 
 class OnnxRuntime:
-    """The network exported to ONNX and run by ONNX Runtime: float32, CPU, one input size."""
+    """The network exported to ONNX and run by ONNX Runtime: float32, CPU, one input size.
+
+    >>> from relook.engines import OnnxRuntime
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).eval()
+    >>> inputs = torch.rand(1, 3, 8, 8)
+    >>> torch.allclose(OnnxRuntime(network, inputs)(inputs), network(inputs), atol=1e-4)
+    True
+    """
 
     name = "ONNX Runtime"
 
@@ -75,8 +82,7 @@ def session_options(severity: int = 3) -> Any:
     """How ONNX Runtime shares the machine with PyTorch.
 
     Args:
-        severity: from which on it prints messages of its own: 3 is errors, 4 is nothing less than
-            fatal ones.
+        severity: of the messages that it prints: 3 = errors, 4 = fatal only.
     """
     import onnxruntime
 

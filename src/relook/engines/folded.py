@@ -25,6 +25,13 @@ class Folded:
     In eval mode BatchNorm is a scale and a shift of each channel, which the convolution before it
     can do at no cost. Which convolution that is shows in one forward: its output is what the
     BatchNorm gets.
+
+    >>> from relook.engines import Folded
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    >>> inputs = torch.rand(1, 3, 8, 8)
+    >>> folded = Folded(network, inputs)
+    >>> torch.allclose(folded(inputs), network(inputs), atol=1e-5)
+    True
     """
 
     name = "PyTorch (BatchNorm folded)"

@@ -67,6 +67,12 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
 
     Raises:
         ModelError: the network cannot be exported, or the file answers differently.
+
+    >>> small = relook.load("timm/test_resnet", pretrained=False)
+    >>> relook.export(small, "small.onnx").name
+    'small.json'
+    >>> relook.load("small.onnx").input_size == small.input_size
+    True
     """
     path = Path(file).expanduser()
     if path.suffix.lower() != ".onnx":

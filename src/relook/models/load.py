@@ -86,6 +86,10 @@ def load(
     Raises:
         ModelError: the name, layer, device or dtype is unknown; the weights cannot be loaded or do
             not fit; an argument is not one for this kind of model.
+
+    >>> classifier = relook.load("bundled/efficientnet_lite0")
+    >>> len(classifier.labels), classifier.input_size, classifier.target_layer
+    (1000, (224, 224), 'bn2')
     """
     name = os.path.expanduser(os.fspath(name))
     said = Record(

@@ -3,70 +3,42 @@
 from relook.multicam.comparison import (
     Compared,
     Comparison,
+    Masked,
     Trained,
     compare,
     masked,
     seen_in_training,
     unseen_images,
 )
-from relook.multicam.data import (
-    OnImages,
-    TrainingData,
-    TrainingImage,
-    is_divided,
-    read_training_data,
-)
 from relook.multicam.door import load_run, load_stages, load_trained, train_multicam
-from relook.multicam.network import CamNet, MultiCAM, ObjectNet, mask_filter, saliency
-from relook.multicam.run import KIND, StageRecord, Training, train
-from relook.multicam.stages import (
-    FUSED,
-    OBJECT,
-    STAGE_NAMES,
-    STAGES,
-    TARGET,
-    Networks,
-    restore,
-)
-from relook.multicam.training import Epoch, OnProgress, Plan, Progress, Stage, fit
+from relook.multicam.network import MultiCAM, mask_filter, saliency
+from relook.multicam.run import StageRecord, Training
+from relook.multicam.stages import FUSED, OBJECT, STAGE_NAMES, STAGES, TARGET
+from relook.multicam.training import Epoch, Progress
 
 __all__ = [
     "FUSED",
-    "KIND",
     "OBJECT",
     "STAGES",
     "STAGE_NAMES",
     "TARGET",
-    "CamNet",
     "Compared",
     "Comparison",
     "Epoch",
+    "Masked",
     "MultiCAM",
-    "Networks",
-    "ObjectNet",
-    "OnImages",
-    "OnProgress",
-    "Plan",
     "Progress",
-    "Stage",
     "StageRecord",
     "Trained",
     "Training",
-    "TrainingData",
-    "TrainingImage",
     "compare",
-    "fit",
-    "is_divided",
     "load_run",
     "load_stages",
     "load_trained",
     "mask_filter",
     "masked",
-    "read_training_data",
-    "restore",
     "saliency",
     "seen_in_training",
-    "train",
     "train_multicam",
     "unseen_images",
 ]

@@ -66,6 +66,11 @@ class Trained:
         target: TargetNet alone.
         object: ObjectNet alone, on what TargetNet leaves of an image.
         fused: MultiCAM.
+
+    >>> from relook.multicam import load_trained
+    >>> trained = load_trained("trained", load=relook.load)
+    >>> trained.target.labels
+    ('blue', 'green', 'red')
     """
 
     training: Training
@@ -83,6 +88,11 @@ class Compared:
         tally: over all test images.
         pairing: TargetNet alone before, this method after; None for TargetNet itself.
         seconds: of training that it needs.
+
+    >>> from relook.multicam import Comparison
+    >>> multicam = Comparison.read("compared").methods[-1]
+    >>> multicam.method, multicam.tally.images
+    ('MultiCAM', 30)
     """
 
     method: str
@@ -111,6 +121,11 @@ class Comparison:
         settings: all that the rows depend on, as in run.json.
         training: of the networks: its settings, classes and stages, without its images.
         table: one row per test image, in the order of the data.
+
+    >>> from relook.multicam import Comparison
+    >>> comparison = Comparison.read("compared")
+    >>> [method.method for method in comparison.methods][:3]
+    ['TargetNet', 'TargetNet + poster (fast)', 'TargetNet + flip']
     """
 
     settings: Mapping[str, Any]
@@ -204,6 +219,13 @@ def compare(
         RunError: `output` holds something else.
         RelookError: k, gate or budget is out of range.
         ModelError: a network cannot do what a look asks of it.
+
+    >>> from relook.multicam import compare, load_trained, unseen_images
+    >>> trained = load_trained("trained", load=relook.load)
+    >>> images = unseen_images(trained.training, "scenes")
+    >>> comparison = compare(trained, images, budget="fast")
+    >>> len(comparison.rows)
+    30
     """
     _refuse_seen(trained.training, data, digests(data.images))
     target, one = trained.target, Gate.of(gate)
@@ -280,6 +302,10 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
     Raises:
         DataError: the data cannot be used, have other classes, or the networks were trained on
             some of them.
+
+    >>> from relook.multicam import Training, unseen_images
+    >>> len(unseen_images(Training.read("trained"), "scenes"))
+    30
     """
     root = os.fspath(data)
     found = read_data(os.path.join(root, "test") if is_divided(data) else root, training.labels)
@@ -301,7 +327,14 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
 
 
 def seen_in_training(training: Training, data: LabelledImages) -> list[str]:
-    """Names of the images that the networks were fitted to, or that chose their epochs."""
+    """Names of the images that the networks were fitted to, or that chose their epochs.
+
+    >>> from relook.evaluation import read_data
+    >>> from relook.multicam import Training, seen_in_training
+    >>> training = Training.read("trained")
+    >>> len(seen_in_training(training, read_data("scenes/train", training.labels)))
+    72
+    """
     return _seen(training, data, digests(data.images))
 
 
@@ -334,6 +367,13 @@ class Masked:
         saliency: (H, W) in [0, 1], where TargetNet sees any of the classes.
         image: (3, H, W) in [0, 1], what ObjectNet is shown: what is hidden has the dataset's mean.
         hidden: how much of the image that is, 0 to 1.
+
+    >>> from relook.images import open_image
+    >>> from relook.multicam import masked
+    >>> multicam = relook.load("trained")
+    >>> seen = masked(multicam, multicam.pixels(open_image("scenes/test/red/00.png")))
+    >>> seen.saliency.shape, 0 <= seen.hidden <= 1
+    (torch.Size([16, 16]), True)
     """
 
     saliency: Float[Tensor, "h w"]
@@ -348,6 +388,13 @@ def masked(classifier: Classifier, pixels: Float[Tensor, "3 h w"]) -> Masked:
     Args:
         classifier: of a fused network.
         pixels: in [0, 1].
+
+    >>> from relook.images import open_image
+    >>> from relook.multicam import masked
+    >>> multicam = relook.load("trained")
+    >>> seen = masked(multicam, multicam.pixels(open_image("scenes/test/red/00.png")))
+    >>> seen.image.shape
+    torch.Size([3, 16, 16])
     """
     network = classifier.network
     assert isinstance(network, MultiCAM)

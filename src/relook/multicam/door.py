@@ -53,6 +53,11 @@ def load_run(
     Raises:
         ModelError: the stage is unknown or not done, or the backbone cannot be made again.
         RunError: the folder holds no training, or cannot be read.
+
+    >>> from pathlib import Path
+    >>> from relook.multicam import load_run
+    >>> load_run(Path("trained"), "target", load=relook.load).name
+    'TargetNet'
     """
     training = Training.read(folder)
     if stage not in STAGES:
@@ -79,6 +84,11 @@ def load_stages(
     Raises:
         ModelError: a stage is not done, or the backbone cannot be made again.
         RunError: the weights cannot be read.
+
+    >>> from relook.multicam import Training, load_stages
+    >>> training = Training.read("trained")
+    >>> [network.name for network in load_stages(training, ["target", "fusion"], load=relook.load)]
+    ['TargetNet', 'MultiCAM']
     """
     networks = _networks(training, stages, load, device)
     return [networks.classifier(stage, training.labels) for stage in stages]
@@ -122,6 +132,10 @@ def load_trained(
     Raises:
         ModelError: the training is not done.
         RunError: the folder holds no training, or cannot be read.
+
+    >>> from relook.multicam import load_trained
+    >>> load_trained("trained", load=relook.load).fused.name
+    'MultiCAM'
     """
     training = Training.read(folder)
     return Trained(training, *load_stages(training, STAGES, load=load, device=device))
@@ -170,6 +184,15 @@ def train_multicam(
             empty, classes that differ, a test image among the training images.
         ModelError: the backbone ends otherwise, or its weights cannot be loaded.
         RunError: `output` holds something else, or another process works in it.
+
+    The folder "trained" holds what this call wrote; the same call finds it done:
+
+    >>> from relook.multicam import train_multicam
+    >>> training = train_multicam(
+    ...     "scenes", "trained", load=relook.load, backbone="networks:make_grey", epochs=2
+    ... )
+    >>> training.stages["target"].best.epoch in (0, 1, 2)
+    True
     """
     if epochs is not None and epochs < 1:
         raise ModelError(f"epochs must be 1 or more, not {epochs}")

@@ -103,6 +103,11 @@ def saliency(
     Args:
         class_maps: CAM_c, whose mean over the classes is 0.
         inputs: what they are of; only its size counts.
+
+    >>> from relook.multicam import saliency
+    >>> maps = torch.tensor([[[[2.0, 0.0]], [[-2.0, 1.0]]]])  # of two classes, 1×2
+    >>> saliency(maps, torch.zeros(1, 3, 1, 2))
+    tensor([[[1.0000, 0.5000]]])
     """
     strongest = class_maps.amax(dim=1, keepdim=True).clamp_min(0)
     large = interpolate(strongest, inputs.shape[2:], mode="bilinear", align_corners=False).squeeze(
@@ -113,7 +118,12 @@ def saliency(
 
 
 def mask_filter(saliency: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
-    """How much of each pixel is kept, 0 to 1 (decision 3)."""
+    """How much of each pixel is kept, 0 to 1 (decision 3).
+
+    >>> from relook.multicam import mask_filter
+    >>> mask_filter(torch.tensor([[[0.05, 0.15, 0.8]]]))
+    tensor([[[0.0000, 0.5000, 1.0000]]])
+    """
     return ((saliency - HIDDEN) / (KEPT - HIDDEN)).clamp(0, 1)
 
 
@@ -152,6 +162,10 @@ class MultiCAM(nn.Module):
         object: ObjectNet, which holds TargetNet.
         joined: (N, 2K, h, w), passed on as it is.
         fusion: the fully connected layer, 2K to C.
+
+    >>> multicam = relook.load("trained")
+    >>> type(multicam.network).__name__, multicam.target_layer
+    ('MultiCAM', 'joined')
     """
 
     def __init__(self, object_net: ObjectNet) -> None:

@@ -41,6 +41,11 @@ class StageRecord:
         seconds: of training and validation, summed over interruptions.
         images: the number of training images.
         validation: the number of validation images, which chose the epoch to keep.
+
+    >>> from relook.multicam import Training
+    >>> target = Training.read("trained").stages["target"]
+    >>> target.images + target.validation
+    72
     """
 
     epochs: tuple[Epoch, ...]
@@ -70,6 +75,11 @@ class Training:
         labels: the classes.
         images: every image and the part it belongs to; paths are relative to the data.
         stages: the stages that are done, in order.
+
+    >>> from relook.multicam import Training
+    >>> training = Training.read("trained")
+    >>> list(training.stages), training.labels
+    (['target', 'object', 'fusion'], ('blue', 'green', 'red'))
     """
 
     folder: Path

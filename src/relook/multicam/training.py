@@ -88,6 +88,11 @@ class Epoch:
         validation_loss, validation_accuracy: after the epoch; cross entropy, and the share that is
             right.
         seconds: since the stage began, summed over interruptions.
+
+    >>> from relook.multicam import Training
+    >>> first = Training.read("trained").stages["target"].epochs[0]
+    >>> first.epoch, first.loss is None, first.validation_loss > 0
+    (0, True, True)
     """
 
     epoch: int
@@ -109,6 +114,11 @@ class Progress:
         step, steps: batches done in this epoch, and in all of it.
         loss, accuracy: of this epoch so far; None before its first step.
         ended: the epoch, where this says that it ended (or that the stage goes on after it).
+
+    >>> from relook.multicam import Progress
+    >>> told = Progress("target", epoch=1, epochs=8, step=3, steps=10, loss=1.2, accuracy=0.5)
+    >>> told.ended is None
+    True
     """
 
     stage: str

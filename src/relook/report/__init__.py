@@ -2,8 +2,7 @@
 
 from relook.report.comparison import keep_cases
 from relook.report.gallery import keep_gallery
-from relook.report.page import render_page
 from relook.report.picture import save_picture
 from relook.report.run import write_report
 
-__all__ = ["keep_cases", "keep_gallery", "render_page", "save_picture", "write_report"]
+__all__ = ["keep_cases", "keep_gallery", "save_picture", "write_report"]

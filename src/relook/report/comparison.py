@@ -87,6 +87,12 @@ def keep_cases(
 
     Raises:
         OSError: the folder cannot be written.
+
+    >>> from relook.multicam import Comparison, load_trained, unseen_images
+    >>> from relook.report import keep_cases
+    >>> trained = load_trained("trained", load=relook.load)
+    >>> images = unseen_images(trained.training, "scenes")
+    >>> keep_cases(Comparison.read("compared"), trained, images, "compared")
     """
     labels = comparison.training.labels
 

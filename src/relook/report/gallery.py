@@ -73,6 +73,14 @@ def keep_gallery(
 
     Raises:
         OSError: the folder cannot be written.
+
+    >>> from relook.evaluation import read_data
+    >>> from relook.report import keep_gallery, write_report
+    >>> data = read_data("photos", classifier.labels)
+    >>> evaluation = relook.evaluate(corrector, data, "run")
+    >>> keep_gallery(evaluation, corrector, data, "run")
+    >>> write_report("run").name
+    'report.html'
     """
 
     def ask(row: Row) -> Shown:

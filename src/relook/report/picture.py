@@ -41,6 +41,13 @@ def save_picture(story: Story, file: str | os.PathLike[str] | WritableFile) -> N
     Raises:
         RelookError: the file's name does not end in .png.
         OSError: it cannot be written.
+
+    >>> from pathlib import Path
+    >>> from relook.report import save_picture
+    >>> from relook.report.story import tell
+    >>> save_picture(tell(corrector.correct("photo.jpg")), "picture.png")
+    >>> Path("picture.png").stat().st_size > 10_000
+    True
     """
     file = _png(file)
     bars = max(2.9, 0.9 + 0.42 * len(story.classes)) + 0.3

@@ -24,6 +24,11 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     Raises:
         RunError: the folder holds no such run, one of another format, or cannot be read.
         OSError: the page cannot be written.
+
+    >>> from relook.report import write_report
+    >>> evaluation = relook.evaluate(corrector, "photos", "run")
+    >>> write_report("run").name
+    'report.html'
     """
     place = Path(folder)
     _PAGES[read_settings(place, *_PAGES)["kind"]](place)
