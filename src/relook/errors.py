@@ -11,7 +11,7 @@ class RelookError(ValueError):
     ...     relook.Corrector(classifier, look="flip", gate=2)
     ... except relook.RelookError as error:
     ...     print(error)
-    gate must be a gap from 0 to 1, or none; not 2 (...)
+    gate must be a gap from 0 to 1, or none; not 2.0 (...
     """
 
 

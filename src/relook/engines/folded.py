@@ -27,7 +27,9 @@ class Folded:
     BatchNorm gets.
 
     >>> from relook.engines import Folded
-    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    >>> network = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten()
+    ... ).eval()
     >>> inputs = torch.rand(1, 3, 8, 8)
     >>> folded = Folded(network, inputs)
     >>> torch.allclose(folded(inputs), network(inputs), atol=1e-5)
