@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,14 +79,16 @@ def reliability(before: Tally, after: Tally) -> str:
 def gains(methods: dict[str, Method], own: str) -> str:
     """The gain of each method with its 95 % interval, in points; that of `own` stands out."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(5.2, 0.75 + 0.36 * len(methods))
+        names = ["\n".join(textwrap.wrap(name, 26)[:3]) for name in methods]
+        lines = sum(name.count("\n") for name in names)
+        figure, axes = _figure(5.2, 0.75 + 0.36 * len(methods) + 0.2 * lines)
         axes.axvline(0, color=_SOFT, linewidth=1)
         for place, (name, method) in enumerate(methods.items()):
             colour = _AFTER if name == own else _BEFORE
             low, high = method.pairing.interval or (0.0, 0.0)
             axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2.4)
             axes.plot([100 * (method.pairing.gain or 0)], [place], "o", color=colour, markersize=7)
-        axes.set_yticks(range(len(methods)), [name[:24] for name in methods])
+        axes.set_yticks(range(len(methods)), names)
         for tick in axes.get_yticklabels():
             tick.set_color(_INK)
             tick.set_parse_math(False)
