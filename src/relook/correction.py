@@ -146,6 +146,12 @@ class Correction:
             a larger input of a network that takes one size only.
         no_view: what it did without because there is no more to see in this image.
         gate: the corrector's: which images get a second look.
+
+    >>> correction = corrector.correct("photo.jpg")
+    >>> correction
+    <Correction photo.jpg: tiger cat → Egyptian cat, 2 forwards>
+    >>> correction.changed, tuple(correction.after.shape), [view.what for view in correction.views]
+    (True, (1000,), ['mirror image'])
     """
 
     image: str
@@ -294,6 +300,12 @@ class Corrector(nn.Module):
         gate: which images get a second look, a `relook.gate.Gate`.
         look: the way to look again.
         called: the name of the look with its options; None for an object.
+
+    >>> corrector = relook.Corrector(classifier, look="flip", gate="gap2:0.6")
+    >>> corrector.correct("photo.jpg")
+    <Correction photo.jpg: tiger cat → Egyptian cat, 2 forwards>
+    >>> tuple(corrector(torch.rand(2, 3, 224, 224)).shape)
+    (2, 1000)
     """
 
     def __init__(

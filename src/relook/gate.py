@@ -11,6 +11,8 @@ from torch import Tensor
 from relook.arguments import Number, real_number
 from relook.errors import RelookError
 
+__all__ = ["AMBIGUOUS", "EVERY_IMAGE", "NO_IMAGE", "Gate", "gap"]
+
 AMBIGUOUS = 0.5
 """An image is ambiguous where gap(1,5) is below this: the poster's choice of images."""
 
@@ -20,7 +22,12 @@ EXAMPLES = "0.5 is gap(1,5) below 0.5, and gap2:0.6 is gap(1,2) below 0.6"
 
 
 def gap(probabilities: Float[Tensor, "*n c"], j: int = 5) -> Float[Tensor, "*n"]:
-    """Y[c_1] − Y[c_j]: how sure the classifier is. With fewer than j classes, of the last."""
+    """Y[c_1] − Y[c_j]: how sure the classifier is. With fewer than j classes, of the last.
+
+    >>> gap = relook.gate.gap(torch.tensor([0.5, 0.25, 0.125, 0.125]), j=2)
+    >>> gap.item()
+    0.25
+    """
     top = probabilities.topk(min(j, probabilities.shape[-1]), dim=-1).values
     return top[..., 0] - top[..., -1]
 
@@ -33,9 +40,9 @@ class Gate:
     nothing, so that gap(1,5) is hardly less than Y[c_1]. gap(1,2), the lead of the first class over
     the second, means the same for any number of classes.
 
-    >>> Gate.of("gap2:0.6")
+    >>> relook.gate.Gate.of("gap2:0.6")
     Gate(below=0.6, j=2)
-    >>> print(Gate.of(0.5))
+    >>> print(relook.gate.Gate.of(0.5))
     gap(1,5) below 0.5
 
     Attributes:

@@ -17,6 +17,11 @@ from relook.attribution.protocol import (
 class Activity:
     """Where the target layer is active, for no class in particular: s(up(sum_k ReLU(A_k))), the
     same map for every class. It asks nothing of the network and needs no forward.
+
+    >>> method = relook.attribution.Activity()
+    >>> seen = classifier.attribution("photo.jpg", ["tabby", "Egyptian cat"], method=method)
+    >>> torch.equal(seen.maps[0], seen.maps[1]), seen.forwards
+    (True, 1)
     """
 
     def __call__(self, context: Context) -> AttributionMaps:

@@ -33,6 +33,10 @@ class CAM:
 
     Attributes:
         otherwise: the method for a network that does not end so; None: that is an error.
+
+    >>> seen = classifier.attribution("photo.jpg", ["tabby", "Egyptian cat"], method=relook.CAM())
+    >>> tuple(seen.maps.shape), seen.forwards
+    ((2, 224, 224), 1)
     """
 
     otherwise: Attribution | None = None

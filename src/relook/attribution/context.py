@@ -39,6 +39,11 @@ class Context:
         classes: (k,), class indices; for a look the top-k classes, the most probable first.
         progress: called with (forward passes done, forward passes in all) while an attribution
             goes on.
+
+    >>> [first] = classifier.first_looks(torch.rand(1, 3, 224, 224))
+    >>> context = relook.attribution.Context(classifier, first, [281, 285])
+    >>> context.classes, context.size, context.shown
+    (tensor([281, 285]), (224, 224), (0.0, 0.0, 224.0, 224.0))
     """
 
     classifier: Classifier

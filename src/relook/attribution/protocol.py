@@ -19,8 +19,8 @@ from relook.errors import RelookError
 class Note:
     """Something that a look or an attribution method does without.
 
-    >>> str(Note("quarter turns, since it takes no such inputs", instead="the half turn"))
-    'without quarter turns, since it takes no such inputs; the half turn instead'
+    >>> str(relook.attribution.Note("quarter turns", instead="the half turn"))
+    'without quarter turns; the half turn instead'
 
     Attributes:
         without: what, and why.
@@ -43,6 +43,11 @@ class AttributionMaps:
         forwards: how many images went through the network for them, the first look not counted.
         backwards: how many times gradients went back through it.
         notes: what the method does without because the network does not allow it.
+
+    >>> [first] = classifier.first_looks(torch.rand(1, 3, 224, 224))
+    >>> found = relook.CAM()(relook.attribution.Context(classifier, first, [281, 285]))
+    >>> tuple(found.maps.shape), found.forwards, found.notes
+    ((2, 224, 224), 0, ())
     """
 
     maps: Float[Tensor, "k h w"]
@@ -53,7 +58,15 @@ class AttributionMaps:
 
 @runtime_checkable
 class Attribution(Protocol):
-    """A method that says where the network saw each of several classes in one image."""
+    """A method that says where the network saw each of several classes in one image.
+
+    >>> def brightness(context):
+    ...     grey = context.first.pixels.mean(dim=0)
+    ...     maps = grey.expand(len(context.classes), -1, -1)
+    ...     return relook.attribution.AttributionMaps(maps, forwards=0)
+    >>> classifier.attribution("photo.jpg", ["tabby", "tiger cat"], method=brightness)
+    <Seen photo.jpg: tabby, tiger cat, 1 forwards>
+    """
 
     def __call__(self, context: Context) -> AttributionMaps:
         """Maps of `context.classes`, for an image whose first look holds activations."""

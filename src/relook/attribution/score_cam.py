@@ -118,6 +118,10 @@ class ScoreCAM:
             exact, and "fast" is 64. With fewer forwards than channels, the channels whose masks
             tell most are asked about, and what the others would have scored is worked out from
             masks like theirs (see `relook.attribution.budget`): the maps are close, not equal.
+
+    >>> seen = classifier.attribution("photo.jpg", ["tabby"], method=relook.ScoreCAM(budget=8))
+    >>> tuple(seen.maps.shape), seen.forwards  # the first look and 8 masked images
+    ((1, 224, 224), 9)
     """
 
     variant: str = "poster"

@@ -45,6 +45,12 @@ class Seen:
         box: the part of the original that the pixels show, in its own pixels.
         forwards: images that went through the network.
         notes: what the method did without because the network does not allow it, in words.
+
+    >>> seen = classifier.attribution("photo.jpg", ["tabby", "Egyptian cat"], method="cam")
+    >>> seen
+    <Seen photo.jpg: tabby, Egyptian cat, 1 forwards>
+    >>> seen.classes, tuple(seen.maps.shape), seen.original.size
+    (tensor([281, 285]), (2, 224, 224), (451, 300))
     """
 
     image: str

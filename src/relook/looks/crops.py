@@ -30,6 +30,11 @@ class Crops:
 
     Attributes:
         flip: ten crops in place of five.
+
+    >>> corrector = relook.Corrector(classifier, look=relook.looks.Crops(flip=True))
+    >>> correction = corrector.correct("photo.jpg")
+    >>> correction.forwards, sorted({view.what for view in correction.views})
+    (10, ['corner', 'corner, mirrored', 'mirror image'])
     """
 
     needs_activations: ClassVar[bool] = False

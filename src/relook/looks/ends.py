@@ -21,6 +21,12 @@ class Ends:
 
     At the network's own input size, so that any network takes them, and everything as large as in
     the first look. Of a photo that is not longer there is no view.
+
+    >>> corrector = relook.Corrector(classifier, look=relook.looks.Ends())
+    >>> for view in corrector.correct("photo.jpg").views:
+    ...     print(view.what, [round(side) for side in view.box])
+    one end [0, 19, 263, 281]
+    one end [188, 19, 451, 281]
     """
 
     needs_activations: ClassVar[bool] = False

@@ -13,7 +13,12 @@ from relook.looks.protocol import SecondLook, Views
 
 @dataclass(frozen=True)
 class Flip:
-    """f of the image mirrored left to right, at the weight of the first answer: Y' is their sum."""
+    """f of the image mirrored left to right, at the weight of the first answer: Y' is their sum.
+
+    >>> corrector = relook.Corrector(classifier, look=relook.looks.Flip())
+    >>> [view.what for view in corrector.correct("photo.jpg").views]
+    ['mirror image']
+    """
 
     needs_activations: ClassVar[bool] = False
     needs_original: ClassVar[bool] = False

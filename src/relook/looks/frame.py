@@ -27,7 +27,8 @@ class Frame:
         scale: how large things are in it, relative to the first look, where the network's own
             resize decides that: at 1 they are as large, at 2 twice as large on each side.
 
-    >>> Frame.of((0, 0, 500, 375), (256, 341), (86, 23, 414, 352), (500, 375), (224, 224))
+    >>> box, shown = (0, 0, 500, 375), (86, 23, 414, 352)
+    >>> relook.looks.Frame.of(box, (256, 341), shown, (500, 375), (224, 224))
     Frame(region='all', shape='own', scale=1.0)
     """
 

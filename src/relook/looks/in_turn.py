@@ -16,6 +16,11 @@ class InTurn:
 
     Attributes:
         look: whose views are asked about; those that tell most come first.
+
+    >>> look = relook.looks.InTurn(relook.looks.Symmetries(mirrored=True))
+    >>> correction = relook.Corrector(classifier, look=look).correct("photo.jpg")
+    >>> len(correction.made), len(correction.views) <= 7
+    (7, True)
     """
 
     look: Look

@@ -28,6 +28,11 @@ class Larger:
     Attributes:
         required: whether a network that takes no other size than its own is an error, as it is of
             this look alone; if not, there is no view.
+
+    >>> corrector = relook.Corrector(classifier, look=relook.looks.Larger())
+    >>> [view] = corrector.correct("photo.jpg").views
+    >>> tuple(view.pixels.shape), view.frame.region
+    ((3, 288, 288), 'square')
     """
 
     needs_activations: ClassVar[bool] = False

@@ -27,6 +27,11 @@ class Mask:
         threshold: map values ≤ threshold become 0.
         hard: a pixel is kept or hidden as a whole: all other map values become 1.
         weights: what a view's answer weighs, see `relook.looks.weights`.
+
+    >>> corrector = relook.Corrector(classifier, k=2, look=relook.looks.Mask(relook.CAM()))
+    >>> correction = corrector.correct("photo.jpg")
+    >>> tuple(correction.mask_images.shape), correction.forwards
+    ((2, 3, 224, 224), 3)
     """
 
     needs_activations: ClassVar[bool] = True

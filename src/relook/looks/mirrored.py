@@ -17,6 +17,11 @@ class Mirrored:
         look: whose views are mirrored.
         otherwise: the look that is taken where that one has no view; None: there is none then.
         alone: the mirror images are asked about in place of the views.
+
+    >>> look = relook.looks.Mirrored(relook.looks.Whole())
+    >>> correction = relook.Corrector(classifier, look=look).correct("photo.jpg")
+    >>> [view.what for view in correction.views]
+    ['largest part', 'largest part, mirrored']
     """
 
     look: Look

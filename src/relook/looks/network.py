@@ -30,6 +30,17 @@ class Network:
 
     Attributes:
         classifier: the second network.
+
+    >>> second = relook.Classifier(
+    ...     torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 1000)),
+    ...     mean=(0.5, 0.5, 0.5),
+    ...     std=(0.5, 0.5, 0.5),
+    ...     input_size=8,
+    ...     labels=classifier.labels,
+    ... )
+    >>> corrector = relook.Corrector(classifier, look=relook.looks.Network(second))
+    >>> corrector.correct("photo.jpg").forwards
+    2
     """
 
     needs_activations: ClassVar[bool] = False
@@ -79,7 +90,14 @@ def _notes(first: Classifier, second: Classifier) -> tuple[Note, ...]:
 
 
 def networks(look: object) -> Iterator[Classifier]:
-    """The second networks that a look asks, those of looks inside of it among them."""
+    """The second networks that a look asks, those of looks inside of it among them.
+
+    >>> look = relook.looks.Together((relook.looks.Flip(), relook.looks.Network(classifier)))
+    >>> [network is classifier for network in relook.looks.networks(look)]
+    [True]
+    >>> list(relook.looks.networks(relook.looks.Flip()))
+    []
+    """
     if isinstance(look, Network):
         yield look.classifier
     elif isinstance(look, tuple):

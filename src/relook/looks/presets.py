@@ -162,6 +162,12 @@ def make_look(
     Raises:
         RelookError: there is no such look, or it does not take one of the options given.
         ModelError: the second network cannot be loaded.
+
+    >>> relook.looks.make_look("flip")
+    Flip()
+    >>> look = relook.looks.make_look("zoom+flip", attribution="gradcam")
+    >>> [type(part).__name__ for part in look.looks]
+    ['Zoom', 'Flip']
     """
     options = {"fill": fill, "attribution": attribution, "variant": variant, "budget": budget}
     given = {option: value for option, value in options.items() if value is not None}
@@ -201,6 +207,13 @@ class Preset:
         fill, attribution, variant, budget: its options, see `make_look`; None where not given.
         k: how many of the most probable classes; None where not given.
         gate: which images get a second look; None where not given.
+
+    >>> preset = relook.looks.Preset.of("poster", k=3, budget="fast")
+    >>> preset.describe()
+    'poster, budget fast, k 3'
+    >>> preset.save("look.json")
+    >>> relook.looks.Preset.of("look.json") == preset
+    True
     """
 
     look: str = "poster"

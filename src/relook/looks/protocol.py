@@ -32,6 +32,13 @@ class Views:
         maps: (k, H, W) in [0, 1], for views that attribution maps led to: where each of the top-k
             classes was seen, faint values set to 0; None for other views.
         asked: whether the network is asked about them; if not, they are only shown.
+
+    >>> [first] = classifier.first_looks(torch.rand(1, 3, 224, 224))
+    >>> context = relook.attribution.Context(classifier, first, [281])
+    >>> corners = (0, 0, 112, 112), (112, 112, 224, 224)
+    >>> views = relook.looks.Views.cut(context, *corners, what="corner")
+    >>> tuple(views.pixels.shape), tuple(views.weights.shape)
+    ((2, 3, 224, 224), (2, 1000))
     """
 
     pixels: Float[Tensor, "n 3 h w"]
@@ -96,6 +103,11 @@ class SecondLook:
         no_view: what it does without because this image has no such view.
         in_turn: whether the batches of views are asked about one after the other, until the answer
             is settled, and not all at once.
+
+    >>> [first] = classifier.first_looks(torch.rand(1, 3, 224, 224))
+    >>> second = relook.looks.Flip()(relook.attribution.Context(classifier, first, [281]))
+    >>> [views.what for views in second.views], second.forwards, second.notes
+    (['mirror image'], 0, ())
     """
 
     views: tuple[Views, ...] = ()
@@ -131,7 +143,19 @@ class SecondLook:
 
 @runtime_checkable
 class Look(Protocol):
-    """A way to look again."""
+    """A way to look again.
+
+    >>> class UpsideDown:
+    ...     needs_activations = needs_original = False
+    ...     def __call__(self, context):
+    ...         pixels = context.first.pixels.flip(1).unsqueeze(0)
+    ...         weights = torch.ones(1, len(context.classifier.labels))
+    ...         views = relook.looks.Views(pixels, weights, what="upside down")
+    ...         return relook.looks.SecondLook((views,))
+    >>> correction = relook.Corrector(classifier, look=UpsideDown()).correct("photo.jpg")
+    >>> [view.what for view in correction.views]
+    ['upside down']
+    """
 
     @property
     def needs_activations(self) -> bool:
@@ -149,12 +173,23 @@ class Look(Protocol):
 
 
 def keeps_maps(look: Look, classifier: Classifier) -> bool:
-    """Whether first looks keep the target layer's maps for this look, if there is such a layer."""
+    """Whether first looks keep the target layer's maps for this look, if there is such a layer.
+
+    >>> relook.looks.keeps_maps(relook.looks.Zoom(), classifier)
+    True
+    >>> relook.looks.keeps_maps(relook.looks.Flip(), classifier)
+    False
+    """
     return look.needs_activations and classifier.has_target_layer
 
 
 def needs_layer(look: Look) -> bool:
     """Whether the look cannot do without a target layer; one that only makes use of it says so with
     a property of that name.
+
+    >>> relook.looks.needs_layer(relook.looks.Zoom())
+    True
+    >>> relook.looks.needs_layer(relook.looks.Zoom(required=False))
+    False
     """
     return bool(getattr(look, "needs_layer", look.needs_activations))

@@ -22,6 +22,10 @@ class Symmetries:
 
     Attributes:
         mirrored: eight symmetries in place of four rotations.
+
+    >>> corrector = relook.Corrector(classifier, look=relook.looks.Symmetries())
+    >>> [view.what for view in corrector.correct("photo.jpg").views]
+    ['turned by 90°', 'turned by 180°', 'turned by 270°']
     """
 
     needs_activations: ClassVar[bool] = False

@@ -16,6 +16,11 @@ class Together:
     Attributes:
         looks: two or more; the maps of the first that makes any are shown.
         weight: by which the weights of all their views are multiplied; the first answer weighs 1.
+
+    >>> look = relook.looks.Together((relook.looks.Flip(), relook.looks.Whole(weight=0.5)))
+    >>> correction = relook.Corrector(classifier, look=look).correct("photo.jpg")
+    >>> [view.what for view in correction.views]
+    ['mirror image', 'largest part']
     """
 
     looks: tuple[Look, ...]

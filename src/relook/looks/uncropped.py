@@ -32,6 +32,11 @@ class Uncropped:
         most: what the view may cost, in forwards at the network's own input size. A longer photo
             is shown smaller, and any photo where the crop leaves little of it; and where its
             shorter side would be less than the input's, its ends are cut off.
+
+    >>> corrector = relook.Corrector(classifier, look=relook.looks.Uncropped())
+    >>> [view] = corrector.correct("photo.jpg").views
+    >>> tuple(view.pixels.shape), view.frame
+    ((3, 256, 384), Frame(region='all', shape='own', scale=1.0))
     """
 
     needs_activations: ClassVar[bool] = False

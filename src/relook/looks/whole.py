@@ -21,6 +21,11 @@ class Whole:
 
     Attributes:
         weight: of its answer; the first answer weighs 1.
+
+    >>> corrector = relook.Corrector(classifier, look=relook.looks.Whole())
+    >>> [view] = corrector.correct("photo.jpg").views
+    >>> tuple(view.pixels.shape), view.frame.region
+    ((3, 224, 224), 'square')
     """
 
     needs_activations: ClassVar[bool] = False

@@ -41,6 +41,11 @@ class Zoom:
         weights: what a view's answer weighs, see `relook.looks.weights`.
         required: whether a network without a target layer is an error, as it is of this look
             alone; if not, there is no view.
+
+    >>> corrector = relook.Corrector(classifier, k=2, look=relook.looks.Zoom())
+    >>> correction = corrector.correct("photo.jpg")
+    >>> [(view.what, tuple(view.pixels.shape)) for view in correction.views]
+    [('zoomed', (3, 224, 224)), ('zoomed', (3, 224, 224))]
     """
 
     needs_activations: ClassVar[bool] = True
