@@ -44,12 +44,11 @@ class WeightsMissingError(ModelError):
 class DataError(RelookError):
     """The labelled data cannot be used as they are.
 
-    >>> from relook.evaluation import DataError, read_data
     >>> try:
-    ...     read_data("nowhere", classifier.labels)
-    ... except DataError as error:
+    ...     relook.evaluate(corrector, "nowhere")
+    ... except relook.evaluation.DataError as error:
     ...     print(error)
-    nowhere: ...
+    nowhere: there is no such folder or table
     """
 
 

@@ -29,7 +29,14 @@ image), what is known of a training from the digests of its networks."""
 
 
 class RunError(RelookError):
-    """The folder holds another run, or something that cannot be read."""
+    """The folder holds another run, or something that cannot be read.
+
+    >>> try:
+    ...     relook.Evaluation.read("photos")
+    ... except relook.evaluation.RunError as error:
+    ...     print(error)
+    photos: holds no run.json; name the folder of a run
+    """
 
 
 @contextmanager

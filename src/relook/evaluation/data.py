@@ -33,6 +33,12 @@ _PAIRS_SHOWN = 5
 class LabelledImage:
     """One image and the class it belongs to.
 
+    >>> image = relook.evaluation.read_data("photos", classifier.labels).images[0]
+    >>> image.name, classifier.labels[image.label]
+    ('Egyptian cat/chelsea.png', 'Egyptian cat')
+    >>> image.open().size
+    (451, 300)
+
     Attributes:
         name: its path relative to the data, with forward slashes; unique among them, and readable
             (see `relook.text.readable`).
@@ -81,6 +87,13 @@ class LabelledImage:
 @dataclass(frozen=True)
 class LabelledImages:
     """The images of one data set in the order they are evaluated in.
+
+    >>> data = relook.evaluation.read_data("photos", classifier.labels)
+    >>> len(data), data.matched, len(data.sample(1))
+    (2, 'by label', 1)
+    >>> one, other = data.halves()
+    >>> len(one), len(other)
+    (1, 1)
 
     Attributes:
         images: at least one.
@@ -154,6 +167,12 @@ def read_data(
     where the classes are those of ImageNet, by 0-based index in a table, else in sorted order where
     the counts agree and there is only one such order. Not every class needs images.
 
+    >>> data = relook.evaluation.read_data("photos", classifier.labels)
+    >>> data.examples
+    'Egyptian cat → Egyptian cat, espresso → espresso'
+    >>> [image.label for image in data.images]
+    [285, 967]
+
     Args:
         data: the folder or the table.
         labels: the classifier's, one a class. Those of a classifier whose classes nobody named
@@ -189,6 +208,9 @@ def class_names(data: str | os.PathLike[str]) -> tuple[str, ...]:
     """The classes of data that no classifier knows yet: the folders' names, those without images
     among them, or the table's labels; sorted, by value where all are numbers. Names that Hugging
     Face's datasets wrote into a table keep their order.
+
+    >>> relook.evaluation.class_names("photos")
+    ('Egyptian cat', 'espresso')
 
     Raises:
         DataError: there is no such data, or it is no such table.

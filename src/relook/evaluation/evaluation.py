@@ -36,6 +36,12 @@ FIRST = "first look"
 class Evaluation:
     """The outcome of an evaluation.
 
+    >>> evaluation = relook.evaluate(corrector, "photos", output="run")
+    >>> evaluation.summary()["before"]
+    {'top1': 0.5, 'top5': 1.0}
+    >>> len(relook.Evaluation.read("run").rows)
+    2
+
     Attributes:
         settings: all that the rows depend on, as in run.json.
         labels: the classes' names.
@@ -125,6 +131,13 @@ def evaluate(
     `output` the rows are on disk within 15 seconds or an image's time, whichever is longer; the
     same call goes on where another, killed or not, left off.
 
+    >>> corrector = relook.Corrector(classifier, look="larger", gate=0.5)
+    >>> evaluation = relook.evaluate(corrector, "photos", versus=["flip"])
+    >>> evaluation.statistics.before.top1, evaluation.statistics.after.tally.top1
+    (0.5, 1.0)
+    >>> evaluation.statistics.rivals["flip"].tally.top1
+    0.5
+
     Args:
         corrector: the classifier with its second look.
         data: labelled images, or what `read_data` takes.
@@ -169,6 +182,11 @@ def experiment_of(
     gate_found: GateOfShare | None = None,
 ) -> Experiment:
     """A corrector beside its rivals.
+
+    >>> rivals = relook.evaluation.rivals_of(corrector, ["larger"])
+    >>> experiment = relook.evaluation.experiment_of(corrector, rivals)
+    >>> list(experiment.names)
+    ['first look', 'flip', 'larger']
 
     Args:
         corrector: what the evaluation is about.
@@ -227,6 +245,10 @@ def rivals_of(
     They look again at the same images: a gate that a look such as "best" has of its own does not
     count here, only one that a saved file holds or that a `Corrector` has. Beside a corrector whose
     gate is 0, which looks at nothing again, they have the gate 0.5.
+
+    >>> rivals = relook.evaluation.rivals_of(corrector, ["larger", "tencrop"])
+    >>> list(rivals), rivals["larger"].k == corrector.k
+    (['larger', 'tencrop'], True)
 
     Raises:
         RelookError: there is no such look, or its k is out of range.

@@ -98,6 +98,12 @@ def shortened(outcome: Outcome, label: int, seconds: float) -> Answer:
 class Experiment:
     """What answers images, with its settings. It can be pickled.
 
+    >>> experiment = relook.evaluation.experiment_of(corrector, rivals={})
+    >>> experiment.kind, list(experiment.names)
+    ('evaluation', ['first look', 'flip'])
+    >>> experiment.keeps_maps, experiment.needs_original
+    (False, False)
+
     Attributes:
         kind: "evaluation", "tuning", "comparison" or "gate".
         classifier: takes the first looks.

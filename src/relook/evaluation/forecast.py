@@ -31,6 +31,11 @@ _SAMPLE = 48
 class Forecast:
     """What is expected of a run.
 
+    >>> forecasts = []
+    >>> evaluation = relook.evaluate(corrector, "photos", on_forecast=forecasts.append)
+    >>> forecasts[0].images, forecasts[0].forwards
+    (2, 4)
+
     Attributes:
         images: how many it will answer.
         unsure: how many of them will get a second look, going by a sample.

@@ -26,6 +26,9 @@ _METADATA = b"relook.names"
 class Names:
     """Which answers the rows of a run hold.
 
+    >>> list(relook.evaluation.Names("first look", "flip", ("larger",)))
+    ['first look', 'flip', 'larger']
+
     Attributes:
         first: name of the first answers, which all others are compared with.
         main: name of the answers that the run is about; None where it is about none in particular,
@@ -54,6 +57,14 @@ class Names:
 @dataclass(frozen=True)
 class Answer:
     """Class probabilities in short, and what they cost.
+
+    >>> answer = relook.evaluation.Answer.of(
+    ...     torch.tensor([0.25, 0.75]), label=1, forwards=1, cost=1.0, seconds=0.01
+    ... )
+    >>> answer.classes, answer.probabilities, answer.true, answer.brier
+    ((1, 0), (0.75, 0.25), 0.75, 0.125)
+    >>> answer.best, answer.gap(2)
+    (1, 0.5)
 
     Attributes:
         classes: up to five most probable, most probable first.
@@ -117,6 +128,12 @@ class Answer:
 @dataclass(frozen=True)
 class Row:
     """What is known of one labelled image.
+
+    >>> row = relook.evaluate(corrector, "photos").rows[0]
+    >>> row.image, classifier.labels[row.label], classifier.labels[row.before.best]
+    ('Egyptian cat/chelsea.png', 'Egyptian cat', 'tiger cat')
+    >>> row.ambiguous, row.corrected, row.fixed
+    (True, True, False)
 
     Attributes:
         index: its place in the data.
@@ -215,12 +232,23 @@ def names_of(table: pyarrow.Table) -> Names:
 
 
 def to_table(rows: Sequence[Row], names: Names) -> pyarrow.Table:
-    """Rows as an Arrow table of `schema(names)`."""
+    """Rows as an Arrow table of `schema(names)`.
+
+    >>> names = relook.evaluation.Names("first look", "flip")
+    >>> rows = relook.evaluate(corrector, "photos").rows
+    >>> relook.evaluation.to_table(rows, names)["gap_1_2"].to_numpy().round(1)
+    array([0. , 0.9])
+    """
     return pyarrow.Table.from_pylist([_record(row) for row in rows], schema=schema(names))
 
 
 def from_table(table: pyarrow.Table) -> list[Row]:
-    """The rows of a table that `to_table` made."""
+    """The rows of a table that `to_table` made.
+
+    >>> table = relook.evaluate(corrector, "photos").table
+    >>> [row.image for row in relook.evaluation.from_table(table)]
+    ['Egyptian cat/chelsea.png', 'espresso/coffee.png']
+    """
     names = names_of(table)
     return [_row(record, names) for record in table.to_pylist()]
 

@@ -27,6 +27,11 @@ from relook.folder import RunError, claimed, write_atomically
 class Run:
     """A folder with a run in it.
 
+    >>> evaluation = relook.evaluate(corrector, "photos", output="run")
+    >>> with relook.evaluation.Run.open("run", evaluation.settings) as run:
+    ...     print(list(run.names), len(run.table()))
+    ['first look', 'flip'] 2
+
     Attributes:
         folder: where.
         settings: all that the rows depend on, as JSON.

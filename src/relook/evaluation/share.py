@@ -36,6 +36,11 @@ _J = 2
 class GateOfShare(Gate):
     """A gate by gap(1,2), and how it was found. A `Corrector` takes it like any other gate.
 
+    >>> data = relook.evaluation.read_data("photos", classifier.labels)
+    >>> gate = relook.evaluation.gate_of_share(classifier, data, 0.5)
+    >>> gate.j, gate.share, gate.images, gate.unsure
+    (2, 0.5, 2, 1)
+
     Attributes:
         share: of the images that were to pass it, between 0 and 1.
         images: how many it was found on.
@@ -76,6 +81,12 @@ def gate_of_share(
 
     Of more than 1,000 images a sample tells, the same every time. Labels are not looked at, and the
     forward passes, one an image, count for no image of an evaluation.
+
+    >>> data = relook.evaluation.read_data("photos", classifier.labels)
+    >>> gate = relook.evaluation.gate_of_share(classifier, data, 0.5)
+    >>> print(gate)
+    gap(1,2) below 0.04
+    >>> corrector = relook.Corrector(classifier, gate=gate, look="flip")
 
     Args:
         classifier: takes the first looks.

@@ -31,6 +31,13 @@ STEPS = 20
 class Tally:
     """How good one method's answers are, and what they cost.
 
+    >>> one = relook.evaluation.Tally(images=10, right=7, right5=9)
+    >>> both = one + relook.evaluation.Tally(images=10, right=9, right5=10)
+    >>> both.top1, both.top5
+    (0.8, 0.95)
+    >>> [round(end, 2) for end in both.interval]
+    [0.58, 0.92]
+
     Attributes:
         images, right, right5: how many; top-1 right; the true class among the first five.
         brier: sum of the images' Brier scores.
@@ -112,6 +119,12 @@ class Tally:
 @dataclass(frozen=True)
 class Pairing:
     """The same images before and after: the 2×2 table.
+
+    >>> pairing = relook.evaluation.Pairing(both_right=70, fixed=12, broken=3, both_wrong=15)
+    >>> pairing.before, pairing.after, pairing.gain
+    (0.73, 0.82, 0.09)
+    >>> round(pairing.p_value, 3), pairing.verdict
+    (0.035, 'helps')
 
     Attributes:
         both_right, fixed, broken, both_wrong: images; fixed were wrong before and right after.
@@ -227,6 +240,11 @@ class Pairing:
 class Method:
     """One look's answers against the first ones.
 
+    >>> evaluation = relook.evaluate(corrector, "photos", versus=["larger"])
+    >>> larger = evaluation.statistics.rivals["larger"]
+    >>> larger.tally.top1, larger.pairing.fixed, larger.against.fixed
+    (1.0, 1, 1)
+
     Attributes:
         tally: over all images.
         pairing: the same, before and after.
@@ -248,6 +266,13 @@ class Method:
 @dataclass(frozen=True)
 class Statistics:
     """Everything that is counted. `Statistics.of(rows_a) + Statistics.of(rows_b)` is that of both.
+
+    >>> table = relook.evaluate(corrector, "photos").table
+    >>> first, second = (relook.evaluation.Statistics.of(table[i : i + 1]) for i in range(2))
+    >>> (first + second).before.images, (first + second).corrected
+    (2, 2)
+    >>> (first + second).labels
+    Counter({285: 1, 967: 1})
 
     Attributes:
         errors: images that could not be classified.

@@ -59,6 +59,12 @@ seldom moved and would cost as much as all others."""
 class Candidate:
     """One way to look again, on the images of the choice.
 
+    >>> data = relook.evaluation.read_data("photos", classifier.labels)
+    >>> tuning = relook.tune(classifier, data, looks=["flip", "larger"], gates=[0.5])
+    >>> best = tuning.candidates[0]
+    >>> best.preset.look, best.pairing.fixed, best.forwards
+    ('larger', 1, 1.5)
+
     Attributes:
         preset: the way; its gate is 0 for no second look at all.
         pairing: what it fixed and broke.
@@ -74,6 +80,13 @@ class Candidate:
 @dataclass(frozen=True)
 class Tuning:
     """What was tried, best first: most fixed less broken, of equals the cheapest.
+
+    >>> data = relook.evaluation.read_data("photos", classifier.labels)
+    >>> tuning = relook.tune(classifier, data, "run", looks=["flip", "larger"], gates=[0.5])
+    >>> len(tuning.candidates), tuning.images, tuning.chosen.look
+    (3, 2, 'larger')
+    >>> relook.evaluation.Tuning.read("run") == tuning
+    True
 
     Attributes:
         candidates: all of them; "no second look" is one.
@@ -144,6 +157,11 @@ def tune(
     The gain of the choice on these images is flattered by the choice: measure it on others (see
     `LabelledImages.halves`). One second look about the most classes tells of fewer ones too, and
     of every gate, so that each image is looked at once for each fill, attribution and budget.
+
+    >>> data = relook.evaluation.read_data("photos", classifier.labels)
+    >>> tuning = relook.tune(classifier, data, looks=["flip", "larger"], gates=[0.5])
+    >>> tuning.chosen.look, str(tuning.chosen.gate)
+    ('larger', 'gap(1,5) below 0.5')
 
     Args:
         classifier: whose answers are to be corrected.
