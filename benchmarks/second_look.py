@@ -38,9 +38,10 @@ from torch import Tensor
 import relook
 from relook.attribution import CAM, Activity, Context
 from relook.cascade import forward_cost
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.correction import AMBIGUOUS, settled
 from relook.evaluation import LabelledImages, Pairing, read_data
+from relook.first_look import FirstLook
 from relook.looks import (
     Crops,
     Ends,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +31,8 @@ from relook.checks import (
 )
 from relook.engines import Engines, Folded, OnnxRuntime, Run
 from relook.errors import ModelError, RelookError
-from relook.geometry import Box, Geometry, cut_pixels
+from relook.first_look import FirstLook
+from relook.geometry import Box, Geometry
 from relook.labels import ClassIndices, Labels, class_labels
 from relook.layers import REFUSALS, evaluating, exclusive, floating_point_tensor, layers_of
 from relook.layout import Grid, Layout
@@ -44,37 +45,6 @@ if TYPE_CHECKING:
     from relook.images import ImageSource
 
 _log = logging.getLogger("relook")
-
-
-@dataclass(frozen=True)
-class FirstLook:
-    """The network's answer for one image, with the target layer's maps from the same pass.
-
-    Attributes:
-        pixels: (3, H, W) in [0, 1].
-        probabilities: (C,), class probabilities Y = f(X).
-        outputs: (C,), the network's raw outputs.
-        activations: (K, h, w), the target layer's maps A_k; None if they were not recorded.
-        original: the whole image that the pixels were cut from; None where only pixels are known.
-    """
-
-    pixels: Float[Tensor, "3 h w"]
-    probabilities: Float[Tensor, " c"]
-    outputs: Float[Tensor, " c"]
-    activations: Float[Tensor, "k u v"] | None
-    original: Image.Image | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the pixels."""
-        return self.pixels.shape[1], self.pixels.shape[2]
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """(width, height) of what there is to cut views from: the original, else the pixels."""
-        if self.original is not None:
-            return self.original.width, self.original.height
-        return self.pixels.shape[2], self.pixels.shape[1]
 
 
 class Classifier(nn.Module):
@@ -348,33 +318,6 @@ class Classifier(nn.Module):
             return found
         return [replace(look, original=o) for look, o in zip(found, originals, strict=True)]
 
-    def shown(self, first: FirstLook) -> Box:
-        """The part of the image, `first.extent` large, that the first look's pixels show."""
-        if first.original is None:
-            width, height = first.extent
-            return (0.0, 0.0, float(width), float(height))
-        return self.geometry.crop_box(*first.extent)
-
-    def cut(
-        self, first: FirstLook, box: Box, size: tuple[int, int] | None = None
-    ) -> Float[Tensor, "3 h w"]:
-        """Pixels in [0, 1] of any box of the image, on the device of the first look.
-
-        They are cut from the original, where the fine detail is; where only pixels are known,
-        from those, and the box is widened to whole ones.
-
-        Args:
-            first: the image.
-            box: in pixels of `first.extent`; parts outside are cut off.
-            size: (height, width) to bring the box to; the network's input size by default.
-
-        Raises:
-            RelookError: the box has no area inside the image.
-        """
-        if first.original is not None:
-            return self.pixels(first.original, box, size).to(first.pixels)
-        return cut_pixels(first.pixels, box, size or self.input_size)
-
     def attribution(
         self,
         image: ImageSource,
@@ -412,7 +355,7 @@ class Classifier(nn.Module):
         check_finite(probabilities, self.dtype)
         kept = [at_least_float32(image) for image in maps[0]] if maps else [None] * len(pixels)
         rows = zip(pixels, probabilities, outputs, kept, strict=True)
-        return [FirstLook(*row) for row in rows]
+        return [FirstLook(self.geometry, *row) for row in rows]
 
     def gradients(
         self, pixels: Float[Tensor, "3 h w"], classes: Int[Tensor, " n"]

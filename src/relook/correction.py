@@ -27,8 +27,9 @@ from relook.attribution import Context, Note, Progress
 from relook.batching import is_out_of_memory
 from relook.cascade import class_order, forward_cost
 from relook.checks import check_finite, check_pixels
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
+from relook.first_look import FirstLook
 from relook.gate import AMBIGUOUS as AMBIGUOUS
 from relook.gate import EVERY_IMAGE, Gate
 from relook.gate import gap as gap
@@ -538,7 +539,7 @@ class Corrector(nn.Module):
             after=outcome.after.cpu(),
             classes=outcome.classes.cpu(),
             corrected=outcome.second is not None,
-            made=_made(outcome, self.classifier),
+            made=_made(outcome),
             forwards=outcome.forwards,
             cost=outcome.cost,
             seconds=photo.seconds + seconds + outcome.seconds,
@@ -722,10 +723,10 @@ def _refusal(network: Classifier, views: Tensor, why: str) -> ModelError:
     )
 
 
-def _made(outcome: Outcome, classifier: Classifier) -> tuple[SeenView, ...]:
+def _made(outcome: Outcome) -> tuple[SeenView, ...]:
     """Every view, those that the network was asked about with its answer."""
     first = outcome.first
-    shown, own = classifier.shown(first), first.size
+    shown, own = first.shown, first.size
 
     def frame(views: Views, pixels: Tensor, box: Box | None) -> Frame | None:
         if box is None or views.by is not None:  # another network has another scale

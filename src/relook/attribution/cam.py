@@ -16,8 +16,9 @@ from relook.attribution.protocol import (
     activations_of,
     combine,
 )
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.errors import ModelError
+from relook.first_look import FirstLook
 from relook.layers import layers_of
 
 

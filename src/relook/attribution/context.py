@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.errors import RelookError
+from relook.first_look import FirstLook
 from relook.geometry import Box
 
 Progress = Callable[[int, int], None]
@@ -92,7 +93,7 @@ class Context:
     @property
     def shown(self) -> Box:
         """The part of the image that the first look showed, in pixels of `extent`."""
-        return self.classifier.shown(self.first)
+        return self.first.shown
 
     def cut(self, box: Box, size: tuple[int, int] | None = None) -> Float[Tensor, "3 h w"]:
         """Pixels in [0, 1] of any box of the image (see `Classifier.cut`).
@@ -101,7 +102,7 @@ class Context:
             box: in pixels of `extent`.
             size: (height, width) to resize the box to; that of the first look by default.
         """
-        return self.classifier.cut(self.first, box, size or self.size)
+        return self.first.cut(box, size)
 
 
 def check_context(method: object, context: object) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from relook.attribution.context import Context
-from relook.classifier import FirstLook
 from relook.errors import RelookError
+from relook.first_look import FirstLook
 
 
 @dataclass(frozen=True)

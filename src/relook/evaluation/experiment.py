@@ -12,9 +12,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.correction import Corrector, Outcome
 from relook.evaluation.rows import Answer, Names, Row
+from relook.first_look import FirstLook
 from relook.looks import Look, keeps_maps
 
 

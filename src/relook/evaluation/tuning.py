@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from relook.arguments import Number
 from relook.attribution import CAM, FAST, Context
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.correction import Corrector
 from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
@@ -30,6 +30,7 @@ from relook.evaluation.spelling import describe, describe_data, second_networks
 from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import Rows, work
 from relook.fills import FILLS
+from relook.first_look import FirstLook
 from relook.folder import RunError, read_settings
 from relook.gate import NO_IMAGE, Gate
 from relook.looks import Flip, Look, Preset

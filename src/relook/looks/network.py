@@ -58,8 +58,8 @@ class Network:
             pixels = second.pixels(first.original).to(first.pixels)
             box = second.geometry.crop_box(*first.extent)
         else:
-            box = second.shown(first)
-            pixels = second.cut(first, box)
+            box = first.shown
+            pixels = first.cut(box, second.input_size)
         views = Views(
             pixels.unsqueeze(0),
             torch.ones_like(first.probabilities).unsqueeze(0),

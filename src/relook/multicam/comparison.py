@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relook.arguments import Number
-from relook.classifier import Classifier, FirstLook
+from relook.classifier import Classifier
 from relook.correction import AMBIGUOUS, Corrector
 from relook.evaluation import (
     Answer,
@@ -39,6 +39,7 @@ from relook.evaluation.rows import Names
 from relook.evaluation.spelling import describe, describe_data, named, weights_digest
 from relook.evaluation.work import Rows, work
 from relook.fills import fill_image, hide
+from relook.first_look import FirstLook
 from relook.folder import read_settings, write_atomically
 from relook.gate import Gate
 from relook.layers import evaluating
