@@ -1,11 +1,11 @@
-"""What a budget of masked forwards keeps of exact Score-CAM, on ambiguous photos.
+"""Compare Score-CAM on a budget of masked forward passes with exact Score-CAM, on ambiguous photos.
 
     python benchmarks/budget.py PHOTOS [--model M] [--checkpoint F] [--limit N] [--json FILE]
 
-PHOTOS is a folder, searched through, of images of any kind; labels are not needed. Of the
-ambiguous ones (gap(1,5) < 0.5), each is corrected exactly and with every budget, in turn. Prints
-a Markdown table: how much the maps are alike (mean cosine), on how many photos the corrected
-answer is the same (with the 95 % interval of Clopper and Pearson), and how much time it takes.
+PHOTOS is a folder of images of any kind, searched recursively; labels are not needed. Every
+ambiguous photo (gap(1,5) < 0.5) is corrected with the exact maps and then with every budget.
+Prints a Markdown table: the similarity of the maps (mean cosine), the number of photos with the
+same corrected answer (with the 95 % interval of Clopper and Pearson), and the time taken.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUDGETS = (8, 16, 32, 64, 128)
 
 
 def study(classifier: relook.Classifier, photos: list[Path]) -> list[dict[str, Any]]:
-    """One row a photo: what the exact correction said, and what each budget made of it."""
+    """One row per photo: the exact correction, and how that of each budget compares with it."""
     exact = relook.Corrector(classifier)
     by_budget = {n: relook.Corrector(classifier, budget=n) for n in BUDGETS}
     exact.correct(photos[0])  # exports the network
@@ -58,7 +58,7 @@ def study(classifier: relook.Classifier, photos: list[Path]) -> list[dict[str, A
 
 
 def ambiguous(classifier: relook.Classifier, folder: Path) -> list[Path]:
-    """The photos that the classifier is unsure of."""
+    """The photos that the classifier is unsure about."""
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in image_suffixes())
     unsure = []
     for photo in track(photos, "looking", disable=not sys.stderr.isatty()):
@@ -73,13 +73,13 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--model", default="bundled/efficientnet_lite0")
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--limit", type=int, help="of the ambiguous photos")
-    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--limit", type=int, help="largest number of ambiguous photos to use")
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
     arguments = parser.parse_args()
     classifier = relook.load(arguments.model, checkpoint=arguments.checkpoint)
     photos = ambiguous(classifier, arguments.photos)[: arguments.limit]
     if not photos:
-        sys.exit(f"{arguments.photos}: no photo that {classifier.name} is unsure of")
+        sys.exit(f"{arguments.photos}: no photo that {classifier.name} is unsure about")
     rows = study(classifier, photos)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def report(classifier: relook.Classifier, rows: list[dict[str, Any]]) -> None:
-    """Print the table and, for each budget, which photos came out otherwise."""
+    """Print the table and, for each budget, the photos with a different answer."""
     count = len(rows)
     exact = sum(row["seconds"] for row in rows)
     print(
@@ -109,7 +109,7 @@ def report(classifier: relook.Classifier, rows: list[dict[str, Any]]) -> None:
         )
     forwards = sum(row["forwards"] for row in rows) / count
     print(f"| exact | 1 | | | {forwards:.0f} | {exact / count:.2f} | 1 |\n")
-    print("Other answers than exact, with the lead of the exact answer over its second:")
+    print("Photos with a different answer, and the lead of the exact answer over its second:")
     for budget in map(str, BUDGETS):
         others = [row for row in rows if not row[budget]["same"]]
         leads = ", ".join(f"{row['photo']} {100 * row['lead']:.2f} %" for row in others)

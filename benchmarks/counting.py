@@ -1,9 +1,9 @@
-"""How long the statistics of a large run take.
+"""Time the statistics of a large run.
 
     python benchmarks/counting.py [--rows 1000000]
 
-Makes a table of rows as `relook evaluate DATA --versus flip,tencrop` writes them, with random
-answers of 1,000 classes, and prints the seconds that `Statistics.of` takes.
+Makes a table of rows like those of `relook evaluate DATA --versus flip,tencrop`, with random
+answers for 1,000 classes, and prints the seconds that `Statistics.of` takes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Does the second look help, and do its rivals? The numbers of the README and docs/evaluation.md.
+"""Measure whether the poster's second look and its rivals help: the table of docs/evaluation.md.
 
     python benchmarks/gain.py DATA [--output FOLDER]
 
 DATA holds `nips17/` (labels.csv: photos with ImageNet labels), `cifar10/` (class folders) and
-`weights/` (cifar10_resnet20.safetensors and so on, for examples/cifar_resnet.py). Every line is
-one `relook.evaluate`, in a folder of its own: stopped, the same command goes on. Prints a Markdown
-table.
+`weights/` (cifar10_resnet20.safetensors and so on, for examples/cifar_resnet.py). Each network and
+gate is one `relook.evaluate` in a folder of its own, so a stopped run can be continued with the
+same command. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PHOTO_RIVALS = ("flip", "fivecrop", "tencrop", "larger")
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation: which network, on what, under which gate, beside which rivals."""
+    """One evaluation: the network, the data, the gate and the rivals."""
 
     name: str
     model: str

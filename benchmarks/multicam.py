@@ -1,13 +1,13 @@
-"""Retrain with MultiCAM, or just correct? On satellite scenes and on small photos.
+"""Compare MultiCAM with corrections that need no training, on satellite scenes and small photos.
 
     python benchmarks/multicam.py DATA [--seed N]
 
-EfficientNet-Lite0 from its ImageNet weights on `DATA/rsscn7` (train/ and test/), and a ResNet-20
-from scratch on `DATA/cifar10` (split by the seed): `relook train-multicam` and `relook compare`,
-with all their defaults. And what they do not answer: is a gain due to the masks, or is it that of
-any two networks? A second TargetNet, of the next seed, is trained, and its answers are added to
-those of the first. What is there already is not made again. Writes to benchmarks/results/multicam
-and prints the tables of docs/multicam.md; about 45 minutes on 2 cores.
+Runs `relook train-multicam` and `relook compare`, with all their defaults, for EfficientNet-Lite0
+from its ImageNet weights on `DATA/rsscn7` (train/ and test/), and for a ResNet-20 from scratch on
+`DATA/cifar10` (split by the seed). A control shows whether a gain is due to the masks or would
+come from any second network: a second TargetNet is trained with the next seed, and its answers
+are added to those of the first. Results that exist already are reused. Writes to
+benchmarks/results/multicam and prints the tables of docs/multicam.md; about 45 minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ CASES = {
 
 
 class EnoughError(Exception):
-    """The first stage is done."""
+    """Raised to stop the training after its first stage."""
 
 
 def second_target(data: Path, run: Path, backbone: str, weights: str | None, seed: int) -> Training:
-    """Only the TargetNet of this seed."""
+    """Train only TargetNet, with this seed."""
     if (run / "target" / "stage.json").exists():
         return Training.read(run)
     with training_bar() as bar:
@@ -78,7 +78,7 @@ def second_target(data: Path, run: Path, backbone: str, weights: str | None, see
 def two_targets(
     trained: Trained, other: Training, images: LabelledImages
 ) -> tuple[Pairing, Pairing]:
-    """TargetNet alone before, two TargetNets after; and MultiCAM before, two TargetNets after."""
+    """Two pairings: TargetNet against two TargetNets, and MultiCAM against two TargetNets."""
     [second] = load_stages(other, ["target"], load=load)
     total, against = Pairing(), Pairing()
     for start in range(0, len(images), 32):
@@ -95,7 +95,7 @@ def two_targets(
 
 
 def divide(training: Training, data: Path, folder: Path) -> None:
-    """The same split as train/ and test/, of links."""
+    """Write the split as train/ and test/ folders of symbolic links."""
     for image in training.images:
         part = "test" if image.part == "test" else "train"
         link = folder / part / image.name

@@ -1,12 +1,12 @@
-"""Which networks of timm and torchvision work with nothing but their name.
+"""Find out which networks of timm and torchvision work by their name alone.
 
     python benchmarks/networks.py [--only timm/vgg] [--write docs/networks.md]
 
 Takes the smallest member of every family with random weights through load → target layer →
-Score-CAM (8 masked forwards) → correction, at its own input size, on a photo that comes with
-scikit-image. What is done is kept in benchmarks/results/networks.jsonl, and a stopped sweep goes
-on from there; delete the file to begin anew. At the end it prints a Markdown table; with --write
-it goes into that file, between its two marks.
+Score-CAM (8 masked forward passes) → correction, at its own input size, on a photo that comes with
+scikit-image. Finished networks are kept in benchmarks/results/networks.jsonl, and a stopped sweep
+continues from there; delete the file to begin anew. At the end it prints a Markdown table, or with
+--write puts it into that file, between two markers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from relook.looks import Mask
 RESULTS = Path(__file__).parent / "results" / "networks.jsonl"
 BEGIN, END = "<!-- table: benchmarks/networks.py -->", "<!-- end of table -->"
 
-# Words of a name that tell members of one family apart.
+# Words in a name that distinguish the members of one family.
 SIZES = re.compile(
     "base|x*large|small|x*tiny|mini|nano|pico|femto|atto|zepto|kobe|huge|giant|gigantic|giantopt|"
     "mediumd?|betwixt|d?little|d?p?wee|xsmall|x+l|x+s|plus|patch|big|so|ti|[lmsbtacdehfv]"
@@ -43,16 +43,16 @@ SIZES = re.compile(
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one network.
+    """The result for one network.
 
     Attributes:
-        library, family, network: which.
+        library, family, network: their names.
         parameters: in millions.
         input: height×width in pixels.
         layer: the target layer that was found; empty where none was.
-        maps: their channels × height × width, and how they are laid out.
-        seconds: of one forward of one image.
-        outcome: "works", with what else is to say, or the reason why not.
+        maps: channels × height × width of its output, and the layout.
+        seconds: time of one forward pass of one image.
+        outcome: "works", with a remark where needed, or the reason why it does not.
     """
 
     library: str
@@ -67,7 +67,7 @@ class Row:
 
 
 def family(name: str) -> str:
-    """The words of a network's name before the first that tells its size."""
+    """The words of a network's name that precede its size."""
     words: list[str] = []
     for word in name.split("_"):
         letters = re.match(r"[a-z]*", word)
@@ -82,12 +82,12 @@ def family(name: str) -> str:
 
 
 def members() -> dict[tuple[str, str], list[str]]:
-    """(library, family) to the names of its classifiers; timm's families by their module too."""
+    """Map (library, family) to the names of its classifiers; timm's families include the module."""
     found = defaultdict(list)
     for name in timm.list_models(exclude_filters="test_*"):
         config = timm.get_pretrained_cfg(name)
         if config is not None and config.num_classes == 0:
-            continue  # answers features
+            continue  # returns features
         module = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
         words = family(name)
         label = words if words.startswith(module) else f"{words} ({module})"
@@ -98,7 +98,7 @@ def members() -> dict[tuple[str, str], list[str]]:
 
 
 def parameters(library: str, name: str) -> int:
-    """How many weights a network has, without making them."""
+    """Number of weights of a network, without allocating them."""
     if library == "torchvision":
         return int(get_model_weights(name).DEFAULT.meta["num_params"])
     with torch.device("meta"):
@@ -107,7 +107,7 @@ def parameters(library: str, name: str) -> int:
 
 
 def smallest(library: str, names: list[str]) -> str:
-    """The member with the fewest weights."""
+    """The member of a family with the fewest weights."""
     counts = {}
     for name in names:
         try:
@@ -119,8 +119,10 @@ def smallest(library: str, names: list[str]) -> str:
 
 @torch.no_grad()
 def wake(network: nn.Module, pixels: Tensor) -> None:
-    """Let random weights say something: many begin with branches of weight zero, and without the
-    statistics that training brings, the signal dies on its way.
+    """Make a network with random weights pass on its signal.
+
+    Many networks begin with branches whose weights are zero, and without the statistics that
+    training gathers in BatchNorm, the signal fades on its way.
     """
     for name, weight in network.named_parameters():
         if name.endswith(("weight", "gamma")) and not bool(weight.any()):
@@ -134,7 +136,7 @@ def wake(network: nn.Module, pixels: Tensor) -> None:
 
 
 def sweep(library: str, family: str, name: str) -> Row:
-    """One network, from its name to a correction."""
+    """Take one network from its name to a correction."""
     row = Row(library, family, name, 0, "", "", "", 0, "")
     try:
         classifier = relook.load(f"{library}/{name}", pretrained=False)
@@ -161,7 +163,7 @@ def sweep(library: str, family: str, name: str) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: how many work, then every family."""
+    """Markdown: the number of families that work, then a table of all families."""
     lines = [
         f"{date.today()}, timm {timm.__version__}, torchvision {torchvision.__version__}, torch "
         f"{torch.__version__}; the smallest member of each family, random weights.\n"
@@ -186,7 +188,7 @@ def table(rows: list[Row]) -> str:
 
 
 def write(file: Path, text: str) -> None:
-    """Put the table between the file's marks."""
+    """Put the table between the two markers of the file."""
     before, _, rest = file.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     file.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")

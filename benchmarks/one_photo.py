@@ -1,9 +1,9 @@
-"""What a second look costs, on photos that come with scikit-image, with the bundled network.
+"""Measure the cost of second looks with the bundled network, on photos from scikit-image.
 
     python benchmarks/one_photo.py [--repeats 3]
 
-Prints a Markdown table, medians over the repeats: forwards, seconds, and seconds in units of one
-forward of one image, measured in the same run.
+Prints a Markdown table of medians over the repeats: forward passes, seconds, and seconds in units
+of one forward pass of one image, measured in the same run.
 """
 
 from __future__ import annotations

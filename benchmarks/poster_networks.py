@@ -1,11 +1,11 @@
-"""The networks that the poster names, each once with random weights at its own input size.
+"""Time the networks that the poster names, with random weights, at their own input sizes.
 
     python benchmarks/poster_networks.py [--only vgg16]
 
-Prints a Markdown table: one correction with 8 masked forwards, and what the exact maps would take,
-extrapolated from the time of a masked forward on the engine that many forwards run on. For
-Assem-ResNet152, which exists for TensorFlow alone, ResNet152 stands in as an ONNX file whose
-colour channels are last, as TensorFlow's exporters write them.
+Prints a Markdown table: one correction with 8 masked forward passes, and the time of exact maps,
+extrapolated from one masked forward pass on the engine that runs many of them. Assem-ResNet152
+exists for TensorFlow only; a ResNet152 stands in, as an ONNX file with the colour channels last,
+the layout that TensorFlow's exporters write.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ NETWORKS = {
 
 
 class ChannelsLast(nn.Module):
-    """A network whose input has its colour channels last."""
+    """A network with the colour channels of its input last."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Of images (N, H, W, 3)."""
+        """Class outputs of images (N, H, W, 3)."""
         answers: Tensor = self.network(images.permute(0, 3, 1, 2))
         return answers
 
@@ -83,7 +83,9 @@ def line(label: str, classifier: relook.Classifier, name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="part of a network's name")
+    parser.add_argument(
+        "--only", default="", help="run only networks whose name contains this text"
+    )
     only = parser.parse_args().only
     print(
         f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}\n"

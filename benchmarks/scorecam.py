@@ -1,18 +1,20 @@
-"""Score-CAM of five classes, side by side: relook, torch-cam and grad-cam on one network.
+"""Compare the speed of Score-CAM in relook, torch-cam and grad-cam, for five classes of a photo.
 
     python benchmarks/scorecam.py [--full] [--repeats N] [--only NAME ...] [--json FILE]
 
-All of it runs in one process, one method after the other, on photos that come with scikit-image:
-EfficientNet-Lite0 with its ImageNet weights, ResNet-50 and VGG16 with random ones (their speed
-does not depend on them, but how many channels are live does, so that share is printed). A
-library's batch size is the best of those tried. The libraries run all channels of one class at a
-time; unless --full is given, one class on an evenly spread share of the channels and on half of it
-is timed, and the line through both taken to all channels, then to five classes. Their peak memory
-is that of the share, which is less than that of all channels where all masked images are kept.
+Everything runs in one process, one method after the other, on photos that come with scikit-image:
+EfficientNet-Lite0 with its ImageNet weights, ResNet-50 and VGG16 with random ones. Random weights
+do not change the speed of a forward pass, but they do change the number of live channels, which is
+therefore printed. Each library uses the best of the batch sizes tried. The libraries run all
+channels of one class at a time. Unless --full is given, one class is timed on an evenly spread
+share of the channels and on half of that share; the line through both is extended to all channels,
+and the result multiplied by five classes. Their peak memory is that of the share, which is less
+than that of all channels if a library keeps all masked images.
 
-Prints, for each network, a Markdown table of medians. The limit is what the forwards alone would
-take: their number × the time of one in the best batch of the fastest float32 engine tried. The
-forwards are those of five maps that are not flat. bfloat16 stands beside libraries in float32.
+Prints a Markdown table of medians for each network. The limit is the time of the forward passes
+alone: their number × the time of one in the best batch of the fastest float32 engine tried. The
+number of forward passes assumes five maps that are not flat. relook in bfloat16 is compared with
+libraries in float32.
 """
 
 from __future__ import annotations
@@ -51,14 +53,14 @@ BATCHES = (16, 64, 128, 256) if torch.cuda.is_available() else (8, 16, 32)
 
 @dataclass(frozen=True)
 class Row:
-    """What one method took for five classes of one photo.
+    """The cost of one method for five classes of one photo.
 
     Attributes:
-        forwards: through the network, in all.
-        seconds: median over repeats and photos.
-        megabytes: peak of the process (or of the device) over the loaded network, in MiB; None
-            where it was not measured.
-        note: what else has to be known.
+        forwards: number of forward passes.
+        seconds: median over the repeats, averaged over the photos.
+        megabytes: peak memory of the process (or of the device) above that of the loaded network,
+            in MiB; None where it was not measured.
+        note: further remarks.
     """
 
     network: str
@@ -71,13 +73,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Network:
-    """A network to measure with, and how much of it fits in the time."""
+    """A network to measure, with the numbers of photos, repeats and channels that time allows."""
 
     name: str
     load: Callable[..., relook.Classifier]
     photos: int
     repeats: int
-    share: int  # channels that the libraries are timed on
+    share: int  # number of channels that the libraries are timed on
 
 
 def _random(name: str, device: str | None, dtype: torch.dtype) -> relook.Classifier:
@@ -100,10 +102,12 @@ NETWORKS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="the libraries on all channels")
-    parser.add_argument("--repeats", type=int, help="instead of 3, or 1 for the large networks")
+    parser.add_argument("--full", action="store_true", help="time the libraries on all channels")
+    parser.add_argument(
+        "--repeats", type=int, help="number of repeats (default: 3; 1 for large networks)"
+    )
     parser.add_argument("--only", nargs="+", choices=[network.name for network in NETWORKS])
-    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -122,7 +126,7 @@ def main() -> None:
 
 
 def measure(network: Network, device: str, repeats: int | None, full: bool) -> list[Row]:
-    """All methods on one network; prints its table."""
+    """Measure all methods on one network, and print its table."""
     repeats = repeats or network.repeats
     classifier = network.load(device, torch.float32)
     images = photos()[: network.photos]
@@ -135,7 +139,7 @@ def measure(network: Network, device: str, repeats: int | None, full: bool) -> l
         f"{', '.join(map(str, live))} of them live on {', '.join(p.stem for p in images)}\n"
     )
 
-    # Once before and once after, because a machine's speed drifts.
+    # Measured before and after, because the speed of a machine drifts.
     speeds = forward_seconds(classifier, device)
     rows = [_relook(network.name, classifier, pixels, budget, repeats) for budget in BUDGETS]
     speeds = {
@@ -162,8 +166,8 @@ def measure(network: Network, device: str, repeats: int | None, full: bool) -> l
             f"{memory} | {row.note} |"
         )
     print(
-        f"\nLimit: {1000 * one:.2f} ms a forward, {engine} in batches of {batch}. Images a second "
-        f"in batches of {', '.join(map(str, BATCHES))}:",
+        f"\nLimit: {1000 * one:.2f} ms per forward pass, {engine} in batches of {batch}. Images "
+        f"per second in batches of {', '.join(map(str, BATCHES))}:",
     )
     for name in dict.fromkeys(engine for engine, _ in speeds):
         print(f"- {name}: " + ", ".join(f"{1 / speeds[name, size]:.1f}" for size in BATCHES))
@@ -178,12 +182,12 @@ def _relook(
     budget: int | None,
     repeats: int,
 ) -> Row:
-    """The whole answer from pixels: first look, maps, mask images and their answers."""
+    """A whole correction of pixels: first look, maps, mask images and their answers."""
     corrector = relook.Corrector(classifier, k=CLASSES, budget=budget)
     method = "relook exact" if budget is None else f"relook, budget {budget}"
     if classifier.dtype != torch.float32:
         method += f", {str(classifier.dtype).removeprefix('torch.')}"
-    with _peak(classifier) as peak:  # the first call exports the network: memory counts, not time
+    with _peak(classifier) as peak:  # the first call exports the network: it is not timed
         corrector(pixels[:1])
     seconds = [_median(partial(corrector, pixels[i : i + 1]), repeats) for i in range(len(pixels))]
     forwards = []
@@ -203,7 +207,7 @@ def _relook(
 
 
 def forward_seconds(classifier: relook.Classifier, device: str) -> dict[tuple[str, int], float]:
-    """Seconds a forward of every engine with every batch size, medians of 3."""
+    """Seconds per forward pass for each (engine, batch size), medians of 3."""
     found = {}
     network = classifier.network.eval()
     example = classifier.normalised(torch.zeros(1, 3, *classifier.input_size))
@@ -227,7 +231,7 @@ def forward_seconds(classifier: relook.Classifier, device: str) -> dict[tuple[st
 def _libraries(
     network: Network, classifier: relook.Classifier, pixels: Tensor, full: bool
 ) -> list[Row]:
-    """torch-cam and grad-cam, each with its best batch size, where they are installed."""
+    """Measure torch-cam and grad-cam, if installed, each with its best batch size."""
     inputs = classifier.normalised(pixels)
     layer = classifier.target_layer
     channels = len(activations_of(classifier.first_looks(pixels)[0]))
@@ -317,7 +321,7 @@ def _wait() -> None:
 
 @contextlib.contextmanager
 def _peak(classifier: relook.Classifier) -> Iterator[list[float]]:
-    """Peak memory inside the block over that before it, in MiB: of the device, or the process."""
+    """Peak memory inside the block minus that before it, in MiB, of the device or the process."""
     result = [float("nan")]
     gc.collect()
     if classifier.device.type == "cuda":
@@ -328,7 +332,7 @@ def _peak(classifier: relook.Classifier) -> Iterator[list[float]]:
         result[0] = torch.cuda.max_memory_allocated() / 2**20 - before
         return
     start = float("nan")
-    with contextlib.suppress(OSError, AttributeError):  # Linux, where the peak can be reset
+    with contextlib.suppress(OSError, AttributeError):  # only on Linux can the peak be reset
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         start = _status("VmRSS")

@@ -1,17 +1,17 @@
-"""Which second look helps, on what, at what cost? The study behind the presets quick and best.
+"""Study which second looks help, on which data and at what cost, to choose the presets.
 
-    python benchmarks/trained.py DATA         # first: networks of one's own
+    python benchmarks/trained.py DATA         # first: train four networks
     python benchmarks/second_look.py DATA [--output FOLDER] [--chart FILE] [--only TEXT]
 
-DATA holds photos/, nips17/, val227/, trash/, rsscn7/, cifar10/ and weights/. Each view of an image
-is asked about once, of every image whose gap(1,2) is below 0.5; what any sum of views would answer
-follows from that. The answers of one network on one data set are kept in a file: stopped, the same
-command goes on. Prints Markdown.
+DATA holds photos/, nips17/, val227/, trash/, rsscn7/, cifar10/ and weights/. For every image whose
+gap(1,2) is below 0.5, each view is run once; the answer of any sum of views follows from these. The
+answers of one network on one data set are kept in a file, so that a stopped study can be continued
+with the same command. Prints Markdown.
 
-A look is judged by its gain on full-size photos and on all other kinds of data together, half and
-half, each kind counted once, whatever the number of its images or networks; and by its worst kind.
-The images of every data set are split in two halves, class by class: looks are ranked on the first,
-and the second says what the ranking is worth.
+A look is judged by its mean gain and by its worst kind of data. Each kind counts once, whatever
+the number of its images or networks; full-size photos make up one half of the mean, all other kinds
+the other. The images of every data set are split into two halves, class by class: looks are ranked
+on the first, and the second shows what the ranking is worth.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for examples
 
 RESULTS = Path(__file__).parent / "results"
 ASKED_BELOW = 0.5
-"""Of gap(1,2): surer images are not asked about."""
+"""Upper limit of gap(1,2): no views are run on surer images."""
 GATE = 0.4
-"""Of gap(1,2): that of the presets."""
+"""Upper limit of gap(1,2) in the gate of the presets."""
 BATCH = 24
 
 PARTS = ("index", "added", "weight", "cost")
@@ -74,7 +74,7 @@ Picked = Callable[["Study"], Flags]
 
 @dataclass(frozen=True)
 class Pair:
-    """A network and images that it was not trained on (of photos it was: see docs)."""
+    """A network and images it was not trained on (except `photos`: see docs/second-look.md)."""
 
     name: str
     kind: str
@@ -138,11 +138,11 @@ SINGLES: dict[str, tuple[int, Look]] = {
     "symmetries": (1, Symmetries(mirrored=True)),
     "poster, maps from CAM": (5, Mask(CAM(Activity()))),
 }
-"""What is asked about each image, and of how many classes: one view, or views that go together."""
+"""Single looks run on each image, with their k: one view, or several that belong together."""
 
 AROUND = "uncropped, mirrored|whole, mirrored|flip"
-"""The first view of the presets; what stands behind | is taken where there is none, and a weight
-behind a colon: of the view, or with a * of what it weighs by itself."""
+"""The first view of the presets. In these names, | separates alternatives, of which the first that
+an image has is used. A weight follows a colon; with a * it multiplies the view's own weight."""
 SUMS: dict[str, tuple[str, ...]] = {
     "quick": (AROUND, "whole:0.5"),
     "best": (f"{AROUND}:0.75", "closer:*0.75", "whole:0.375", "uncropped:0.75"),
@@ -166,7 +166,7 @@ SUMS: dict[str, tuple[str, ...]] = {
 }
 POOL = ("flip", "whole", "whole, mirrored", "larger", "larger, mirrored", "uncropped", AROUND,
         "ends", "ends, mirrored", "closer", "closer, mirrored")  # fmt: skip
-"""Every sum of up to four of these is ranked too."""
+"""All sums of up to four of these views are ranked too."""
 SHOWN = (
     *("poster, maps from CAM", "flip", "tencrop", "quick before", "best before", "quick", "best"),
 )
@@ -175,7 +175,7 @@ AGAINST = (("best", "flip"), ("best", "tencrop"), ("quick", "flip"), ("quick", "
 
 
 def fixed(folder: Path) -> Path:
-    """EfficientNet-Lite0 as a graph that takes 224×224 alone."""
+    """EfficientNet-Lite0 as an ONNX graph that accepts only 224×224."""
     file = folder / "lite0.onnx"
     if not file.exists():
         relook.export(relook.load(f"{LITE}0"), file)
@@ -198,13 +198,13 @@ def _place(path: str, data: Path) -> Path:
 
 @dataclass(frozen=True)
 class Asked:
-    """One single look, on the images that have it.
+    """The answers of one single look, for the images that it has views of.
 
     Attributes:
-        index: of these images among all.
+        index: indices of these images among all images.
         added: sum of w ⊙ f(view) over its views, divided by the weight.
-        weight: of its views together.
-        cost: of the views, in forwards at the network's own input size.
+        weight: total weight of its views.
+        cost: cost of its views, in forward passes at the network's own input size.
     """
 
     index: npt.NDArray[np.int64]
@@ -213,25 +213,25 @@ class Asked:
     cost: Floats
 
     def where(self, chosen: Flags) -> Asked:
-        """Some of the images."""
+        """The answers for some of the images."""
         return Asked(self.index[chosen], self.added[chosen], self.weight[chosen], self.cost[chosen])
 
     @classmethod
     def together(cls, some: Sequence[Asked]) -> Asked:
-        """Of different images."""
+        """Join answers for different images."""
         return cls(*(np.concatenate([getattr(a, part) for a in some]) for part in PARTS))
 
 
 @dataclass(frozen=True)
 class Study:
-    """What one pair answered.
+    """All answers of one pair of network and images.
 
     Attributes:
-        pair: which.
-        names, labels: of the images.
-        half: which are of the half that looks are ranked on.
+        pair: the network and the images.
+        names, labels: names and labels of the images.
+        half: whether an image is in the half that looks are ranked on.
         first: Y of every image.
-        asked: each single look.
+        asked: the answers of each single look.
     """
 
     pair: Pair
@@ -243,22 +243,22 @@ class Study:
 
     @cached_property
     def gaps(self) -> tuple[Floats, Floats]:
-        """gap(1,2) and gap(1,5)."""
+        """gap(1,2) and gap(1,5) of every image."""
         top = -np.sort(-self.first, axis=1)
         return top[:, 0] - top[:, 1], top[:, 0] - top[:, min(5, top.shape[1]) - 1]
 
     def unsure(self) -> Flags:
-        """What the presets look at again."""
+        """Whether the presets take a second look at an image."""
         unsure: Flags = self.gaps[0] < GATE
         return unsure
 
     def ambiguous(self) -> Flags:
-        """gap(1,5) < 0.5."""
+        """Whether an image is ambiguous: gap(1,5) < 0.5."""
         ambiguous: Flags = self.gaps[1] < AMBIGUOUS
         return ambiguous
 
     def right(self, answers: Floats) -> Flags:
-        """Whether the answer is the label."""
+        """Whether each answer is the label."""
         right: Flags = answers.argmax(axis=1) == self.labels
         return right
 
@@ -276,7 +276,7 @@ class Study:
         return parts
 
     def _first_of(self, names: Sequence[str]) -> Asked:
-        """The first of several single looks that an image has."""
+        """For each image, the first of several single looks that has views of it."""
         taken = np.zeros(len(self.labels), bool)
         chosen = []
         for name in names:
@@ -287,7 +287,7 @@ class Study:
         return chosen[0] if len(chosen) == 1 else Asked.together(chosen)
 
     def answers(self, look: str, merge: str = "mean") -> tuple[Floats, Floats]:
-        """Y + R of every image, and what an image costs that was asked about."""
+        """Y + R of every image, and its cost if it gets the second look."""
         total, cost = _merged(self.first, merge), np.ones(len(self.labels), np.float32)
         for part in self.views(look):
             total[part.index] += part.weight[:, None] * _merged(part.added, merge)
@@ -297,20 +297,20 @@ class Study:
     def pairing(
         self, look: str, chosen: Flags | None = None, merge: str = "mean", than: str = ""
     ) -> Pairing:
-        """Right before and after on the chosen images, by default what the presets look at."""
+        """Right before and after, on the chosen images (by default those in the presets' gate)."""
         chosen = self.unsure() if chosen is None else chosen
         before = self.right(self.answers(than)[0] if than else self.first)[chosen]
         after = self.right(self.answers(look, merge)[0])[chosen]
         return _pairing(before, after)
 
     def cost(self, look: str, chosen: Flags | None = None) -> float:
-        """Of a chosen image, on average."""
+        """Mean cost of the chosen images (by default those in the presets' gate)."""
         chosen = self.unsure() if chosen is None else chosen
         return float(self.answers(look)[1][chosen].mean()) if chosen.any() else 1.0
 
 
 def _merged(answers: Floats, merge: str) -> Floats:
-    """Probabilities to be added: as they are, their logarithms, or by their confidence."""
+    """What is added up: probabilities, their logarithms, or probabilities × confidence."""
     if merge == "mean":
         return answers.copy()
     if merge == "geometric":
@@ -331,7 +331,7 @@ def _pairing(before: Flags, after: Flags) -> Pairing:
 
 
 def ask(pair: Pair, data: Path, folder: Path) -> Study:
-    """Every view of every unsure image, once; from the pair's file if it is there."""
+    """Run every view of every unsure image once, or read the answers from the pair's file."""
     file = folder / f"{pair.name.replace(', ', '-').replace(' ', '-')}.npz"
     if not file.exists():
         arrays = _ask(pair, data, folder)
@@ -383,7 +383,7 @@ def _ask(pair: Pair, data: Path, folder: Path) -> dict[str, npt.NDArray[Any]]:
 def _answers(
     classifier: Classifier, batch: Iterable[tuple[int, Any]], looks: Sequence[FirstLook]
 ) -> Iterable[tuple[str, int, Floats, float, float]]:
-    """Of each look at each unsure image: its name, the image, what it adds, its weight and cost."""
+    """For each look at each unsure image: its name, the image, its answer, weight and cost."""
     wanted: list[tuple[str, int, Tensor, Tensor]] = []
     for (index, _), first in zip(batch, looks, strict=True):
         top = first.probabilities.topk(2).values
@@ -407,7 +407,7 @@ def _answers(
 
 
 def _ask_once(classifier: Classifier, views: Sequence[Tensor]) -> list[Tensor]:
-    """Answers in order; the same view of several looks is asked about once."""
+    """Answers in order; a view that several looks share is run once."""
     keys = [hash(view.numpy().tobytes()) for view in views]
     new = dict(zip(keys, views, strict=True))
     by_size: dict[torch.Size, list[int]] = {}
@@ -423,7 +423,7 @@ def _ask_once(classifier: Classifier, views: Sequence[Tensor]) -> list[Tensor]:
 def pooled(
     studies: Sequence[Study], look: str, picked: Picked = Study.unsure, **options: Any
 ) -> Pairing:
-    """Of several pairs together."""
+    """The pairing of several studies together."""
     found = Pairing()
     for study in studies:
         found += study.pairing(look, picked(study), **options)
@@ -431,12 +431,12 @@ def pooled(
 
 
 def of_half(which: int, picked: Picked = Study.unsure) -> Picked:
-    """The images of the half that looks are ranked on (0), or of the other (1)."""
+    """Pick the images of the half that looks are ranked on (0), or of the other half (1)."""
     return lambda study: picked(study) & (study.half == (which == 0))
 
 
 def kinds(studies: Sequence[Study]) -> dict[str, list[Study]]:
-    """By kind of data."""
+    """The studies, grouped by kind of data."""
     found: dict[str, list[Study]] = {}
     for study in studies:
         found.setdefault(study.pair.kind, []).append(study)
@@ -446,7 +446,7 @@ def kinds(studies: Sequence[Study]) -> dict[str, list[Study]]:
 def judged(
     studies: Sequence[Study], look: str, picked: Picked = Study.unsure
 ) -> tuple[float, float]:
-    """Mean gain in points, full-size kinds and others half and half, and that of the worst kind."""
+    """Gain in points: the mean (full-size and other kinds half each), and the worst kind's."""
     gains: dict[bool, list[float]] = {}
     for some in kinds(studies).values():
         found = 100 * (pooled(some, look, picked).gain or 0.0)
@@ -456,14 +456,14 @@ def judged(
 
 
 def most(studies: Sequence[Study], look: str) -> float:
-    """What an image costs at most."""
+    """Largest cost of an image."""
     return max(float(study.answers(look)[1][study.unsure()].max(initial=1)) for study in studies)
 
 
 def by_image(
     studies: Sequence[Study], look: str, than: str = "", picked: Picked = Study.unsure
 ) -> float:
-    """P of pooled pairs, each image counted once whatever the number of its networks."""
+    """P-value of pooled pairs; each image counts once, whatever the number of its networks."""
     changes: Counter[tuple[str, str]] = Counter()
     for study in studies:
         before = study.right(study.answers(than)[0] if than else study.first).astype(int)
@@ -506,7 +506,7 @@ def single_looks(studies: Sequence[Study]) -> None:
 
 
 def ranking(studies: Sequence[Study]) -> None:
-    """What is best on one half, and what that is worth on the other."""
+    """Rank the looks on one half, and show their gain on the other."""
     sums = [" & ".join(some) for n in (1, 2, 3, 4) for some in combinations(POOL, n)]
     sums = [name for name in sums if name not in SINGLES] + [*SINGLES, *SUMS]
     for limit in (4.0, 8.0):
@@ -526,7 +526,7 @@ def ranking(studies: Sequence[Study]) -> None:
 
 
 def chosen(studies: Sequence[Study], picked: Picked, images: str) -> None:
-    """The presets and their rivals, pair by pair."""
+    """Compare the presets and their rivals, pair by pair."""
     print(f"\n## {images}: fixed / broken (gain in points, p)")
     parts = {study.pair.name: [study] for study in studies}
     parts["full-size photos, three Lites"] = [
@@ -545,7 +545,7 @@ def chosen(studies: Sequence[Study], picked: Picked, images: str) -> None:
         cost = np.mean([study.cost("best", picked(study)) for study in some])
         rows.append([name, str(number), *cells, f"{cost:.1f}"])
     table(("network, images", "images", *SHOWN, "cost of best"), rows)
-    print("\nOnly the first of two looks right / only the second:\n")
+    print("\nOnly the first of two looks is right / only the second (p by image):\n")
     for look, rival in AGAINST:
         cells = []
         for kind, some in kinds(studies).items():
@@ -567,7 +567,7 @@ def merging(studies: Sequence[Study]) -> None:
 
 
 def gates(studies: Sequence[Study]) -> None:
-    """What each gate lets through, and what comes of it over all images."""
+    """Show which images each gate passes, and the result over all images."""
 
     def entropy(study: Study) -> Floats:
         y = study.first
@@ -590,7 +590,7 @@ def gates(studies: Sequence[Study]) -> None:
     print(
         "\nImages below the gate / wrong ones among them; fixed / broken; mean cost of all images."
     )
-    print(f"No image with gap(1,2) ≥ {ASKED_BELOW} was asked about, whatever the gate.")
+    print(f"Views were not run on images with gap(1,2) ≥ {ASKED_BELOW}, whatever the gate.")
 
     def asked(gate: Picked) -> Picked:
         return lambda study: gate(study) & (study.gaps[0] < ASKED_BELOW)
@@ -613,8 +613,8 @@ def gates(studies: Sequence[Study]) -> None:
 
 
 def in_turn(studies: Sequence[Study]) -> None:
-    """What asking in turn saves, and how often the answer is that of all views."""
-    print("\n## Asked in turn: same answer as all views, saved of the cost, fixed / broken")
+    """Show the cost saved by running views in turn, and how often the answer stays the same."""
+    print("\n## Views run in turn: same answer as from all views, cost saved, fixed / broken")
     rows = []
     for study in studies:
         cells = [study.pair.name, str(int(study.unsure().sum()))]
@@ -667,8 +667,8 @@ def _turns(
 
 
 def second_networks(studies: Sequence[Study]) -> None:
-    """The unsure images of Lite0 asked of its siblings, beside the presets."""
-    print("\n## A larger sibling asked about the unsure images of Lite0")
+    """Compare running a larger sibling on the unsure images of Lite0 with the presets."""
+    print("\n## A larger sibling run on the unsure images of Lite0")
     print("\nFixed / broken, mean cost of all images.")
     rows = []
     lites = [relook.load(f"{LITE}{n}") for n in (0, 1, 2)]
@@ -697,8 +697,8 @@ def second_networks(studies: Sequence[Study]) -> None:
 
 
 def all_images(studies: Sequence[Study]) -> None:
-    """Over all images, sure ones included."""
-    print("\n## Over all images, asked in turn with the presets' gate: gain in points, mean cost")
+    """Show the gain over all images, sure ones included."""
+    print("\n## Over all images, with the presets' gate, views in turn: gain in points, mean cost")
     rows = []
     for study in studies:
         cells = [study.pair.name, f"{100 * study.right(study.first).mean():.1f} %"]
@@ -713,7 +713,7 @@ def all_images(studies: Sequence[Study]) -> None:
 
 
 def chart(studies: Sequence[Study], file: Path) -> None:
-    """Gain against cost."""
+    """Plot gain against cost."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.6), dpi=110, layout="constrained")
@@ -747,15 +747,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--output", type=Path, default=RESULTS / "second_look")
-    parser.add_argument("--chart", type=Path, help="PNG file: gain against cost")
+    parser.add_argument("--chart", type=Path, help="PNG file to plot gain against cost in")
     parser.add_argument(
-        "--only", default="", help="ask pairs whose name holds this text, no tables"
+        "--only", default="", help="run only pairs whose name contains this text; print no tables"
     )
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     pairs = [pair for pair in PAIRS if arguments.only in pair.name]
     if not pairs:
-        parser.error(f"no pair's name holds {arguments.only!r}: {', '.join(p.name for p in PAIRS)}")
+        parser.error(
+            f"no pair's name contains {arguments.only!r}: {', '.join(p.name for p in PAIRS)}"
+        )
     studies = [ask(pair, arguments.data, arguments.output) for pair in pairs]
     if arguments.only:
         return

@@ -1,12 +1,12 @@
-"""Networks of one's own for the study of second looks, trained on four real data sets.
+"""Train the networks for the study of second looks, on four real data sets.
 
     python benchmarks/trained.py DATA [--seed N]
 
-EfficientNet-Lite0, from its ImageNet weights, on `DATA/rsscn7` (satellite scenes, 7 classes), on
-`DATA/trash` (full-size photos of waste, 6 classes) and on the solar cells of the package
-`elpv-dataset` (functional or defective, half of them for the test, split by the seed); a ResNet-20
-from scratch on Fashion-MNIST (Debian's `dataset-fashion-mnist`). What is there already
-is not made again. Writes weights, and the test images as class folders, to
+Fine-tunes EfficientNet-Lite0 from its ImageNet weights on `DATA/rsscn7` (satellite scenes, 7
+classes), on `DATA/trash` (full-size photos of waste, 6 classes) and on the solar cells of the
+package `elpv-dataset` (functional or defective; half of them are test images, split by the seed).
+Trains a ResNet-20 from scratch on Fashion-MNIST (Debian's `dataset-fashion-mnist`). Weights that
+exist already are kept. Writes the weights, and the test images as class folders, to
 benchmarks/results/trained:
 
     cd benchmarks/results/trained
@@ -47,11 +47,11 @@ FASHION_CLASSES = (
 )  # fmt: skip
 
 Images = tuple[Tensor, Tensor]
-"""(N, 3, H, W) in uint8, and their labels."""
+"""Images as (N, 3, H, W) in uint8, and their labels (N,)."""
 
 
 def fashion() -> relook.Classifier:
-    """The ResNet-20 for 28×28 images; its weights come with a checkpoint."""
+    """ResNet-20 for 28×28 images; load its weights from a checkpoint."""
     return relook.Classifier(
         CifarResNet(3),
         mean=(0.286, 0.286, 0.286),
@@ -69,7 +69,7 @@ def fit(
     rate: float,
     batch: int,
 ) -> nn.Module:
-    """Cross entropy, AdamW, one cycle of the learning rate."""
+    """Train with cross entropy, AdamW and one cycle of the learning rate."""
     pixels, labels = images
     network = classifier.network.train()
     steps = len(pixels) // batch
@@ -92,7 +92,7 @@ def fit(
 
 
 def fine_tuned(images: Images, classes: int, epochs: int) -> nn.Module:
-    """EfficientNet-Lite0 with a new class layer."""
+    """Fine-tune EfficientNet-Lite0 with a new classification layer."""
     classifier = relook.load("bundled/efficientnet_lite0")
     network = classifier.network
     network.reset_classifier(classes)  # type: ignore[operator]
@@ -113,7 +113,7 @@ def stacked(found: list[tuple[Image.Image, int]]) -> Images:
 
 
 def write(folder: Path, images: Iterator[tuple[Image.Image, str]]) -> None:
-    if folder.exists():  # another split's, of a run that was stopped
+    if folder.exists():  # left by a stopped run, perhaps with another split
         shutil.rmtree(folder)
     for number, (image, label) in enumerate(images):
         (folder / label).mkdir(parents=True, exist_ok=True)
