@@ -24,10 +24,12 @@ def test_python_blocks(tmp_path, monkeypatch, chelsea, capsys):
     assert printed[0].startswith("Egyptian cat 0.3")
     assert printed[0].split()[3] == "4"  # forwards
     assert printed[1] == "['uncropped, mirrored', 'largest part', 'uncropped']"
-    assert printed[2].startswith("torch.Size([5, 224, 224]) torch.Size([5, 3, 224, 224]) 4")
+    many = "<Correction photo.jpg: tiger cat → Egyptian cat, 4 forwards>"
+    assert printed[2:4] == [many] * 2
+    assert printed[4].startswith("torch.Size([5, 224, 224]) torch.Size([5, 3, 224, 224]) 4")
     # One photo proves nothing; its mirror image is a tiger cat.
-    assert printed[3] == "no evidence 0.0"
-    assert printed[4].startswith(
+    assert printed[5] == "no evidence 0.0"
+    assert printed[6].startswith(
         "('tabby', 'tiger cat', 'Egyptian cat') torch.Size([3, 224, 224]) 4"
     )
     for picture in ("maps.png", "tabby.png"):
