@@ -1,4 +1,4 @@
-"""What to look at again: one file a view, and the presets made of them."""
+"""Second looks: one file for each kind of view, and the presets that combine them."""
 
 from relook.looks.crops import Crops
 from relook.looks.ends import Ends

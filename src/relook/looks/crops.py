@@ -1,4 +1,4 @@
-"""Five and ten crops: the classic way to more accuracy without retraining."""
+"""Five and ten crops: the classic test-time augmentation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relook.looks.flip import Flip
 from relook.looks.protocol import SecondLook, Views
 
 _SHARE = 7 / 8
-"""Of each side, for crops of an image that the network sees all of: 224 of 256 pixels."""
+"""Share of each side that a crop keeps when the network sees the whole image: 224 of 256 pixels."""
 _NOTHING_BEYOND = Note(
     "corners beyond what the network has seen, which is the whole image",
     instead="corners of 7/8 of its sides",
@@ -20,16 +20,15 @@ _NOTHING_BEYOND = Note(
 
 @dataclass(frozen=True)
 class Crops:
-    """The four corners beside the first look's centre; with `flip` the mirror images of all five
-    (A. Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural
-    Networks", section 4.1). The first look is one of the five or ten, and all weigh the same.
+    """The four corner crops, in addition to the centre crop of the first look; with `flip` also
+    the mirror images of all five (A. Krizhevsky et al. 2012, "ImageNet Classification with Deep
+    Convolutional Neural Networks", section 4.1). All five or ten crops have equal weight.
 
-    The corners are those of the resized image that the first look's centre crop is cut from. A
-    network that sees the whole image has no such corners, nor have pixels without their original:
-    they get those of crops with 7/8 of each side.
+    The crops lie in the corners of the resized image. If the first look already covered the whole
+    image, or if only pixels are given, the corner crops have 7/8 of each side.
 
     Attributes:
-        flip: ten crops in place of five.
+        flip: whether to use ten crops instead of five.
 
     >>> corrector = relook.Corrector(classifier, look=relook.looks.Crops(flip=True))
     >>> correction = corrector.correct("photo.jpg")
@@ -43,7 +42,7 @@ class Crops:
     flip: bool = False
 
     def __call__(self, context: Context) -> SecondLook:
-        """Four views, or nine."""
+        """Return four views, or nine with `flip`."""
         corners = corner_boxes(context.extent, context.shown)
         cut = Views.cut(context, *corners, what="corner")
         views = [cut]
@@ -56,7 +55,14 @@ class Crops:
 
 
 def corner_boxes(extent: tuple[int, int], shown: Box) -> list[Box]:
-    """Boxes as large as `shown` in the four corners of an image of (width, height) `extent`."""
+    """Return four boxes of the size of `shown`, one in each corner of an image of `extent`.
+
+    If `shown` is the whole image, the boxes have 7/8 of each side.
+
+    Args:
+        extent: (width, height) of the image.
+        shown: the box that the first look showed.
+    """
     width, height = extent
     wide, high = shown[2] - shown[0], shown[3] - shown[1]
     if wide > 0.999 * width and high > 0.999 * height:

@@ -1,4 +1,4 @@
-"""Both ends of a long photo, at the scale of the first look."""
+"""The two ends of an elongated photo, at the scale of the first look."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from relook.geometry import Box
 from relook.looks.protocol import SecondLook, Views
 
 _LONGER = 0.1
-"""Of the crop's side, by which the photo has to be longer than it."""
+"""How much longer than the crop a photo has to be, as a share of the crop's side."""
 _NO_ENDS = Note("the ends of the photo, which has none beyond what the network has seen")
 
 
 @dataclass(frozen=True)
 class Ends:
-    """The two ends of a photo that is longer than what the network saw of it, each as large as
-    that, in the middle of the shorter side; together they weigh as much as the first answer.
+    """Two crops, one at each end of the photo's longer side, each as large as the first look's crop
+    and centred along the shorter side. Together they weigh as much as the first answer.
 
-    At the network's own input size, so that any network takes them, and everything as large as in
-    the first look. Of a photo that is not longer there is no view.
+    Both crops have the network's own input size and the scale of the first look. A photo that is
+    not longer than the crop has no views.
 
     >>> corrector = relook.Corrector(classifier, look=relook.looks.Ends())
     >>> for view in corrector.correct("photo.jpg").views:
@@ -33,7 +33,7 @@ class Ends:
     needs_original: ClassVar[bool] = True
 
     def __call__(self, context: Context) -> SecondLook:
-        """Two views, or none."""
+        """Return two views, or none."""
         boxes = ends(context.extent, context.shown)
         if not boxes:
             return SecondLook(no_view=(_NO_ENDS,))
@@ -42,12 +42,15 @@ class Ends:
 
 
 def ends(extent: tuple[int, int], shown: Box) -> tuple[Box, ...]:
-    """Boxes as large as `shown` at both ends of a photo of (width, height) `extent`; none where
-    that is not longer.
+    """Return boxes of the size of `shown` at both ends of a photo, or () if it is not longer.
+
+    Args:
+        extent: (width, height) of the photo.
+        shown: the box that the first look showed.
     """
     width, height = extent
     wide, high = shown[2] - shown[0], shown[3] - shown[1]
-    # What the shorter side leaves over, the longer one does too: that is no end.
+    # A margin that surrounds the crop on all sides does not make a photo longer.
     across, down = width / wide, height / high
     if max(across, down) < min(across, down) + _LONGER:
         return ()

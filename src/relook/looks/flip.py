@@ -1,4 +1,4 @@
-"""The mirror image: the cheapest second look, and the rival to beat."""
+"""The mirror image: the cheapest second look, and the baseline to beat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relook.looks.protocol import SecondLook, Views
 
 @dataclass(frozen=True)
 class Flip:
-    """f of the image mirrored left to right, at the weight of the first answer: Y' is their sum.
+    """The image mirrored left to right. Its answer weighs as much as the first answer.
 
     >>> corrector = relook.Corrector(classifier, look=relook.looks.Flip())
     >>> [view.what for view in corrector.correct("photo.jpg").views]
@@ -24,7 +24,7 @@ class Flip:
     needs_original: ClassVar[bool] = False
 
     def __call__(self, context: Context) -> SecondLook:
-        """One view, the mirror image."""
+        """Return one view, the mirror image."""
         weights = torch.ones_like(context.first.probabilities).unsqueeze(0)
         views = Views(
             context.first.pixels.flip(-1).unsqueeze(0),

@@ -1,4 +1,4 @@
-"""What a view shows of the photo, and how large: region, shape and scale."""
+"""Which part of the photo a view shows, and at which scale."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from relook.geometry import Box
 Region = Literal["crop", "square", "all", "part"]
 
 _MOST = 0.9
-"""Of the photo's area, from which on a view shows all of it: sides are cut to whole steps."""
+"""Share of the photo's area that counts as all of it, since sides are rounded to a step."""
 _ALIKE = 0.02
-"""So far apart, in shares of the sides, two boxes are the same."""
+"""Tolerance within which two boxes count as the same, as a share of their sides."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a view says of itself.
+    """Which part of the photo a view shows, in which shape and at which scale.
 
     Attributes:
-        region: "crop": the part that the first look showed; "square": that part grown, its shape
-            kept, until it meets the photo's edge; "all": the whole photo; "part": any other.
-        shape: "input" where the view has the shape of the network's own input, else "own".
-        scale: how large things are in it, relative to the first look, where the network's own
-            resize decides that: at 1 they are as large, at 2 twice as large on each side.
+        region: "crop": the part that the first look showed; "square": that part enlarged to the
+            photo's edge at the same aspect ratio; "all": the whole photo; "part": any other part.
+        shape: "input" if the view has the aspect ratio of the network's own input, otherwise "own".
+        scale: size of objects in the view relative to the first look: 1 is the same size, 2 is
+            twice as wide and twice as high.
 
     >>> box, shown = (0, 0, 500, 375), (86, 23, 414, 352)
     >>> relook.looks.Frame.of(box, (256, 341), shown, (500, 375), (224, 224))
@@ -45,12 +45,12 @@ class Frame:
         extent: tuple[int, int],
         own: tuple[int, int],
     ) -> Frame:
-        """Of a box of the photo that was brought to a size.
+        """Describe a box of the photo that was resized to a view.
 
         Args:
-            box: in pixels of the photo.
+            box: the box, in pixels of the photo.
             size: (height, width) of the view.
-            shown: what the first look showed.
+            shown: the box that the first look showed, in pixels of the photo.
             extent: (width, height) of the photo.
             own: (height, width) of the first look.
         """
@@ -65,7 +65,7 @@ class Frame:
 
 
 def grown(box: Box, extent: tuple[int, int]) -> Box:
-    """The box, its shape and centre kept, as large as an image of (width, height) allows."""
+    """Enlarge a box to the edge of an image of (width, height), keeping its shape and centre."""
     width, height = extent
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     wide, high = (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
@@ -74,14 +74,12 @@ def grown(box: Box, extent: tuple[int, int]) -> Box:
 
 
 def per_pixel(box: Box, size: tuple[int, int]) -> tuple[float, float]:
-    """How many pixels, across and down, one of the photo becomes where a box is brought to a
-    (height, width).
-    """
+    """Return the horizontal and vertical scale at which a box is resized to (height, width)."""
     return size[1] / (box[2] - box[0]), size[0] / (box[3] - box[1])
 
 
 def sees_all(shown: Box, extent: tuple[int, int]) -> bool:
-    """Whether a box is the photo, to 2 % of its sides."""
+    """Whether a box covers the whole photo, within 2 % of its sides."""
     return _alike(shown, (0.0, 0.0, float(extent[0]), float(extent[1])))
 
 

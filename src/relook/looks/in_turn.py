@@ -1,4 +1,4 @@
-"""The views of a look one after the other, until the answer is settled."""
+"""The views of a look run one after the other, until the answer is settled."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from relook.looks.protocol import Look, SecondLook, needs_layer
 
 @dataclass(frozen=True)
 class InTurn:
-    """The views of a look in their order, each only where those before it have not settled the
-    answer (see `relook.correction.settled`). It saves forwards; the answer is nearly always the
-    same, its probabilities are those of the views that were asked about.
+    """Run the views of a look one after the other and stop as soon as the answer is settled (see
+    `relook.correction.settled`). This saves forward passes. The predicted class is nearly always
+    the same; the probabilities are computed from the views that were run.
 
     Attributes:
-        look: whose views are asked about; those that tell most come first.
+        look: the look whose views are run; its most informative views should come first.
 
     >>> look = relook.looks.InTurn(relook.looks.Symmetries(mirrored=True))
     >>> correction = relook.Corrector(classifier, look=look).correct("photo.jpg")
@@ -27,19 +27,19 @@ class InTurn:
 
     @property
     def needs_activations(self) -> bool:
-        """If the look does."""
+        """Whether the look needs the target layer's maps."""
         return self.look.needs_activations
 
     @property
     def needs_layer(self) -> bool:
-        """If the look does."""
+        """Whether the look requires a target layer."""
         return needs_layer(self.look)
 
     @property
     def needs_original(self) -> bool:
-        """If the look does."""
+        """Whether the look needs the original image."""
         return self.look.needs_original
 
     def __call__(self, context: Context) -> SecondLook:
-        """The look's views, to be asked about in turn."""
+        """Return the look's views, marked to be run one after the other."""
         return replace(self.look(context), in_turn=True)

@@ -1,4 +1,4 @@
-"""A larger test crop: more pixels for the network, of more of the image."""
+"""A larger test crop at a larger input size."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
 _SCALE = 9 / 7
-"""Of each side of the input: 288 for 224 pixels."""
+"""Factor for each side of the input: 288 instead of 224 pixels."""
 _STEP = 8
 _TOO_FEW = Note("the larger input, for which the image has too few pixels")
 
 
 @dataclass(frozen=True)
 class Larger:
-    """The network's crop grown until it meets the image's edge, at 9/7 of the input's sides
-    (288 for 224 pixels, in whole steps of 8); its answer weighs as much as the first.
+    """The network's crop enlarged to the image's edge, at 9/7 of the input size (288 instead of 224
+    pixels, rounded down to a multiple of 8). Its answer weighs as much as the first answer.
 
     Networks often do better on test images somewhat larger than those they were trained on
-    (H. Touvron et al. 2019, "Fixing the train-test resolution discrepancy"). One such forward costs
-    1.65. It is given no more pixels than the image has there; where that is no step more than the
-    network's own input there is no view.
+    (H. Touvron et al. 2019, "Fixing the train-test resolution discrepancy"). A forward pass at this
+    size costs 1.65 forward passes at the input size. The crop is never upsampled beyond the image's
+    own resolution; if that leaves no room for a larger input, there is no view.
 
     Attributes:
-        required: whether a network that takes no other size than its own is an error, as it is of
-            this look alone; if not, there is no view.
+        required: whether to raise an error if the network accepts no other input size; if False,
+            such a network gets no view.
 
     >>> corrector = relook.Corrector(classifier, look=relook.looks.Larger())
     >>> [view] = corrector.correct("photo.jpg").views
@@ -41,7 +41,7 @@ class Larger:
     required: bool = True
 
     def __call__(self, context: Context) -> SecondLook:
-        """One view, or none."""
+        """Return one view, or none."""
         classifier = context.classifier
         box = grown(context.shown, context.extent)
         own = context.size
@@ -59,7 +59,12 @@ class Larger:
 
 
 def larger_size(own: tuple[int, int], there: float) -> tuple[int, int]:
-    """(height, width) at 9/7, or up to `there`, in whole steps; never smaller than they are."""
+    """Return `own` times 9/7, or times `there` if that is less, in multiples of 8 pixels.
+
+    Args:
+        own: (height, width) of the network's input; the result is never smaller.
+        there: the factor at which the image's own resolution is reached.
+    """
     scale = min(_SCALE, there) + 1e-9
     height, width = (max(side, _STEP * int(side * scale / _STEP)) for side in own)
     return height, width

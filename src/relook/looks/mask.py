@@ -1,4 +1,4 @@
-"""Mask images: the picture with all hidden but the region of one class."""
+"""Mask images: the image with everything hidden except the region of one class."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ class Mask:
     """The poster's second look (D. Maeng and J.-G. Baek, "CNN-based Class Probability Correction
     using Mask-image"): for each of the top-k classes M_i = X ⊙ L^{c_i}, weighted by Y[c_i].
 
-    A class whose map is flat was found nowhere; the network is not asked about its mask image,
-    which shows nothing.
+    If the map of a class is 0 everywhere, its mask image shows nothing and is not run through the
+    network.
 
     Attributes:
-        attribution: where a class was seen.
-        fill: what a hidden pixel becomes: "black", "mean" or "blur"; None is what
-            Score-CAM hides with, so that both hide alike, and "black" for other attributions.
-        threshold: map values ≤ threshold become 0.
-        hard: a pixel is kept or hidden as a whole: all other map values become 1.
-        weights: what a view's answer weighs, see `relook.looks.weights`.
+        attribution: the method that computes the map of each class.
+        fill: what hidden pixels are replaced by: "black", "mean" or "blur". None means the fill of
+            Score-CAM, so that masks and mask images agree, and "black" for other methods.
+        threshold: map values up to this become 0; in [0, 1).
+        hard: whether the remaining map values become 1, so that pixels are either kept or hidden.
+        weights: the rule for the weight of each view, see `relook.looks.weights.weigh`.
+
+    Raises:
+        RelookError: a value is unknown or out of range.
 
     >>> corrector = relook.Corrector(classifier, k=2, look=relook.looks.Mask(relook.CAM()))
     >>> correction = corrector.correct("photo.jpg")
@@ -52,13 +55,13 @@ class Mask:
 
     @property
     def hidden_as(self) -> str:
-        """The fill that is used."""
+        """The fill in use: `fill`, or the default for the attribution method."""
         if self.fill is None and isinstance(self.attribution, ScoreCAM):
             return self.attribution.hidden_as
         return self.fill or "black"
 
     def __call__(self, context: Context) -> SecondLook:
-        """One mask image a class; the network is asked about those that show anything."""
+        """Return one mask image per class; those that show nothing are not run."""
         first, classes = context.first, context.classes
         seen = self.attribution(context)
         maps = seen.maps.masked_fill(seen.maps <= self.threshold, 0).to(first.pixels.dtype)

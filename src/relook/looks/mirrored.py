@@ -1,4 +1,4 @@
-"""The mirror images of a look's views, beside the views or in their place."""
+"""The mirror images of a look's views, in addition to the views or instead of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from relook.looks.together import together
 
 @dataclass(frozen=True)
 class Mirrored:
-    """Every view of `look` mirrored left to right, at its weight, beside the view as it is.
+    """Every view of `look`, and the same view mirrored left to right, at the same weight.
 
     Attributes:
-        look: whose views are mirrored.
-        otherwise: the look that is taken where that one has no view; None: there is none then.
-        alone: the mirror images are asked about in place of the views.
+        look: the look whose views are mirrored.
+        otherwise: the look to use if `look` has no view of an image; None for no views.
+        alone: whether to use only the mirror images and not the views themselves.
 
     >>> look = relook.looks.Mirrored(relook.looks.Whole())
     >>> correction = relook.Corrector(classifier, look=look).correct("photo.jpg")
@@ -30,17 +30,17 @@ class Mirrored:
 
     @property
     def needs_activations(self) -> bool:
-        """If one of the looks does."""
+        """Whether any of the looks needs the target layer's maps."""
         return any(look.needs_activations for look in self._looks)
 
     @property
     def needs_layer(self) -> bool:
-        """If one of the looks does."""
+        """Whether any of the looks requires a target layer."""
         return any(needs_layer(look) for look in self._looks)
 
     @property
     def needs_original(self) -> bool:
-        """If one of the looks does."""
+        """Whether any of the looks needs the original image."""
         return any(look.needs_original for look in self._looks)
 
     @property
@@ -48,7 +48,7 @@ class Mirrored:
         return (self.look,) if self.otherwise is None else (self.look, self.otherwise)
 
     def __call__(self, context: Context) -> SecondLook:
-        """Twice as many views as the look has, or as many."""
+        """Return twice as many views as the look has, or as many with `alone`."""
         second = self.look(context)
         if not second.asked and self.otherwise is not None:
             other = self.otherwise(context)

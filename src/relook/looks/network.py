@@ -1,4 +1,4 @@
-"""A second network asked about the image: a cascade, where a gate lets unsure images through."""
+"""A second network as the second look: with a gate, a cascade of two networks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _loaded_as: WeakKeyDictionary[Classifier, tuple[torch.device, torch.dtype]] = We
 
 @dataclass(frozen=True, repr=False)
 class Network:
-    """The answer of a second network about the same image, at the weight of the first answer.
+    """The same image, classified by a second network. Its answer weighs as much as the first.
 
-    It sees the image through its own resize and crop, at its own input size; where only pixels are
-    known, those pixels brought to that size. Its classes are those of the first network, in
-    whatever order (see `relook.cascade.class_order`).
+    The second network applies its own resize and crop to the original image; if only pixels are
+    given, they are resized to its input size. It must have the classes of the first network, in any
+    order (see `relook.cascade.class_order`).
 
     Attributes:
         classifier: the second network.
@@ -52,7 +52,7 @@ class Network:
         return f"Network({self.classifier.name!r})"
 
     def __call__(self, context: Context) -> SecondLook:
-        """One view, for the second network."""
+        """Return one view, for the second network."""
         first, second = context.first, self.classifier
         if first.original is not None:
             pixels = second.pixels(first.original).to(first.pixels)
@@ -90,7 +90,7 @@ def _notes(first: Classifier, second: Classifier) -> tuple[Note, ...]:
 
 
 def networks(look: object) -> Iterator[Classifier]:
-    """The second networks that a look asks, those of looks inside of it among them.
+    """Iterate over the second networks of a look and of the looks that it combines.
 
     >>> look = relook.looks.Together((relook.looks.Flip(), relook.looks.Network(classifier)))
     >>> [network is classifier for network in relook.looks.networks(look)]
@@ -109,26 +109,26 @@ def networks(look: object) -> Iterator[Classifier]:
 
 
 def load_network(name: str, beside: Classifier | None = None) -> Network:
-    """The look that asks the model of that name, see `relook.load`.
+    """Load a model by name (see `relook.load`) as the second network of a look.
 
-    While somebody uses a model that was loaded here, its name means that one: it is not loaded
-    twice for two looks, unless its file was written anew or the model was moved to another device
-    or dtype.
+    A model that is still in use is shared between looks and not loaded again, unless its file has
+    changed or the model was moved to another device or dtype.
 
     Args:
-        name: of the model.
-        beside: the first network, on whose device it is put; None: where `relook.load` puts it.
+        name: name of the model.
+        beside: the first network, whose device the second is moved to; None for the default device
+            of `relook.load`.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: the model cannot be loaded.
     """
-    from relook.models import load  # the libraries of models are imported where one is named
+    from relook.models import load  # imports the model libraries only when a model is named
 
     try:
         written = os.stat(os.path.expanduser(name)).st_mtime_ns
-    except (OSError, ValueError):  # no file
+    except (OSError, ValueError):  # not a file
         written = 0
-    # A graph runs outside of PyTorch, and does not say where.
+    # An ONNX graph runs outside PyTorch and does not report its device.
     device = None
     if beside is not None and beside.in_pytorch:
         device = beside.device

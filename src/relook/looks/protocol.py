@@ -17,21 +17,21 @@ from relook.geometry import Box
 
 @dataclass(frozen=True)
 class Views:
-    """Images of one size to ask a network about, and what their answers weigh.
+    """A batch of images of one size for a network, and the weights of their answers.
 
     Attributes:
         pixels: (n, 3, h, w) in [0, 1].
-        weights: (n, C): R = sum_i weights_i ⊙ f(pixels_i).
-        of: (n,), for a view made for one of the top-k classes the place of that class among them;
-            None for views made for no class.
-        what: in a few words, what they show; for pictures and pages.
+        weights: (n, C), the weights in R = sum_i weights_i ⊙ f(pixels_i).
+        of: (n,), index into the top-k classes of the class that each view was made for; None if the
+            views do not belong to classes.
+        what: short description for pictures and pages, such as "mask image".
         boxes: (left, top, right, bottom) of the part of the image that each view was cut from, in
-            pixels of `FirstLook.extent`; None where they were not cut from the image.
-        by: the network that answers, in whose order of classes its answers then are (see
-            `relook.cascade.class_order`); None for the corrector's own.
-        maps: (k, H, W) in [0, 1], for views that attribution maps led to: where each of the top-k
-            classes was seen, faint values set to 0; None for other views.
-        asked: whether the network is asked about them; if not, they are only shown.
+            pixels of `FirstLook.extent`; None if the views were not cut from the image.
+        by: the network to run on the views, which answers in its own class order (see
+            `relook.cascade.class_order`); None for the corrector's own classifier.
+        maps: (k, H, W) in [0, 1], the attribution maps that the views are based on, one per top-k
+            class, with faint values set to 0; None for views without maps.
+        asked: whether the network is run on the views; if False, they are only displayed.
 
     >>> [first] = classifier.first_looks(torch.rand(1, 3, 224, 224))
     >>> context = relook.attribution.Context(classifier, first, [281])
@@ -59,21 +59,21 @@ class Views:
         size: tuple[int, int] | None = None,
         weight: float = 1.0,
     ) -> Views:
-        """Of parts of the image, each with the same weight for all classes.
+        """Cut views from the image, each with the same weight for all classes.
 
         Args:
             context: the image.
-            boxes: in pixels of `context.extent`; at least one.
-            what: they show.
-            size: (height, width) to bring them to; that of the first look by default.
-            weight: of each answer; the first answer weighs 1.
+            boxes: one or more boxes, in pixels of `context.extent`.
+            what: short description of the views.
+            size: (height, width) of the views; the size of the first look by default.
+            weight: weight of each answer; the first answer weighs 1.
         """
         pixels = torch.stack([context.cut(box, size) for box in boxes])
         weights = torch.full_like(context.first.probabilities, weight).expand(len(boxes), -1)
         return cls(pixels, weights, what=what, boxes=boxes)
 
     def about(self, k: int) -> Views:
-        """Those of them that were made for one of the first k classes, or for no class."""
+        """Return only the views of the first k classes, and the views that belong to no class."""
         maps = None if self.maps is None else self.maps[:k]
         if self.of is None:
             return replace(self, maps=maps)
@@ -93,16 +93,16 @@ class Views:
 
 @dataclass(frozen=True)
 class SecondLook:
-    """All that a look wants to ask about one image, and what it saw on the way.
+    """The views of one image, and what computing them took.
 
     Attributes:
-        views: batches of at least one view each; empty where there is nothing to ask about.
-        forwards: images that went through the network for the maps.
-        backwards: how many times gradients went back through it for them.
-        left_out: what the look does without because the network does not allow it.
-        no_view: what it does without because this image has no such view.
-        in_turn: whether the batches of views are asked about one after the other, until the answer
-            is settled, and not all at once.
+        views: batches of at least one view each; empty if the look has no view of the image.
+        forwards: number of forward passes spent on attribution maps.
+        backwards: number of backward passes spent on attribution maps.
+        left_out: what was skipped because the network does not support it.
+        no_view: what was skipped because this image has no such view.
+        in_turn: whether the batches are run one after the other until the answer is settled,
+            instead of all at once.
 
     >>> [first] = classifier.first_looks(torch.rand(1, 3, 224, 224))
     >>> second = relook.looks.Flip()(relook.attribution.Context(classifier, first, [281]))
@@ -119,21 +119,21 @@ class SecondLook:
 
     @property
     def asked(self) -> tuple[Views, ...]:
-        """The views that the network is asked about."""
+        """The views that are run through a network."""
         return tuple(views for views in self.views if views.asked)
 
     @property
     def maps(self) -> Float[Tensor, "k h w"] | None:
-        """The attribution maps that views were made by, of the first views that have any."""
+        """The attribution maps of the first views that have any; None if there are none."""
         return next((views.maps for views in self.views if views.maps is not None), None)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All that the look does without, in words."""
+        """Everything that was skipped, in words: `left_out`, then `no_view`."""
         return tuple(map(str, self.left_out + self.no_view))
 
     def with_instead(self, instead: str) -> SecondLook:
-        """The same, with what there is instead in each note that does not say so yet."""
+        """Return a copy in which each note that names no replacement names `instead`."""
         left_out, no_view = (
             tuple(note if note.instead else replace(note, instead=instead) for note in notes)
             for notes in (self.left_out, self.no_view)
@@ -143,7 +143,7 @@ class SecondLook:
 
 @runtime_checkable
 class Look(Protocol):
-    """A way to look again.
+    """A second look: a function from one image and its first answer to further views of it.
 
     >>> class UpsideDown:
     ...     needs_activations = needs_original = False
@@ -159,21 +159,21 @@ class Look(Protocol):
 
     @property
     def needs_activations(self) -> bool:
-        """Whether the first look has to keep the target layer's maps."""
+        """Whether the look uses the target layer's maps from the first look."""
         ...
 
     @property
     def needs_original(self) -> bool:
-        """Whether views are cut from the original image, where there is one."""
+        """Whether views are cut from the original image, if it is available."""
         ...
 
     def __call__(self, context: Context) -> SecondLook:
-        """The views of one image, of which `context.classes` are the top-k classes."""
+        """Return the views of one image; `context.classes` are its top-k classes."""
         ...
 
 
 def keeps_maps(look: Look, classifier: Classifier) -> bool:
-    """Whether first looks keep the target layer's maps for this look, if there is such a layer.
+    """Whether first looks keep the target layer's maps: the look uses them, and the layer exists.
 
     >>> relook.looks.keeps_maps(relook.looks.Zoom(), classifier)
     True
@@ -184,8 +184,10 @@ def keeps_maps(look: Look, classifier: Classifier) -> bool:
 
 
 def needs_layer(look: Look) -> bool:
-    """Whether the look cannot do without a target layer; one that only makes use of it says so with
-    a property of that name.
+    """Whether the look requires a target layer.
+
+    A look that uses the maps if there are any, but works without them, has a property
+    `needs_layer` that is False. Without the property, `needs_activations` decides.
 
     >>> relook.looks.needs_layer(relook.looks.Zoom())
     True

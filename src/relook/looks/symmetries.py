@@ -1,4 +1,4 @@
-"""Rotations and mirror images: natural where a photo has no up and down."""
+"""Rotations and mirror images, for images without a natural orientation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from relook.looks.protocol import SecondLook, Views
 
 @dataclass(frozen=True)
 class Symmetries:
-    """The image turned by 90, 180 and 270 degrees; with `mirrored` all eight symmetries of a
-    square, the first look among them. All weigh the same.
+    """The image rotated by 90, 180 and 270 degrees; with `mirrored` all symmetries of a square,
+    which are eight with the first look. All have equal weight.
 
-    For satellite scenes, cells, and whatever else has no up and down. A quarter turn of an input
-    that is not square needs a network that takes it; of one that does not the half turn is left.
+    For satellite images, cells, and other images without a natural orientation. If the input is not
+    square and the network does not accept it rotated by 90 degrees, only the rotation by 180
+    degrees is used.
 
     Attributes:
-        mirrored: eight symmetries in place of four rotations.
+        mirrored: whether to use the eight symmetries instead of the four rotations.
 
     >>> corrector = relook.Corrector(classifier, look=relook.looks.Symmetries())
     >>> [view.what for view in corrector.correct("photo.jpg").views]
@@ -34,7 +35,7 @@ class Symmetries:
     mirrored: bool = False
 
     def __call__(self, context: Context) -> SecondLook:
-        """Three views, or seven; one, or three, of a network that takes no quarter turns."""
+        """Return three views, or seven with `mirrored`; one or three without quarter turns."""
         classifier, first = context.classifier, context.first
         height, width = first.size
         quarters = height == width or classifier.takes(width, height)

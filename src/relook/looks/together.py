@@ -1,4 +1,4 @@
-"""Several looks at one image: all their views together."""
+"""Several looks combined: all their views together."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from relook.looks.protocol import Look, SecondLook, needs_layer
 
 @dataclass(frozen=True)
 class Together:
-    """R is the sum of what each look adds.
+    """Several looks combined: R is the sum of their correction terms.
 
     Attributes:
-        looks: two or more; the maps of the first that makes any are shown.
-        weight: by which the weights of all their views are multiplied; the first answer weighs 1.
+        looks: two or more looks; pictures show the maps of the first look that has any.
+        weight: factor for the weights of all views; the first answer weighs 1.
 
     >>> look = relook.looks.Together((relook.looks.Flip(), relook.looks.Whole(weight=0.5)))
     >>> correction = relook.Corrector(classifier, look=look).correct("photo.jpg")
@@ -28,21 +28,21 @@ class Together:
 
     @property
     def needs_activations(self) -> bool:
-        """If one of them does."""
+        """Whether any of the looks needs the target layer's maps."""
         return any(look.needs_activations for look in self.looks)
 
     @property
     def needs_layer(self) -> bool:
-        """If one of them does."""
+        """Whether any of the looks requires a target layer."""
         return any(needs_layer(look) for look in self.looks)
 
     @property
     def needs_original(self) -> bool:
-        """If one of them does."""
+        """Whether any of the looks needs the original image."""
         return any(look.needs_original for look in self.looks)
 
     def __call__(self, context: Context) -> SecondLook:
-        """The views of all, in their order."""
+        """Return the views of all looks, in order."""
         second = together(*(look(context) for look in self.looks))
         if self.weight == 1:
             return second
@@ -51,9 +51,9 @@ class Together:
 
 
 def together(*seconds: SecondLook) -> SecondLook:
-    """All views, and all that was spent on their maps."""
+    """Combine second looks: all their views, the sum of their passes, and all their notes."""
     return SecondLook(
-        # What was joined to a look that asks in turn is asked about whatever that one says.
+        # If any look runs all of its views at once, none of them may be skipped.
         in_turn=all(second.in_turn for second in seconds),
         views=tuple(views for second in seconds for views in second.views),
         forwards=sum(second.forwards for second in seconds),
@@ -64,7 +64,7 @@ def together(*seconds: SecondLook) -> SecondLook:
 
 
 def _each_once(notes: Iterable[Note]) -> tuple[Note, ...]:
-    """In order; of several that do without the same the first that has something instead."""
+    """Remove duplicate notes, keeping one that names a replacement if there is one."""
     found: dict[str, Note] = {}
     for note in notes:
         if not found.setdefault(note.without, note).instead:

@@ -1,4 +1,4 @@
-"""All of the photo at the scale of the first look: what the centre crop threw away."""
+"""The whole photo at the scale of the first look, including what the centre crop cut off."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _SEEN = Note("what lies around the crop: the network has seen all of the image")
 
 @dataclass(frozen=True)
 class Uncropped:
-    """All of the photo, in its own shape, nothing cropped, nothing distorted, and everything in it
-    as large as in the first look; its answer weighs as much as the first.
+    """The whole photo in its own shape, undistorted and at the scale of the first look. Its answer
+    weighs as much as the first answer.
 
-    A network knows things at the scale that it was trained on. The largest square of a photo
-    brought to the network's input shows more by showing it smaller; this does not.
+    Networks recognise objects best at the scale that they were trained on. Resizing a larger part
+    of the photo to the input size makes objects smaller; this look keeps their size and enlarges
+    the input instead.
 
-    A network that takes no other size than its own gets the two ends of a photo that is longer
-    than its input's shape (see `Ends`), at the same scale, which share the weight; of other photos
-    it gets nothing. Where the network saw all there is no view.
+    A network that accepts only its own input size gets the two ends of an elongated photo instead,
+    at the same scale (see `Ends`), and no view of other photos. If the first look showed the whole
+    photo, there is no view.
 
     Attributes:
-        scale: of the view, relative to the first look.
-        most: what the view may cost, in forwards at the network's own input size. A longer photo
-            is shown smaller, and any photo where the crop leaves little of it; and where its
-            shorter side would be less than the input's, its ends are cut off.
+        scale: scale of the view relative to the first look.
+        most: maximum cost of the view, in forward passes at the network's own input size. A photo
+            that would cost more is scaled down, but its shorter side does not become smaller than
+            the input's: from there on, its ends are cut off.
 
     >>> corrector = relook.Corrector(classifier, look=relook.looks.Uncropped())
     >>> [view] = corrector.correct("photo.jpg").views
@@ -46,7 +47,7 @@ class Uncropped:
     most: float = 2.0
 
     def __call__(self, context: Context) -> SecondLook:
-        """One view, or two, or none."""
+        """Return one view, the two views of `Ends`, or none."""
         classifier, shown, own = context.classifier, context.shown, context.size
         if sees_all(shown, context.extent):
             return SecondLook(no_view=(_SEEN,))
@@ -64,10 +65,17 @@ class Uncropped:
 def uncropped(
     extent: tuple[int, int], shown: Box, own: tuple[int, int], scale: float, most: float
 ) -> tuple[Box, tuple[int, int]]:
-    """The box and the (height, width) of a view of all of a photo.
+    """Return the box and the (height, width) of a view of the whole photo.
 
-    Sides are whole steps, so that photos of nearly one shape can be asked about together, and the
-    box loses up to half a step for it: nothing is distorted.
+    Sides are multiples of a step of 8, 16 or 32 pixels, so that photos of similar shape can share a
+    batch. For that, the box is up to half a step smaller than the photo; nothing is distorted.
+
+    Args:
+        extent: (width, height) of the photo.
+        shown: the box that the first look showed.
+        own: (height, width) of the network's input.
+        scale: scale of the view relative to the first look.
+        most: maximum cost, in forward passes at the network's own input size.
     """
     across, down = per_pixel(shown, own)
     width, height = scale * across * extent[0], scale * down * extent[1]
@@ -84,7 +92,7 @@ def uncropped(
             wide = max(own[1], wide - step)
         else:
             high = max(own[0], high - step)
-    # The largest part of that shape: `wide` is to `high` as its sides are in the first look.
+    # The largest box of that aspect ratio, at the horizontal and vertical scale of the first look.
     times = min(extent[0] * across / wide, extent[1] * down / high)
     half_width, half_height = times * wide / across / 2, times * high / down / 2
     x, y = extent[0] / 2, extent[1] / 2

@@ -1,4 +1,4 @@
-"""What the answer to a view weighs."""
+"""Rules for the weights of the views."""
 
 from __future__ import annotations
 
@@ -47,21 +47,24 @@ RULES: tuple[str, ...] = tuple(_RULES)
 
 
 def weigh(rule: str, y: Float[Tensor, " c"], classes: Int[Tensor, " k"]) -> Float[Tensor, "k c"]:
-    """Weights of views made for `classes`, one each, of an image with the first answer Y.
+    """Compute the weights of views that were made for `classes`, one view per class.
 
     Args:
-        rule: "poster": Y[c_i] for all classes. "share": the same, divided by their sum, so that
-            all views together weigh as much as the first answer. "doubt": that again, times
-            1 − gap(1,2): the surer the first answer is, the less they weigh. "own": 1 for the
-            class that the view was made for, and nothing for the others. "mean": 1/k for all.
-        y: Y.
-        classes: that the views were made for.
+        rule: "poster": Y[c_i] for all classes. "share": Y[c_i] divided by their sum, so that all
+            views together weigh as much as the first answer. "doubt": "share" times
+            1 − gap(1,2), so that views weigh less the more confident the first answer is. "own": 1
+            for the class that the view was made for and 0 for all others. "mean": 1/k for all.
+        y: (C,), the first answer Y.
+        classes: (k,), indices of the classes c_i.
+
+    Raises:
+        RelookError: the rule is unknown.
     """
     return _RULES[check_rule(rule)](y, classes)
 
 
 def check_rule(rule: str) -> str:
-    """The rule, if there is such a one."""
+    """Return the rule, or raise RelookError if it is unknown."""
     if rule not in _RULES:
         raise RelookError(f"weights {rule!r} are unknown; choose one of {', '.join(RULES)}")
     return rule

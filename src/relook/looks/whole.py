@@ -1,4 +1,4 @@
-"""The largest part of the image in the shape of the input: more of it, and smaller."""
+"""The largest part of the image that has the input's shape."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SEEN = Note("a larger part, since the network has seen all that fits its input'
 
 @dataclass(frozen=True)
 class Whole:
-    """The network's crop grown until it meets the image's edge, at the network's own input size.
+    """The network's crop enlarged to the image's edge and resized to the network's own input size.
 
-    Things are smaller in it than in the first look. Where the network saw as much already there is
-    nothing more to see, and no view.
+    It shows more of the image than the first look, at a smaller scale. If the first look showed as
+    much, there is no view.
 
     Attributes:
-        weight: of its answer; the first answer weighs 1.
+        weight: weight of the view's answer; the first answer weighs 1.
 
     >>> corrector = relook.Corrector(classifier, look=relook.looks.Whole())
     >>> [view] = corrector.correct("photo.jpg").views
@@ -34,7 +34,7 @@ class Whole:
     weight: float = 1.0
 
     def __call__(self, context: Context) -> SecondLook:
-        """One view, or none."""
+        """Return one view, or none."""
         shown = context.shown
         box = grown(shown, context.extent)
         if box[2] - box[0] < 1.01 * (shown[2] - shown[0]):

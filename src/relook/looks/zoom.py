@@ -1,4 +1,4 @@
-"""Zoom: the region of each class cut again from the original pixels, where the fine detail is."""
+"""Zoom: the region of each class, cut from the original image at full resolution."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from relook.looks.weights import check_rule, weigh
 
 _NO_LAYER = Note("a closer look, since the network has no layer with maps to find a place by")
 _FAINT = 0.1
-"""Map values up to this are not shown, as those of mask images."""
+"""Map values up to this are not displayed, as in mask images."""
 
 
 @dataclass(frozen=True)
 class Zoom:
-    """For each of the top-k classes the box around where it was seen, at the network's input size.
+    """For each of the top-k classes, a crop around the region of its map, at the input size.
 
-    The box holds all of the map that is at least `threshold` of its maximum. It is made wider or
-    higher until it has the shape of what the network sees, so that nothing is distorted, and moved
-    into the image. A class whose map is flat gets no view.
+    The crop contains all map values of at least `threshold` times the maximum. It is extended to
+    the aspect ratio of the first look's crop, so that nothing is distorted, and shifted into the
+    image. A class whose map is 0 everywhere gets no view.
 
     Attributes:
-        attribution: where a class was seen.
-        threshold: of the map's maximum, in (0, 1].
-        margin: on each side, in shares of the box's own sides.
-        smallest: of each side, in shares of what the first look showed: no closer look than that.
-        magnification: a pixel of the original becomes at most so many of the view's, on each side:
-            there is no more detail to be seen than the original has.
-        joint: one box around where any of the classes was seen, and one view, which weighs what
-            those of the classes would together; none where it would show what the first look did.
-        weights: what a view's answer weighs, see `relook.looks.weights`.
-        required: whether a network without a target layer is an error, as it is of this look
-            alone; if not, there is no view.
+        attribution: the method that computes the map of each class.
+        threshold: share of the map's maximum, in (0, 1].
+        margin: margin on each side, as a share of the box's longer side; ≥ 0.
+        smallest: minimum side of the crop, as a share of the first look's crop; in (0, 1].
+        magnification: maximum number of view pixels per pixel of the original, on each side;
+            limits upsampling, which adds no detail.
+        joint: whether to make a single view around the regions of all classes, with the sum of
+            their weights; if it would equal the first look, there is no view.
+        weights: the rule for the weight of each view, see `relook.looks.weights.weigh`.
+        required: whether to raise an error if the network has no target layer; if False, such a
+            network gets no view.
+
+    Raises:
+        RelookError: a value is unknown or out of range.
 
     >>> corrector = relook.Corrector(classifier, k=2, look=relook.looks.Zoom())
     >>> correction = corrector.correct("photo.jpg")
@@ -73,11 +76,11 @@ class Zoom:
 
     @property
     def needs_layer(self) -> bool:
-        """If it is required."""
+        """Whether the look requires a target layer."""
         return self.required
 
     def __call__(self, context: Context) -> SecondLook:
-        """One view a class that was seen anywhere, or one for all."""
+        """Return one view per class with a non-zero map, or a single view with `joint`."""
         first, classes = context.first, context.classes
         if first.activations is None and not self.required:
             return SecondLook(left_out=(_NO_LAYER,))
@@ -94,7 +97,7 @@ class Zoom:
                 boxes[i] = box
         clear = seen.maps.masked_fill(seen.maps <= _FAINT, 0)
         if not boxes:
-            # The maps are shown all the same, beside the image as the network has seen it.
+            # The maps are still displayed, over the image as the network saw it.
             pixels = first.pixels.unsqueeze(0)
             nothing = torch.zeros_like(first.probabilities).unsqueeze(0)
             views = Views(pixels, nothing, what="zoomed", maps=clear, asked=False)
@@ -118,7 +121,7 @@ class Zoom:
 
 
 def _no_view(maps: Float[Tensor, "k h w"], views: int) -> tuple[Note, ...]:
-    """What was not looked at more closely, and why."""
+    """Notes about the classes that got no view, and why."""
     seen = int(maps.flatten(1).any(dim=1).sum())
     if not seen:
         return (Note("a closer look: the classes were seen nowhere"),)
@@ -130,13 +133,17 @@ def _no_view(maps: Float[Tensor, "k h w"], views: int) -> tuple[Note, ...]:
 
 
 def same(box: Box, other: Box) -> bool:
-    """Whether two boxes are one, to 5 % of their sides."""
+    """Whether two boxes agree within 5 % of their shorter side."""
     side = min(other[2] - other[0], other[3] - other[1])
     return max(abs(a - b) for a, b in zip(box, other, strict=True)) < 0.05 * side
 
 
 def region(seen: Float[Tensor, "h w"], threshold: float) -> Box:
-    """Around all values of at least `threshold` of the maximum; in shares of width and height."""
+    """Bounding box of all values of at least `threshold` times the maximum.
+
+    Returns:
+        (left, top, right, bottom), as shares of width and height.
+    """
     inside = seen >= threshold * seen.max()
     ys, xs = inside.any(dim=1).nonzero(), inside.any(dim=0).nonzero()
     height, width = seen.shape
@@ -149,12 +156,21 @@ def region(seen: Float[Tensor, "h w"], threshold: float) -> Box:
 
 
 def fitted(part: Box, shown: Box, extent: tuple[int, int], margin: float, smallest: float) -> Box:
-    """A part of what was shown, in pixels of the image: with margin, in the shape of what was
-    shown, and moved inside.
+    """Turn a part of the first look's crop into a box of the image.
+
+    The box is enlarged by the margin, extended to the aspect ratio of the crop, and shifted inside
+    the image.
+
+    Args:
+        part: (left, top, right, bottom), as shares of the crop's width and height.
+        shown: the crop, in pixels of the image.
+        extent: (width, height) of the image.
+        margin: margin on each side, as a share of the part's longer side.
+        smallest: minimum side of the box, as a share of the crop.
     """
     wide, high = shown[2] - shown[0], shown[3] - shown[1]
     side = max(part[2] - part[0], part[3] - part[1]) * (1 + 2 * margin)
-    # As large as the image allows: past its edge there is nothing to see.
+    # At most as large as the image: there is nothing beyond its edge.
     side = min(max(side, smallest), extent[0] / wide, extent[1] / high)
     half_width, half_height = side * wide / 2, side * high / 2
     x = shown[0] + wide * (part[0] + part[2]) / 2
