@@ -188,7 +188,7 @@ def test_the_corrector_passes_the_budget_on(wide, noise):
 
 @pytest.mark.parametrize("budget", [0, -3, True])
 def test_what_is_no_budget(wide, budget):
-    with pytest.raises(RelookError, match="budget must be a number of forwards from 1 on"):
+    with pytest.raises(RelookError, match="budget must be at least 1 forward pass"):
         relook.ScoreCAM(budget=budget)
 
 

@@ -188,7 +188,7 @@ def test_images_none_of_which_is_there_load_no_network(tmp_path, photo):
         ([*HALVES, "--variant", "fast"], "variant 'fast' is unknown"),
         ([*HALVES, "--variant", "torchcam", "--fill", "black"], "drop fill 'black'"),
         ([*HALVES, "--attribution", "cam", "--variant", "paper"], "CAM has none"),
-        ([*HALVES, "--budget", "0"], "budget must be a number of forwards from 1 on"),
+        ([*HALVES, "--budget", "0"], "budget must be at least 1 forward pass"),
         ([*HALVES, "--budget", "few"], "Invalid value for '--budget'"),
         ([*HALVES, "--fast", "--budget", "8"], "drop it or --budget 8"),
         ([*HALVES, "--look", "flip", "--fast"], "the look 'flip' has no budget"),

@@ -461,7 +461,7 @@ def test_numbers_of_other_libraries(halves, halves_pixels, tmp_path):
         ({"gate": np.float64(1.5)}, "gate must be a gap from 0 to 1, or none; not 1.5"),
         ({"budget": 2.5}, "budget must be a whole number, not 2.5"),
         ({"budget": True}, "budget must be a whole number, not True"),
-        ({"budget": 0}, "budget must be a number of forwards from 1 on"),
+        ({"budget": 0}, "budget must be at least 1 forward pass"),
     ],
 )
 def test_numbers_that_are_none(halves, options, message):

@@ -64,7 +64,7 @@ def test_classes_in_any_iterable_that_has_an_order(halves):
 
 @pytest.mark.parametrize("classes", [{0, 1}, frozenset({1}), {"red": 0}])
 def test_classes_without_an_order(halves, classes):
-    with pytest.raises(RelookError, match=f"which a {type(classes).__name__} has not; pass a list"):
+    with pytest.raises(RelookError, match=f"not a {type(classes).__name__}; pass a list"):
         named_classes(halves, classes)
 
 
@@ -208,7 +208,7 @@ def test_what_is_drawn(halves, red_and_green, tmp_path):
     assert red[0, 0].sum() > red[0, 3].sum()
     assert green[0, 3].sum() > green[0, 0].sum()
     with pytest.raises(
-        RelookError, match=r"no map of class 'blue'; there are those of 0 \(red\), 1"
+        RelookError, match=r"no map of class 'blue' was computed; choose one of 0 \(red\), 1"
     ):
         seen.overlay("blue")
     seen.save_picture(tmp_path / "maps.png")

@@ -1,4 +1,4 @@
-"""Where was a class seen? One file a method."""
+"""Attribution: where in an image the network sees a class. One file per method."""
 
 from relook.attribution.activity import Activity
 from relook.attribution.cam import CAM

@@ -1,4 +1,4 @@
-"""Activity: where the target layer saw anything at all."""
+"""Activity: where the target layer is active, regardless of the class."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from relook.attribution.protocol import (
 
 @dataclass(frozen=True)
 class Activity:
-    """Where the target layer is active, for no class in particular: s(up(sum_k ReLU(A_k))), the
-    same map for every class. It asks nothing of the network and needs no forward.
+    """A map of the target layer's overall activity, the same for every class:
+    s(up(sum_k ReLU(A_k))). It works with any target layer and needs no further forward pass.
 
     >>> method = relook.attribution.Activity()
     >>> seen = classifier.attribution("photo.jpg", ["tabby", "Egyptian cat"], method=method)
@@ -25,7 +25,7 @@ class Activity:
     """
 
     def __call__(self, context: Context) -> AttributionMaps:
-        """One map, as often as there are classes."""
+        """Return the same map once for each class."""
         check_context(self, context)
         active = activations_of(context.first).relu().sum(dim=0, keepdim=True)
         maps = min_max(upsample(active, context.size)).expand(len(context.classes), -1, -1)

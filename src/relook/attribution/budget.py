@@ -1,19 +1,19 @@
-"""Score-CAM for fewer forwards: which masks to ask about, and what the others would have scored.
+"""Score-CAM with fewer forward passes: run a few masks and estimate the scores of the others.
 
-Masks that show much the same get much the same answer. So the score alpha is taken for a smooth
-function of the mask H: a Gaussian process (C. E. Rasmussen and C. K. I. Williams, "Gaussian
-Processes for Machine Learning", 2006), in which like masks share what was learnt of one of them,
+Similar masks get similar answers. The score alpha is therefore modelled as a smooth function of the
+mask H, by a Gaussian process (C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for
+Machine Learning", 2006):
 
     z(H) = sqrt(alpha(H) / mass(H)),        mass(H): the mean of H, the share of the image shown,
     cov(z(H), z(H')) = c + m(|H − H'| / l)  m: Matérn 3/2 (eq. 4.17), |·|: root mean square,
 
-observed with noise; its level is the mean of what was observed. The root makes scores of very
-different size alike; the mass says that what hardly shows anything scores hardly anything. Raw
-outputs, which may be negative, are taken as they are.
+observed with noise; its prior mean is the mean of the observations. The square root makes scores of
+different magnitudes comparable; dividing by the mass encodes that a mask that shows hardly anything
+scores hardly anything. Raw outputs, which may be negative, are modelled as they are.
 
-Which masks are asked about is settled before the first forward. What is wanted is the sum
-sum_k alpha_k A_k, and the process tells its expected squared error for any choice; the masks are
-taken one by one, each the one that lowers that error most.
+The masks to run are chosen before the first forward pass. The quantity of interest is the sum
+sum_k alpha_k A_k, and the process gives its expected squared error for any choice of masks; they
+are chosen greedily, each time the mask that lowers this error most.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _LENGTH = 0.3
-"""l: from which root mean square difference on two masks say little about each other."""
+"""Length scale l: root mean square difference beyond which masks say little about each other."""
 _CONSTANT = 10.0
-"""c: how much the level of all scores may differ from image to image, in units of m(0) = 1."""
+"""c: prior variance of the level of all scores, in units of m(0) = 1."""
 _NOISE = 0.03
-"""Variance of what no smooth function explains, in the same units."""
+"""Variance of the observation noise, in the same units."""
 _LEAST_MASS = 1e-3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some of the masks, and how the scores of all follow from theirs.
+    """A choice of masks to run, and what is needed to estimate the scores of all masks from them.
 
     Attributes:
-        asked: (n,), places of the masks to ask about among all K.
-        covariance: (K, n), of the process at every mask with the process at those asked about.
+        asked: (n,), indices of the masks to run among all K.
+        covariance: (K, n), covariance between the process at each mask and at the chosen masks.
         mass: (K,), the share of the image that each mask shows; None for raw outputs.
     """
 
@@ -48,10 +48,11 @@ class Sample:
     mass: Float[Tensor, " k"] | None
 
     def complete(self, scores: Float[Tensor, "c n"]) -> Float[Tensor, "c k"]:
-        """Scores of all K masks: those asked about as they are, the others as expected.
+        """Return the scores of all K masks: measured for those that were run, else estimated.
 
         Args:
-            scores: of the masks asked about, in their order; ≥ 0 unless `mass` is None.
+            scores: scores of the masks that were run, in the order of `asked`; ≥ 0 unless `mass`
+                is None.
         """
         mass = self.mass
         dtype, scores = scores.dtype, scores.to(self.covariance.dtype)
@@ -62,7 +63,7 @@ class Sample:
         observed = observed + _NOISE * torch.eye(
             len(observed), dtype=observed.dtype, device=observed.device
         )
-        # The mean of the process given what was observed (Rasmussen and Williams, eq. 2.25).
+        # The posterior mean of the process (Rasmussen and Williams, eq. 2.25).
         expected: Tensor = self.covariance @ torch.linalg.solve(observed, values - level) + level
         if mass is not None:
             expected = (expected.clamp_min(0).square() * mass[:, None]).clamp_max(1)
@@ -76,16 +77,16 @@ def choose(
     count: int,
     outputs: bool = False,
 ) -> Sample:
-    """Choose the masks whose scores tell most about the weighted sum of the maps.
+    """Choose the masks whose scores are most informative about the weighted sum of the maps.
 
     Args:
-        maps: A_k.
-        masks: H_k at the size of the maps: in [0, 1] once upsampled, here a little beyond it where
-            the extreme lies between two pixels.
-        count: how many to ask about, fewer than K.
-        outputs: whether the scores are raw outputs and not probabilities.
+        maps: (K, u, v), the maps A_k.
+        masks: (K, u, v), the masks H_k at the size of the maps. They are in [0, 1] after
+            upsampling; here values slightly outside occur if an extreme lies between two pixels.
+        count: number of masks to run, less than K.
+        outputs: whether the scores are raw outputs instead of probabilities.
     """
-    # float32 and its faster forms are too coarse beside a constant of 10; MPS has no other.
+    # float32 and TF32 are too coarse next to a constant of 10; MPS has no float64.
     dtype = torch.float32 if maps.device.type == "mps" else torch.float64
     maps, masks = maps.to(dtype), masks.to(dtype)
     points = masks.flatten(1) / masks[0].numel() ** 0.5
@@ -93,8 +94,8 @@ def choose(
     scaled = distance.mul_(3**0.5 / _LENGTH)
     covariance = (1 + scaled) * scaled.neg().exp_() + _CONSTANT
     mass = masks.mean(dim=(1, 2)).clamp_min(_LEAST_MASS)
-    # How alpha varies with z: to first order as the mass, times z itself, which is not known yet;
-    # its root, which trusts small masks less, chose better.
+    # How alpha varies with z: to first order in proportion to mass · z, and z is not known yet. The
+    # square root of the mass, which relies less on small masks, chose better in experiments.
     size = torch.ones_like(mass) if outputs else mass.sqrt()
     of_alpha = covariance * size * size[:, None]
     asked = _greedy(maps.flatten(1), of_alpha, _NOISE * size.square(), count)
@@ -107,11 +108,11 @@ def _greedy(
     noise: Float[Tensor, " k"],
     count: int,
 ) -> Int[Tensor, " n"]:
-    """The masks that, one after the other, lower the expected squared error of the sum most.
+    """Choose masks one after the other, each the one that lowers the expected squared error most.
 
     Observing mask j takes g_j = |sum_k cov(k, j) A_k|² / (var_j + noise_j) off that error, where
-    cov and var are those given the masks taken before. A pivoted Cholesky decomposition keeps
-    them up to date; nothing in it waits for a device.
+    cov and var are conditioned on the masks chosen before. A pivoted Cholesky decomposition keeps
+    them up to date, without synchronising with the device.
     """
     asked = torch.zeros(count, dtype=torch.long, device=maps.device)
     factors = torch.zeros(count, len(maps), dtype=maps.dtype, device=maps.device)

@@ -1,4 +1,4 @@
-"""CAM: the weights of the fully connected layer, for networks that end GAP → FC."""
+"""CAM, for networks that end with global average pooling (GAP) and a fully connected layer (FC)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class CAM:
 
         L^c = s(ReLU(sum_k w_k^c · up(A_k))),
 
-    where w_k^c joins channel k, after global average pooling, to class c. It needs no forward
-    beyond the first look.
+    where w_k^c is the weight of the fully connected layer from channel k to class c. CAM needs no
+    forward pass beyond the first look.
 
     Attributes:
-        otherwise: the method for a network that does not end so; None: that is an error.
+        otherwise: the method to use if the network does not end with global average pooling and one
+            fully connected layer; None raises an error for such a network.
 
     >>> seen = classifier.attribution("photo.jpg", ["tabby", "Egyptian cat"], method=relook.CAM())
     >>> tuple(seen.maps.shape), seen.forwards
@@ -43,11 +44,11 @@ class CAM:
     otherwise: Attribution | None = None
 
     def __call__(self, context: Context) -> AttributionMaps:
-        """Maps of the classes in question.
+        """Compute the maps of `context.classes`.
 
         Raises:
             ModelError: the network does not end with global average pooling of the target layer
-                and one fully connected layer, and there is no other method.
+                and one fully connected layer, and `otherwise` is None.
         """
         check_context(self, context)
         try:
@@ -70,16 +71,19 @@ class CAM:
 
 
 def class_weights(classifier: Classifier, first: FirstLook) -> Float[Tensor, "c k"]:
-    """The weights of the fully connected layer of a network that ends GAP → FC.
+    """Find the weights of the fully connected layer that follows global average pooling.
 
-    Which layer it is, and that nothing else stands between, is not guessed from names but
-    checked on this very image: the layer's answer to the pooled maps must be the network's.
+    The layer is not guessed from names: applied to the pooled maps of this image, it must reproduce
+    the network's output.
+
+    Returns:
+        One row per class, one column per channel of the target layer.
 
     Raises:
-        ModelError: the network does not end so.
+        ModelError: the network has no such layer.
     """
     pooled = activations_of(first).mean(dim=(1, 2))
-    # What a half-precision network computed is only so exact.
+    # Half precision allows only a coarse comparison.
     exact = classifier.is_exact and not torch.is_autocast_enabled(pooled.device.type)
     tolerance = 1e-4 if exact else 5e-2
     for weights, bias in layers_of(classifier.network).matrices():

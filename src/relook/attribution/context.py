@@ -1,4 +1,4 @@
-"""What a look or an attribution method is called with: one image, and the classes in question."""
+"""The argument of looks and attribution methods: one image and the classes to explain."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from relook.first_look import FirstLook
 from relook.geometry import Box
 
 Progress = Callable[[int, int], None]
-"""Called with (forward passes done, forward passes in all) as an attribution goes on."""
+"""Callback for progress, called with (forward passes done, forward passes in total)."""
 
 Classes = SupportsIndex | Sequence[int] | NDArray[np.generic] | Int[Tensor, "..."]
-"""Class indices: one, or several in a list, an array or a tensor."""
+"""One class index, or several in a list, an array or a tensor."""
 
 _REMEDY = (
     "pass relook.attribution.Context(classifier, first, classes), with [first] = "
@@ -32,14 +32,14 @@ _REMEDY = (
 
 @dataclass(frozen=True, init=False)
 class Context:
-    """One image that the classifier has looked at, and the classes in question.
+    """One image after the first look, and the classes to explain.
 
     Attributes:
         classifier: the classifier.
-        first: its first look at the image.
-        classes: (k,), class indices; for a look the top-k classes, the most probable first.
-        progress: called with (forward passes done, forward passes in all) while an attribution
-            goes on.
+        first: the classifier's first look at the image.
+        classes: (k,), class indices; for a look the top-k classes, most probable first.
+        progress: called with (forward passes done, forward passes in total) while attribution maps
+            are computed; None for no reports.
 
     >>> [first] = classifier.first_looks(torch.rand(1, 3, 224, 224))
     >>> context = relook.attribution.Context(classifier, first, [281, 285])
@@ -59,10 +59,10 @@ class Context:
         classes: Classes,
         progress: Progress | None = None,
     ) -> None:
-        """Bring the classes to the classifier's device.
+        """Check the arguments and move the classes to the classifier's device.
 
         Raises:
-            RelookError: an argument is of another type, or the classifier has no such class.
+            RelookError: an argument has the wrong type, or the classifier has no such class.
         """
         if not isinstance(classifier, Classifier):
             raise RelookError(
@@ -74,7 +74,7 @@ class Context:
                 f"a Context needs the first look at an image, not a {type(first).__name__}; "
                 f"{_REMEDY}"
             )
-        # The way to set an attribute of a frozen dataclass.
+        # Attributes of a frozen dataclass can only be set this way.
         object.__setattr__(self, "classifier", classifier)
         object.__setattr__(self, "first", first)
         object.__setattr__(self, "classes", class_indices(classifier, classes))
@@ -87,7 +87,7 @@ class Context:
 
     @property
     def extent(self) -> tuple[int, int]:
-        """(width, height) of what there is to cut views from: the original, else the pixels."""
+        """(width, height) of the image to cut views from: the original, or else the pixels."""
         return self.first.extent
 
     @property
@@ -96,17 +96,17 @@ class Context:
         return self.first.shown
 
     def cut(self, box: Box, size: tuple[int, int] | None = None) -> Float[Tensor, "3 h w"]:
-        """Pixels in [0, 1] of any box of the image (see `Classifier.cut`).
+        """Cut a box from the image, as pixels in [0, 1] (see `Classifier.cut`).
 
         Args:
-            box: in pixels of `extent`.
-            size: (height, width) to resize the box to; that of the first look by default.
+            box: (left, top, right, bottom), in pixels of `extent`.
+            size: (height, width) to resize the box to; the size of the first look by default.
         """
         return self.first.cut(box, size)
 
 
 def check_context(method: object, context: object) -> None:
-    """Raise RelookError where an attribution method was called with something else."""
+    """Raise RelookError if an attribution method was called with anything but a Context."""
     if not isinstance(context, Context):
         raise RelookError(
             f"{type(method).__name__} needs a Context, not a {type(context).__name__}; {_REMEDY}"
@@ -114,10 +114,10 @@ def check_context(method: object, context: object) -> None:
 
 
 def class_indices(classifier: Classifier, classes: Any) -> Int[Tensor, " k"]:
-    """Class indices as a tensor on the classifier's device.
+    """Convert class indices to a tensor on the classifier's device.
 
     Raises:
-        RelookError: they are not whole numbers, or the classifier has no such class.
+        RelookError: the indices are not whole numbers, or the classifier has no such class.
     """
     remedy = "pass an index, or a list, array or tensor of them, such as [281, 285]"
     try:

@@ -1,4 +1,4 @@
-"""Grad-CAM: a channel weighs how much the class would gain by more of it."""
+"""Grad-CAM: each channel is weighted by the mean gradient of the class with respect to it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ class GradCAM:
         alpha_k^c = mean over (u, v) of dz^c / dA_k(u, v),
         L^c = s(ReLU(sum_k alpha_k^c · up(A_k))).
 
-    z^c is the network's output before softmax; of a network that ends in probabilities it is
-    log Y[c], which differs from it by what is the same for all classes. Any network that PyTorch
-    can differentiate will do, at the price of one more forward and one backward: gradients run from
-    each class's output back to the target layer only, which for the last maps is a small part of
-    the network, and all classes together count as one backward through the whole of it. For a
-    network that ends GAP → FC the maps are those of CAM, which costs nothing.
+    z^c is the network's output before softmax; for a network that returns probabilities, log Y[c],
+    which differs from it by a constant that is the same for all classes. Grad-CAM works with any
+    network that PyTorch can differentiate and takes one more forward pass and one backward pass.
+    Gradients are propagated only from each class's output back to the target layer, usually a small
+    part of the network, so all classes together count as one backward pass. For a network that ends
+    with global average pooling and one fully connected layer, the maps equal those of CAM, which
+    needs no further pass.
 
     >>> seen = classifier.attribution("photo.jpg", ["tabby"], method=relook.GradCAM())
     >>> tuple(seen.maps.shape), seen.forwards
@@ -29,7 +30,7 @@ class GradCAM:
     """
 
     def __call__(self, context: Context) -> AttributionMaps:
-        """Maps of the classes in question."""
+        """Compute the maps of `context.classes`."""
         check_context(self, context)
         activations, gradients = context.classifier.gradients(context.first.pixels, context.classes)
         maps = combine(gradients.mean(dim=(2, 3)), activations, context.size)

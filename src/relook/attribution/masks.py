@@ -1,4 +1,4 @@
-"""Score-CAM's masks at the size of the maps: upsampled a chunk at a time, never all at once."""
+"""Upsampling of Score-CAM's masks, one chunk at a time to save memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from relook.attribution.protocol import full_precision
 
 @dataclass(frozen=True)
 class Upsampling:
-    """up: bilinear from (u, v) to (H, W), written as two matrices: up(A) = rows · A · columnsᵀ.
+    """Bilinear upsampling from (u, v) to (H, W) as two matrices: up(A) = rows · A · columnsᵀ.
 
     Attributes:
-        rows: (H, u), columns: (W, v); each row of them sums to 1.
+        rows: (H, u), each row sums to 1.
+        columns: (W, v), each row sums to 1.
     """
 
     rows: Float[Tensor, "h u"]
@@ -27,7 +28,7 @@ class Upsampling:
     def of(
         cls, maps: Float[Tensor, "k u v"], size: tuple[int, int], align_corners: bool = False
     ) -> Upsampling:
-        """Of maps like these to `size`."""
+        """Upsampling for maps of this size and dtype to `size` = (H, W)."""
         rows, columns = (
             _interpolation(maps, old, new, align_corners)
             for old, new in zip(maps.shape[1:], size, strict=True)
@@ -35,17 +36,17 @@ class Upsampling:
         return cls(rows, columns)
 
     def __call__(self, maps: Float[Tensor, "n u v"]) -> Float[Tensor, "n h w"]:
-        """The upsampled maps."""
+        """Upsample maps."""
         with full_precision(maps):
             return self.rows @ (maps @ self.columns.T)
 
     def range(
         self, maps: Float[Tensor, "n u v"]
     ) -> tuple[Float[Tensor, "n 1 1"], Float[Tensor, "n 1 1"]]:
-        """Minimum and maximum of each upsampled map, without upsampling it.
+        """Compute the minimum and maximum of each upsampled map without upsampling it fully.
 
         Between two neighbouring values of a map the interpolation is linear along each axis, so
-        it is largest and smallest at the first or last sample between them.
+        its extremes lie at the first or last sample between them.
         """
         ends = Upsampling(_ends(self.rows), _ends(self.columns))
         samples = [ends(piece) for piece in maps.split(256)]
@@ -55,14 +56,14 @@ class Upsampling:
 
 
 def _interpolation(like: Tensor, old: int, new: int, align_corners: bool) -> Tensor:
-    """(new, old): linear interpolation along one axis, read off from what it makes of units."""
+    """Return the (new, old) matrix of linear interpolation: what PyTorch makes of unit vectors."""
     units = torch.eye(old, dtype=like.dtype, device=like.device).unsqueeze(1)
     made = interpolate(units, size=new, mode="linear", align_corners=align_corners)
     return made.squeeze(1).T.contiguous()
 
 
 def _ends(matrix: Float[Tensor, "n o"]) -> Float[Tensor, "m o"]:
-    """The first and last sample of each run of samples between the same two neighbours."""
+    """Keep the first and last sample of each run of samples between the same two neighbours."""
     between = matrix > 0
     changes = (between[1:] != between[:-1]).any(dim=1)
     end = changes.new_ones(1)

@@ -1,4 +1,4 @@
-"""What every attribution method takes and gives, and the steps that they share."""
+"""The interface of attribution methods, and the steps that they share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from relook.first_look import FirstLook
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a look or an attribution method does without.
+    """A part of a look or an attribution method that was skipped.
 
     >>> str(relook.attribution.Note("quarter turns", instead="the half turn"))
     'without quarter turns; the half turn instead'
 
     Attributes:
-        without: what, and why.
-        instead: what it does in its place; empty for nothing.
+        without: what was skipped, and why.
+        instead: what was done instead; empty for nothing.
     """
 
     without: str
@@ -36,13 +36,13 @@ class Note:
 
 @dataclass(frozen=True)
 class AttributionMaps:
-    """Where each class was seen.
+    """Maps of where the network sees each class, and what computing them took.
 
     Attributes:
-        maps: (k, H, W) in [0, 1], one a class; all 0 where nothing was found.
-        forwards: how many images went through the network for them, the first look not counted.
-        backwards: how many times gradients went back through it.
-        notes: what the method does without because the network does not allow it.
+        maps: (k, H, W) in [0, 1], one map per class; all 0 if the class was not found.
+        forwards: number of forward passes, one per image, not counting the first look.
+        backwards: number of backward passes.
+        notes: what was skipped because the network does not support it.
 
     >>> [first] = classifier.first_looks(torch.rand(1, 3, 224, 224))
     >>> found = relook.CAM()(relook.attribution.Context(classifier, first, [281, 285]))
@@ -58,7 +58,7 @@ class AttributionMaps:
 
 @runtime_checkable
 class Attribution(Protocol):
-    """A method that says where the network saw each of several classes in one image.
+    """An attribution method: a function from one image to a map of each class.
 
     >>> def brightness(context):
     ...     grey = context.first.pixels.mean(dim=0)
@@ -69,15 +69,15 @@ class Attribution(Protocol):
     """
 
     def __call__(self, context: Context) -> AttributionMaps:
-        """Maps of `context.classes`, for an image whose first look holds activations."""
+        """Compute the maps of `context.classes`; the first look must hold activations."""
         ...
 
 
 def activations_of(first: FirstLook) -> Float[Tensor, "k u v"]:
-    """The target layer's maps A_k.
+    """Return the target layer's maps A_k.
 
     Raises:
-        RelookError: the first look was taken without them.
+        RelookError: the first look was taken without activations.
     """
     if first.activations is None:
         raise RelookError("this first look has no activation maps: take it with activations=True")
@@ -85,21 +85,21 @@ def activations_of(first: FirstLook) -> Float[Tensor, "k u v"]:
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """A context in which the caller's autocast, meant for the network, leaves maps alone."""
+    """Return a context manager that turns off autocast, which is meant for the network only."""
     return torch.autocast(like.device.type, enabled=False)
 
 
 def upsample(
     maps: Float[Tensor, "n u v"], size: tuple[int, int], align_corners: bool = False
 ) -> Float[Tensor, "n h w"]:
-    """up: bilinear to (H, W)."""
+    """up: bilinear upsampling to `size` = (H, W)."""
     return interpolate(
         maps.unsqueeze(1), size, mode="bilinear", align_corners=align_corners
     ).squeeze(1)
 
 
 def min_max(maps: Float[Tensor, "n h w"], eps: float = 0.0) -> Float[Tensor, "n h w"]:
-    """s: each map to [0, 1] by its own minimum and maximum; a flat map becomes all 0."""
+    """s: rescale each map to [0, 1] by its own minimum and maximum; a constant map becomes 0."""
     return rescale(
         maps, maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True), eps
     )
@@ -111,7 +111,7 @@ def rescale(
     high: Float[Tensor, "n 1 1"],
     eps: float = 0.0,
 ) -> Float[Tensor, "n h w"]:
-    """(maps − low) / (high − low + eps); 0 where that has no width."""
+    """Compute (maps − low) / (high − low + eps), or 0 if the denominator is 0."""
     span = high - low + eps
     return (maps - low).div_(torch.where(span > 0, span, torch.ones_like(span)))
 
@@ -119,9 +119,9 @@ def rescale(
 def combine(
     weights: Float[Tensor, "c k"], activations: Float[Tensor, "k u v"], size: tuple[int, int]
 ) -> Float[Tensor, "c h w"]:
-    """L^c = s(ReLU(sum_k alpha_k^c · up(A_k))) for every class at once.
+    """Compute L^c = s(ReLU(sum_k alpha_k^c · up(A_k))) for every class at once.
 
-    Upsampling is linear, so the sum is taken at the maps' own size and upsampled once.
+    Upsampling is linear, so the sum is computed at the maps' own size and upsampled once.
     """
     with full_precision(activations):
         summed = torch.einsum("ck,kuv->cuv", weights, activations)

@@ -1,4 +1,4 @@
-"""Score-CAM: a channel weighs what the network says of the image masked by it."""
+"""Score-CAM: each channel is weighted by the network's answer to the image masked by it."""
 
 from __future__ import annotations
 
@@ -30,20 +30,22 @@ from relook.fills import check_fill, fill_image, hide
 
 @dataclass(frozen=True)
 class _Recipe:
-    """In what the published forms of Score-CAM differ.
+    """How the published variants of Score-CAM differ.
 
     Attributes:
-        score: a masked image's "probability" of the class, or the network's raw "output" for it.
-        softmax: whether the scores go through a softmax over the channels.
-        mask: maps are brought to [0, 1] after upsampling ("upsampled") or before ("activation").
-        align_corners: of the upsampling of the masks.
-        eps: added to the span that a map is divided by.
-        constant: a channel that is constant over the image is left out ("skip"), or counts as a
-            mask that hides everything ("hides-all").
-        sum: weighted sum, ReLU and min-max at the size of the image ("upsampled") or of the maps
-            ("activation"), the result then upsampled.
-        again: the upsampled result goes through min-max once more.
-        fill: what hidden pixels become, where the form fixes it.
+        score: score of a masked image: the "probability" of the class, or the network's raw
+            "output" for it.
+        softmax: whether a softmax over the channels is applied to the scores.
+        mask: whether maps are rescaled to [0, 1] after upsampling ("upsampled") or before
+            ("activation").
+        align_corners: whether masks are upsampled with aligned corners.
+        eps: added to the denominator when maps are rescaled.
+        constant: whether a channel that is constant over the image is skipped ("skip") or treated
+            as a mask that hides everything ("hides-all").
+        sum: whether weighted sum, ReLU and min-max are computed at the size of the image
+            ("upsampled") or at the size of the maps and then upsampled ("activation").
+        again: whether min-max is applied once more to the upsampled result.
+        fill: what hidden pixels are replaced by, if the variant fixes it.
     """
 
     score: Literal["probability", "output"] = "probability"
@@ -84,40 +86,42 @@ _RECIPES = {
 VARIANTS: tuple[str, ...] = tuple(_RECIPES)
 
 FAST = 64
-"""The budget called "fast"; `benchmarks/budget.py` measures what it costs and what it keeps."""
+"""The budget called "fast"; `benchmarks/budget.py` measures its cost and its accuracy."""
 
 
 @dataclass(frozen=True)
 class ScoreCAM:
     """Score-CAM (Wang et al. 2020, "Score-CAM: Score-Weighted Visual Explanations for
-    Convolutional Neural Networks") for any number of classes from one set of masked forwards:
+    Convolutional Neural Networks"), for all classes from one set of masked forward passes:
 
         H_k = s(up(A_k)),  alpha_k^c = f(X ⊙ H_k)[c],  L^c = s(ReLU(sum_k alpha_k^c · up(A_k))).
 
-    A channel that is constant over the image masks nothing meaningful. It is skipped, costs no
-    forward and adds nothing. For maps ≥ 0 (after a ReLU) that is exact: a constant would be taken
-    off again by the min-max. For signed maps it is a decision, the one of the authors' code: a
-    constant could have moved the sum across the zero of the ReLU.
+    A channel that is constant over the image gives no meaningful mask and is skipped. For maps ≥ 0
+    (after a ReLU) this is exact, since min-max removes constants. For signed maps it is a choice,
+    the same as in the authors' code: a constant could move the sum across the zero of the ReLU.
 
-    If every score of a class is 0, or nothing positive is left of the sum, its map is all 0.
+    The map of a class is 0 everywhere if all its scores are 0 or the sum is nowhere positive.
 
     Attributes:
         variant: "poster": the formulas above, which are those of the authors' code. "paper":
             the paper's Algorithm 1, with the raw output (logit) as score and a softmax over the
-            channels; its baseline f(X_b) is the same for all channels, so the softmax cancels it
-            and it costs no forward here. "torchcam" and "gradcam": what those libraries compute
-            (masks normalised before or upsampled with aligned corners, constant channels kept as
-            masks that hide everything, the sum at the size of the maps).
-        fill: what a hidden pixel becomes: "black", "mean" (the dataset mean) or "blur". None is
-            "black", but "mean" for "torchcam" and "gradcam", which allow no other: they multiply
-            the normalised image.
-        chunk: how many masked images are in memory at once; None is the classifier's choice,
-            16 at 224×224 on a CPU, and it is halved where memory runs out. It changes memory and
-            speed, not the maps.
-        budget: at most how many masked forwards an image gets; None is one a channel, which is
-            exact, and "fast" is 64. With fewer forwards than channels, the channels whose masks
-            tell most are asked about, and what the others would have scored is worked out from
-            masks like theirs (see `relook.attribution.budget`): the maps are close, not equal.
+            channels; its baseline f(X_b) is the same for all channels and cancels in the softmax,
+            so it is not computed. "torchcam" and "gradcam": as in these libraries (masks rescaled
+            before upsampling, or upsampled with aligned corners; constant channels kept as masks
+            that hide everything; the sum computed at the size of the maps).
+        fill: what hidden pixels are replaced by: "black", "mean" (the dataset mean) or "blur". None
+            means "black", or "mean" for "torchcam" and "gradcam", which accept no other fill since
+            they multiply the normalised image.
+        chunk: number of masked images in memory at once; it affects memory and speed, not the maps.
+            None lets the classifier choose (16 at 224×224 on a CPU). It is halved if memory runs
+            out.
+        budget: maximum number of masked forward passes per image. None is one per channel, which is
+            exact; "fast" is 64. With fewer passes than channels, the most informative masks are run
+            and the scores of the others are estimated (see `relook.attribution.budget`), so the
+            maps are approximate.
+
+    Raises:
+        RelookError: a value is unknown or out of range.
 
     >>> seen = classifier.attribution("photo.jpg", ["tabby"], method=relook.ScoreCAM(budget=8))
     >>> tuple(seen.maps.shape), seen.forwards  # the first look and 8 masked images
@@ -152,22 +156,21 @@ class ScoreCAM:
             budget = 0
         if budget < 1:
             raise RelookError(
-                f'budget must be a number of forwards from 1 on, "fast" or None, '
-                f"not {self.budget!r}"
+                f'budget must be at least 1 forward pass, "fast" or None, not {self.budget!r}'
             )
-        object.__setattr__(self, "budget", budget)  # of Python, which settings are written with
+        object.__setattr__(self, "budget", budget)  # a Python int, which JSON can hold
 
     @property
     def hidden_as(self) -> str:
-        """The fill that is used."""
+        """The fill in use: `fill`, or the default of the variant."""
         return self.fill or _RECIPES[self.variant].fill or "black"
 
     @torch.no_grad()
     def __call__(self, context: Context) -> AttributionMaps:
-        """Maps of the classes in question.
+        """Compute the maps of `context.classes`.
 
         Raises:
-            NotFiniteError: the network answered NaN for a masked image.
+            NotFiniteError: the network returned NaN or infinity for a masked image.
         """
         check_context(self, context)
         recipe = _RECIPES[self.variant]
@@ -179,7 +182,7 @@ class ScoreCAM:
             )
         asked = live.nonzero().squeeze(1)
         if recipe.constant == "hides-all":
-            # The masks of all constant channels are 0 everywhere: one is asked for all of them.
+            # The masks of all constant channels are 0 everywhere: one of them is run for all.
             asked = torch.cat([asked, (~live).nonzero().squeeze(1)[:1]])
         maps = activations[asked]
         up = Upsampling.of(maps, size, recipe.align_corners)
@@ -189,7 +192,7 @@ class ScoreCAM:
             else min_max(maps, recipe.eps)
         )
         if recipe.constant == "hides-all":
-            masks[int(live.sum()) :] = 0  # eps may have blown rounding up
+            masks[int(live.sum()) :] = 0  # eps may have amplified rounding errors
         sample = self._sample(maps, masks)
         shown = masks if sample is None else masks[sample.asked]
         scores = self._scores(context, shown, up)
@@ -211,7 +214,7 @@ class ScoreCAM:
         return AttributionMaps(min_max(seen, recipe.eps) if recipe.again else seen, len(shown))
 
     def _sample(self, maps: Float[Tensor, "k u v"], masks: Float[Tensor, "k u v"]) -> Sample | None:
-        """Which channels to ask about; None for all."""
+        """Choose the channels to run; None for all."""
         budget = FAST if self.budget == "fast" else self.budget
         if budget is None or budget >= len(maps):
             return None
@@ -220,10 +223,10 @@ class ScoreCAM:
     def _scores(
         self, context: Context, masks: Float[Tensor, "k u v"], up: Upsampling
     ) -> Float[Tensor, "c k"]:
-        """Alpha before any softmax: one masked forward a mask, all classes from each."""
+        """Compute alpha before any softmax, with one forward pass per mask for all classes."""
         classifier, first, size = context.classifier, context.first, context.size
         run = classifier.runner(len(masks), size)
-        # Masking and normalising are both affine, so the masks are laid on normalised pixels.
+        # Masking and normalising are both affine, so masks are applied to normalised pixels.
         kept = classifier.normalised(first.pixels)
         hidden = classifier.normalised(fill_image(self.hidden_as, first.pixels, classifier.mean))
         buffer = kept.new_empty(0)
@@ -231,7 +234,7 @@ class ScoreCAM:
         def ask(piece: Tensor) -> Tensor:
             nonlocal buffer
             if len(buffer) != len(piece):
-                # Fresh memory for every chunk would cost as much as filling it.
+                # Allocating memory for every chunk would take as long as filling it.
                 buffer = kept.new_empty(0)
                 buffer = kept.new_empty(len(piece), *kept.shape)
             answers = run(hide(kept, up(piece).to(kept.dtype), hidden, out=buffer))
@@ -241,7 +244,7 @@ class ScoreCAM:
 
         count, chunk = len(masks), self.chunk or classifier.chunk_size(*size)
         if classifier.device.type != "cpu":
-            # Few different shapes: accelerators choose or compile their kernels for each anew.
+            # Keep the number of shapes small: accelerators select or compile kernels for each.
             masks = torch.cat([masks, masks.new_zeros(-count % BATCH, *masks.shape[1:])])
         scores, done = [], 0
         for answers in chunked(masks, chunk, ask):
@@ -255,5 +258,5 @@ class ScoreCAM:
 
 
 def live_channels(activations: Float[Tensor, "k u v"]) -> Bool[Tensor, " k"]:
-    """Which channels are not constant over the image."""
+    """Return a mask of the channels that are not constant over the image."""
     return activations.amax(dim=(1, 2)) > activations.amin(dim=(1, 2))

@@ -1,4 +1,4 @@
-"""From a photo to maps of chosen classes: attribution without a second look."""
+"""Attribution of chosen classes for a photo, without a second look."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from relook.labels import composed, plain
 from relook.reading import Photo
 
 METHODS: dict[str, type[Attribution]] = {"scorecam": ScoreCAM, "cam": CAM, "gradcam": GradCAM}
-"""The methods that have a name."""
+"""Attribution methods by name."""
 
 _TOP = 5
 
 
 @dataclass(frozen=True, repr=False)
 class Seen:
-    """Where classes were seen in one image. Tensors are on the CPU.
+    """Attribution maps of one image, as `relook.attribute` returns them. Tensors are on the CPU.
 
     Attributes:
-        image: the image's name.
-        classes: (k,), class indices in the order asked for; by default most probable first.
-        labels: (k,), their names.
-        probabilities: (k,), their class probabilities.
-        maps: (k, H, W) in [0, 1], one a class; all 0 where a class was seen nowhere.
-        pixels: (3, H, W) in [0, 1], what the network saw.
+        image: name of the image.
+        classes: (k,), class indices in the requested order; by default most probable first.
+        labels: (k,), class names.
+        probabilities: (k,), class probabilities.
+        maps: (k, H, W) in [0, 1], one map per class; all 0 if the class was not found.
+        pixels: (3, H, W) in [0, 1], the network's crop of the image.
         original: the whole image, upright RGB.
-        box: the part of the original that the pixels show, in its own pixels.
-        forwards: images that went through the network.
-        notes: what the method did without because the network does not allow it, in words.
+        box: (left, top, right, bottom) of the crop, in pixels of the original.
+        forwards: number of forward passes, one per image, including the first look.
+        notes: what was skipped because the network does not support it, in words.
 
     >>> seen = classifier.attribution("photo.jpg", ["tabby", "Egyptian cat"], method="cam")
     >>> seen
@@ -68,13 +68,13 @@ class Seen:
         return f"<Seen {self.image}: {', '.join(self.labels)}, {self.forwards} forwards>"
 
     def overlay(self, of: int | str | None = None) -> Image.Image:
-        """One class's map over what the network saw: an image of its input size.
+        """Draw the map of one class over the network's crop, at the network's input size.
 
         Args:
-            of: the class's index or name; the first of `classes` by default.
+            of: index or name of the class; the first of `classes` by default.
 
         Raises:
-            RelookError: this class is not among `classes`.
+            RelookError: the class is not among `classes`.
 
         >>> import relook
         >>> from relook.demo import photos
@@ -83,20 +83,22 @@ class Seen:
         >>> seen.overlay("tabby").size
         (224, 224)
         """
-        from relook.report.tiles import map_tile  # a drawing of it, two floors up
+        from relook.report.tiles import (
+            map_tile,
+        )  # imported here because report builds on attribution
 
         wanted = 0 if of is None else self._place(of)
         return map_tile(self.pixels, self.maps[wanted])
 
     def save_picture(self, file: str | os.PathLike[str] | WritableFile) -> None:
-        """Write the photo and the map of each class over it as a PNG file.
+        """Save the photo and, over it, the map of each class as a PNG file.
 
         Args:
-            file: a path that ends in .png, or a file that is open for writing bytes.
+            file: a path that ends in .png, or a file that is open for writing in binary mode.
 
         Raises:
-            RelookError: the file's name does not end in .png.
-            OSError: it cannot be written.
+            RelookError: the file name does not end in .png.
+            OSError: the file cannot be written.
         """
         from relook.report.picture import save_maps
 
@@ -108,7 +110,7 @@ class Seen:
                 return place
         indices = self.classes.tolist()
         known = ", ".join(f"{c} ({m})" for c, m in zip(indices, self.labels, strict=True))
-        raise RelookError(f"there is no map of class {of!r}; there are those of {known}")
+        raise RelookError(f"no map of class {of!r} was computed; choose one of {known}")
 
 
 def attribute(
@@ -118,23 +120,23 @@ def attribute(
     method: str | Attribution | None = None,
     progress: Progress | None = None,
 ) -> Seen:
-    """Where the network sees each of these classes in an image.
+    """Compute where the network sees each of the given classes in an image.
 
     Args:
-        classifier: with a target layer.
+        classifier: the classifier; it needs a target layer.
         image: a path, open file, PIL image or array (see `relook.images.open_image`).
-        classes: indices or names, one or several: a name is a label, or the same as just one
-            label once case, spaces, dashes and underscores are set aside. None is the five most
-            probable classes.
+        classes: one or several class indices or names. Case, spaces, dashes and underscores in
+            names may differ from the label if the name remains unambiguous. None means the five
+            most probable classes.
         method: "scorecam" (exact, the default), "cam", "gradcam", or an object such as
             `relook.ScoreCAM(budget="fast")`.
-        progress: told (forwards done, forwards in all).
+        progress: called with (forward passes done, forward passes in total).
 
     Raises:
         ImageError: the image cannot be read.
-        ModelError: there is no target layer, or the method does not go with the network.
-        RelookError: there is no such class or method.
-        NotFiniteError: the network answered NaN.
+        ModelError: the network has no target layer, or the method does not support the network.
+        RelookError: a class or the method is unknown.
+        NotFiniteError: the network returned NaN or infinity.
 
     >>> import relook
     >>> from relook.demo import photos
@@ -189,16 +191,16 @@ def _method(method: str | Attribution | None) -> Attribution:
 def named_classes(
     classifier: Classifier, classes: Classes | str | Iterable[int | str]
 ) -> Int[Tensor, " k"]:
-    """The indices of classes that are given by index or by name.
+    """Convert class indices or names to indices.
 
     Raises:
-        RelookError: there is no such class, or several of that name.
+        RelookError: a class is unknown, or several classes have the name.
     """
     if isinstance(classes, str):
         classes = [classes]
     if isinstance(classes, Set | Mapping):
         raise RelookError(
-            f"classes must be in an order, which a {type(classes).__name__} has not; pass a list, "
+            f"classes must be an ordered collection, not a {type(classes).__name__}; pass a list, "
             "such as [281, 285]"
         )
     if isinstance(classes, Iterable) and not isinstance(classes, Tensor | np.ndarray | np.generic):
@@ -208,7 +210,7 @@ def named_classes(
 
 
 def _named(labels: Sequence[str], name: str) -> int:
-    """The class of that label; else the only one whose simplified label is the same."""
+    """Find the class with this label, or else the only one with the same simplified label."""
     for form in (str, composed, plain):
         found = [c for c, label in enumerate(labels) if form(label) == form(name)]
         if len(found) == 1:
