@@ -325,7 +325,7 @@ def test_parts_that_share_no_class_are_known_by_a_word(tmp_path):
 @pytest.mark.parametrize("names", [("train2017", "val2017"), ("eval", "holdout")])
 def test_parts_without_class_folders_are_not_guessed_to_be_two_classes(tmp_path, names):
     folders(tmp_path, *names, files=("a.png",))
-    with pytest.raises(DataError, match="Folders of these names are parts of a data set"):
+    with pytest.raises(DataError, match="Folders with these names are usually parts of a data set"):
         read_data(tmp_path, ClassIndices.of(2))
     assert sorted(labels_of(read_data(tmp_path, ClassIndices.of(2), "string")).values()) == [0, 1]
 
@@ -360,7 +360,7 @@ def test_a_train_may_be_a_class(tmp_path):
 
 
 def test_folders_called_train_and_test_are_not_guessed_to_be_two_classes(tmp_path):
-    with pytest.raises(DataError, match="Folders of these names are parts of a data set"):
+    with pytest.raises(DataError, match="Folders with these names are usually parts of a data set"):
         read_data(folders(tmp_path, "train", "test"), ["cat", "dog"])
 
 
@@ -370,15 +370,17 @@ def test_a_table_in_the_folder_is_named(tmp_path):
     table.write_text("image,label\nimages/a.png,cat\n")
     with pytest.raises(DataError) as raised:
         read_data(tmp_path, ["cat", "dog"])
-    assert f"It holds a table of images: name that instead ({table})" in str(raised.value)
+    assert f"It contains a table of images: pass that instead ({table})" in str(raised.value)
     assert labels_of(read_data(table, ["cat", "dog"])) == {"images/a.png": 0}
     table.write_text("id,breed\na,cat\n")
-    with pytest.raises(DataError, match=r"It holds labels.csv too: .* needs the columns image and"):
+    with pytest.raises(
+        DataError, match=r"It also contains labels.csv; .* needs the columns image and"
+    ):
         read_data(tmp_path, ["cat", "dog", "fox"])
     table.write_text("image,label\nimages/a.png,cat\n")
     other = tmp_path / "images"
     (other / "labels.csv").write_text("image,label\na.png,cat\n")
-    with pytest.raises(DataError, match=r"holds no folders.*It holds a table of images"):
+    with pytest.raises(DataError, match=r"contains no folders.*It contains a table of images"):
         read_data(other, ["cat", "dog"])
 
 
@@ -657,10 +659,10 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
 def test_what_is_no_data(tmp_path):
     with pytest.raises(DataError, match="there is no such folder or table"):
         read_data(tmp_path / "nowhere", PETS)
-    with pytest.raises(DataError, match="it holds no folders"):
+    with pytest.raises(DataError, match="it contains no folders"):
         read_data(tmp_path, PETS)
     (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match="none of its 1 folders holds an image"):
+    with pytest.raises(DataError, match="none of its 1 folders contains an image"):
         read_data(tmp_path, PETS)
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match="neither a folder of class folders nor a table"):

@@ -491,7 +491,7 @@ def test_the_callers_gradients_are_on_while_rows_come(grey, data):
 
 
 def test_one_image_has_no_halves(grey, data):
-    with pytest.raises(DataError, match="no two halves"):
+    with pytest.raises(DataError, match="cannot be split into two halves"):
         read_data(data, grey.labels).sample(1).halves()
 
 

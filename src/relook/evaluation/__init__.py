@@ -1,4 +1,4 @@
-"""Labelled data in, rows out, and what the rows say."""
+"""Evaluation on labelled images: data sets, runs of looks, rows of results and statistics."""
 
 from relook.errors import DataError
 from relook.evaluation.data import (

@@ -1,4 +1,4 @@
-"""Labelled images: a folder of class folders, or a table; their names matched to the classes."""
+"""Labelled images from class folders or a table, matched to the classes of a model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PAIRS_SHOWN = 5
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image and the class it belongs to.
+    """One image and its true class.
 
     >>> image = relook.evaluation.read_data("photos", classifier.labels).images[0]
     >>> image.name, classifier.labels[image.label]
@@ -40,11 +40,11 @@ class LabelledImage:
     (451, 300)
 
     Attributes:
-        name: its path relative to the data, with forward slashes; unique among them, and readable
-            (see `relook.text.readable`).
-        path: where it is; None where the data hold the image itself.
+        name: path relative to the data set, with forward slashes; unique in the data set and
+            printable (see `relook.text.readable`).
+        path: path of the image file; None if the data set itself holds the file's content.
         label: 0-based class index.
-        content: of its file, where the data hold that.
+        content: bytes of the image file, if the data set itself holds them.
     """
 
     name: str
@@ -54,28 +54,30 @@ class LabelledImage:
 
     @property
     def source(self) -> Path | bytes:
-        """What `relook.images.open_image` takes; `open` reads it with this image's name."""
+        """The image's path, or its bytes: an argument for `relook.images.open_image`."""
         source = self.path if self.content is None else self.content
         assert source is not None
         return source
 
     def open(self) -> Image.Image:
-        """The image as RGB.
+        """Open the image as RGB.
 
         Raises:
-            ImageError: it cannot be read, or is a pipe or a device, for whose end one could wait.
+            ImageError: the image cannot be read, or is a pipe or a device, which may never end.
         """
         source = self.source
         if isinstance(source, bytes):
             return open_image(source, self.name)
         if os.path.exists(source) and not os.path.isfile(source) and not os.path.isdir(source):
             name = readable(source)
-            raise ImageError(f"{name}: is a pipe or a device, not a file; save its content in one")
+            raise ImageError(
+                f"{name}: is a pipe or a device, not a file; save its content to a file"
+            )
         return open_image(source)
 
     @property
     def size(self) -> int:
-        """Of its file, in bytes; -1 where there is none."""
+        """Size of the image file in bytes; -1 if there is no such file."""
         if self.content is not None:
             return len(self.content)
         try:
@@ -86,7 +88,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """The images of one data set in the order they are evaluated in.
+    """The images of one data set, in the order of their rows.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> len(data), data.matched, len(data.sample(1))
@@ -96,10 +98,12 @@ class LabelledImages:
     (1, 1)
 
     Attributes:
-        images: at least one.
-        matched: in words, how the data's names were matched to the classes.
-        pairs: (name in the data, label of the class) of every name; those that differ first.
-        left_out: in words, what lies in the data's folder and is not used; empty if nothing does.
+        images: the images, at least one.
+        matched: how class names in the data were matched to the model's classes, as text.
+        pairs: (name in the data, label in the model) for every class name; pairs that differ come
+            first.
+        left_out: description of the files in the data's folder that are not used; empty if all
+            files are used.
     """
 
     images: tuple[LabelledImage, ...]
@@ -112,32 +116,36 @@ class LabelledImages:
 
     @property
     def examples(self) -> str:
-        """The first few pairs, in words: "n01440764 → tench, n01443537 → goldfish, …"."""
+        """The first few pairs as text: "n01440764 → tench, n01443537 → goldfish, …"."""
         shown = ", ".join(f"{name} → {label}" for name, label in self.pairs[:_PAIRS_SHOWN])
         return shown + (", …" if len(self.pairs) > _PAIRS_SHOWN else "")
 
     @property
     def content(self) -> str:
-        """A digest of names, labels and file sizes: another for other data."""
+        """Digest of names, labels and file sizes, which differs between data sets."""
         digest = hashlib.sha256()
         for image in self.images:
             digest.update(f"{image.name}\0{image.label}\0{image.size}\n".encode())
         return digest.hexdigest()[:16]
 
     def sample(self, count: int) -> LabelledImages:
-        """So many of them at random, the same every time; all if there are no more."""
+        """Choose `count` images at random, the same ones every time; all if there are fewer."""
         chosen = sorted(shuffled(len(self.images))[:count])
         return replace(self, images=tuple(self.images[index] for index in chosen))
 
     def halves(self) -> tuple[LabelledImages, LabelledImages]:
-        """Two halves at random, the same every time, with as many images of each class as can be:
-        what is chosen on one is measured on the other.
+        """Split the images at random into two halves, the same ones every time.
+
+        The images of each class are divided as evenly as possible. Tuning chooses a look on the
+        first half, and the second half measures it.
 
         Raises:
             DataError: there is only one image.
         """
         if len(self.images) < 2:
-            raise DataError("one image has no two halves: one to choose on, one to measure on")
+            raise DataError(
+                "one image cannot be split into two halves, to choose on one and measure on the other"
+            )
         order = sorted(shuffled(len(self.images)), key=lambda index: self.images[index].label)
         first, second = (
             replace(self, images=tuple(self.images[index] for index in sorted(order[start::2])))
@@ -147,8 +155,10 @@ class LabelledImages:
 
 
 def shuffled(count: int) -> list[int]:
-    """The order in which images are taken: data sorted by class would make the figures on the
-    way, and the first N images, those of a few classes.
+    """Return the indices 0 to count − 1 in a random order, the same one every time.
+
+    In data sorted by class, the first images belong to only a few classes, and interim results
+    would describe only these.
     """
     order = list(range(count))
     random.Random(0).shuffle(order)
@@ -158,14 +168,17 @@ def shuffled(count: int) -> list[int]:
 def read_data(
     data: str | os.PathLike[str], labels: Sequence[str], order: Order | None = None
 ) -> LabelledImages:
-    """Labelled images of a folder of class folders, or of a CSV or Parquet table.
+    """Read labelled images from a folder with one folder per class, or from a table.
 
-    A table has the columns `image`, a path beside the table (or in Parquet the bytes of the file,
-    or both as {bytes, path}), and `label`. The names of the folders or the labels in the table are
-    matched to the classes, all of them in the first way that fits all (see
-    `relook.evaluation.matching.match`): by the classes' own labels, by synset id or 0-based index
-    where the classes are those of ImageNet, by 0-based index in a table, else in sorted order where
-    the counts agree and there is only one such order. Not every class needs images.
+    A table is a CSV, TSV or Parquet file with the columns `image` and `label`. `image` holds paths
+    relative to the table's folder; in Parquet it may also hold the bytes of the image file, or both
+    as {bytes, path}.
+
+    The folders' names, or the labels in the table, are matched to the model's classes by the first
+    of these rules that fits all names (see `relook.evaluation.matching.match`): the model's labels;
+    synset ids, if the classes are ImageNet's; 0-based class indices, in a table or if the classes
+    are ImageNet's; sorted order, if there are as many names as classes and the order is
+    unambiguous. Classes may be without images.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> data.examples
@@ -174,15 +187,15 @@ def read_data(
     [285, 967]
 
     Args:
-        data: the folder or the table.
-        labels: the classifier's, one a class. Those of a classifier whose classes nobody named
-            (`relook.labels.ClassIndices`) are no names: folders are not matched to them by name.
-        order: "string" or "natural": the order of the classes where names do not tell, and these
-            two are not the same (0, 1, 10, 2 or 0, 1, 2, 10).
+        data: path of the folder or the table.
+        labels: the classifier's labels, one per class. Folders are not matched by name to the
+            placeholder labels of a classifier without class names (`relook.labels.ClassIndices`).
+        order: how names are sorted if they are matched in sorted order: "string" (0, 1, 10, 2) or
+            "natural" (0, 1, 2, 10). None: both orders must agree.
 
     Raises:
-        DataError: there is no such data, no image in it, a column is missing, or the names match
-            the classes in none of these ways; the message shows both lists.
+        DataError: the data do not exist or hold no image, a column is missing, or no rule matches
+            all names to classes; the message then shows both lists.
     """
     if order is not None and order not in ORDERS:
         raise DataError(f'order must be "string" or "natural", not {order!r}')
@@ -205,15 +218,17 @@ def _no_data(root: Path) -> DataError:
 
 
 def class_names(data: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The classes of data that no classifier knows yet: the folders' names, those without images
-    among them, or the table's labels; sorted, by value where all are numbers. Names that Hugging
-    Face's datasets wrote into a table keep their order.
+    """Return the names of the classes in a data set, for training a new classifier.
+
+    These are the names of the folders, including those without images, or the labels in the table.
+    They are sorted; by value, if all are numbers. Class names that Hugging Face Datasets stored in
+    a table keep their order.
 
     >>> relook.evaluation.class_names("photos")
     ('Egyptian cat', 'espresso')
 
     Raises:
-        DataError: there is no such data, or it is no such table.
+        DataError: the data do not exist, or the file is not a table of labelled images.
     """
     root = Path(data)
     if root.is_dir():
@@ -236,11 +251,12 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
     tables, told = _tables_in(root)
     if not found.images:
         what = (
-            f"none of its {len(found.names)} folders holds an image that Pillow opens"
+            f"none of its {len(found.names)} folders contains an image that Pillow can open"
             if found.names
-            else "it holds no folders; one a class is expected, or a table with image and label"
+            else "it contains no folders; expected one folder per class, or a table with the "
+            "columns image and label"
         )
-        left = f" (it holds {found.left_out})" if str(found.left_out) else ""
+        left = f" (it contains {found.left_out})" if str(found.left_out) else ""
         raise DataError(f"{readable(root)}: {what}{left}{'. ' if told else ''}{told}")
     names = sorted({name for _, name in found.images})
     if order is None and not are_known(names, labels):
@@ -249,7 +265,7 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
         names,
         labels,
         readable(root),
-        indices=is_imagenet(labels),  # which everybody knows; no other folders' numbers are
+        indices=is_imagenet(labels),  # folders named by number are indices only for ImageNet
         order=order,
         unused=found.blank,
         doubt=told if tables else _doubt(found),
@@ -263,38 +279,38 @@ def _of_folder(root: Path, labels: Sequence[str], order: Order | None) -> Labell
 
 
 def _tables_in(root: Path) -> tuple[list[Path], str]:
-    """Tables of images that lie in a folder; and a sentence about these, or about others."""
+    """Tables of images in a folder, and a sentence about them or about other tables there."""
     files = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES)
     files = [file for file in files if file.is_file()]
     tables = [file for file in files if {"image", "label"} <= {*columns_of(file)}]
     if tables:
-        return tables, f"It holds a table of images: name that instead ({readable(tables[0])})"
+        return tables, f"It contains a table of images: pass that instead ({readable(tables[0])})"
     if files:
         name = readable(files[0].name)
         return (
             [],
-            f"It holds {name} too: to be used as a table it needs the columns image and label",
+            f"It also contains {name}; a table of images needs the columns image and label",
         )
     return [], ""
 
 
 def _doubt(found: ClassFolders) -> str:
-    """Why folders are perhaps no classes."""
+    """Why the folders may not be classes: a sentence for the message, or an empty string."""
     if found.parts:
         return (
-            f"The folder {found.parts[0]} holds class folders itself: name it instead if it is "
-            f"meant ({readable(found.root / found.parts[0])})"
+            f"The folder {found.parts[0]} contains class folders itself: pass it instead if you "
+            f"meant that one ({readable(found.root / found.parts[0])})"
         )
     if found.are_called_parts:
         return (
-            "Folders of these names are parts of a data set, and hold a folder for each class; "
-            "where they are the classes, say so with --class-order string or natural"
+            "Folders with these names are usually parts of a data set, with one folder per class "
+            "inside; if they are the classes, add --class-order string or natural"
         )
     names = {name for _, name in found.images}
     if len(names) == 1 and all(path.parent.parent != found.root for path, _ in found.images):
         [name] = names
         return (
-            f"Its one folder, {name}, holds folders itself: name that instead if those are the "
+            f"Its only folder, {name}, contains folders itself: pass it instead if those are the "
             f"classes ({readable(found.root / name)})"
         )
     return ""
@@ -323,7 +339,7 @@ def _of_table(table: Table, labels: Sequence[str], order: Order | None) -> Label
 
 
 def _rows_of(table: Table) -> dict[str, str]:
-    """In which rows each label is, in words."""
+    """For each label, the rows that have it, as text: "row 3 and 5 more"."""
     rows: dict[str, list[int]] = {}
     for row in table.rows:
         rows.setdefault(row.label, []).append(row.number)
@@ -334,20 +350,20 @@ def _rows_of(table: Table) -> dict[str, str]:
 
 
 def _titles(names: Sequence[str], class_names: Sequence[str] | None, where: str) -> dict[str, str]:
-    """What the table itself calls its class indices."""
+    """Class names that the table itself stores for its class indices."""
     if class_names is None:
         return {}
     strange = [name for name in names if int(name) >= len(class_names)]
     if strange:
         raise DataError(
-            f"{where}: names {len(class_names):,} classes, and has labels beyond: "
+            f"{where}: it names {len(class_names):,} classes, but has labels beyond these: "
             f"{', '.join(strange[:5])}"
         )
     return {name: class_names[int(name)] for name in names}
 
 
 def _by_title(titles: dict[str, str], labels: Sequence[str], where: str) -> Matching | None:
-    """By the names that the table gives to its class indices, where all of them are labels."""
+    """Match by the class names that the table stores, if all of them are labels of the model."""
     if not titles or len(set(titles.values())) < len(titles):
         return None
     own = by_label([*titles.values()], labels)
@@ -355,8 +371,8 @@ def _by_title(titles: dict[str, str], labels: Sequence[str], where: str) -> Matc
         other = [f"{n} ({t})" for n, t in titles.items() if t in own and own[t] != int(n)]
         if other:
             raise DataError(
-                f"{where}: names its class indices, and the model has some of the names at other "
-                f"indices: {', '.join(other[:5])}. Give the labels as names that the model has"
+                f"{where}: the model has some of the table's class names at other indices: "
+                f"{', '.join(other[:5])}. Use the model's class names as labels"
             )
         return None
     return Matching({name: own[title] for name, title in titles.items()}, "by label")
@@ -369,7 +385,7 @@ def _labelled(
     left_out: str,
     titles: dict[str, str] | None = None,
 ) -> LabelledImages:
-    """With the names and what they were matched to; those that are spelt otherwise first."""
+    """Build the data set with its pairs of names; pairs that differ come first."""
     class_of, titles = matching.classes, titles or {}
     names = sorted(class_of, key=lambda name: (class_of[name], name))
     names.sort(key=lambda name: titles.get(name, name) == labels[class_of[name]])
