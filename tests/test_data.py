@@ -124,7 +124,9 @@ def test_names_among_numbers_are_not_put_in_order_unasked(tmp_path, odd, labels)
     file = write_table(tmp_path / "t.csv", ["0", odd, "1", odd])
     with pytest.raises(DataError) as raised:
         read_data(file, labels)
-    assert f"those that are not: {odd!r} (row 3 and 1 more). Put these right" in str(raised.value)
+    assert f"those that are not: {odd!r} (row 3 and 1 more). Correct or remove them" in str(
+        raised.value
+    )
     found = [image.label for image in read_data(file, labels, "string").images]
     assert found == [sorted(["0", "1", odd]).index(name) for name in ("0", odd, "1", odd)]
     named = read_data(file, ["1", odd, "0"])
@@ -221,7 +223,7 @@ def test_folders_of_other_things_are_no_empty_classes(tmp_path):
 def test_classes_that_hold_the_same_folders_can_be_said_to_be_classes(tmp_path):
     for name in ("ng", "ok"):
         folders(tmp_path / name, "monday", "tuesday", files=("a.png",))
-    with pytest.raises(DataError, match="or say in which order they are: --class-order"):
+    with pytest.raises(DataError, match="or give the order of the folders with --class-order"):
         read_data(tmp_path, ClassIndices.of(2))
     found = labels_of(read_data(tmp_path, ClassIndices.of(2), "string"))
     assert {name.split("/")[0]: label for name, label in found.items()} == {"ng": 0, "ok": 1}
@@ -230,7 +232,7 @@ def test_classes_that_hold_the_same_folders_can_be_said_to_be_classes(tmp_path):
 def test_one_name_in_two_forms_of_unicode_is_said_to_be_so(tmp_path):
     forms = [unicodedata.normalize(form, "café") for form in ("NFD", "NFC")]
     folders(tmp_path, *forms, files=("a.png",))
-    with pytest.raises(DataError, match=r"are two classes to relook: composed and decomposed Uni"):
+    with pytest.raises(DataError, match=r"count as two classes: composed and decomposed Uni"):
         read_data(tmp_path, ["café", "cat"])
     with pytest.raises(DataError, match="is there in composed and in decomposed Unicode: rename"):
         read_data(tmp_path, ClassIndices.of(2))
@@ -280,7 +282,7 @@ def test_parts_of_a_data_set_are_no_classes(tmp_path):
         folders(tmp_path / part, "cat", "dog", "guinea pig")
     with pytest.raises(DataError, match="Validation/, test/, train/ are parts of a data set") as e:
         read_data(tmp_path, PETS)
-    assert f"Name the one that is meant: {tmp_path / 'Validation'}" in str(e.value)
+    assert f"Pass the one that you mean: {tmp_path / 'Validation'}" in str(e.value)
     with pytest.raises(DataError, match="are parts of a data set"):
         class_names(tmp_path)
     assert len(read_data(tmp_path / "test", PETS)) == 6
@@ -307,7 +309,7 @@ def test_parts_of_a_data_set_are_known_by_a_word_or_by_what_they_hold(tmp_path, 
     for labels in (ClassIndices.of(2), ["cat", "dog", "fox"], ["cat", "dog"]):
         with pytest.raises(DataError, match="are parts of a data set, not classes") as raised:
             read_data(tmp_path, labels)
-        assert f"Name the one that is meant: {tmp_path / first}." in str(raised.value)
+        assert f"Pass the one that you mean: {tmp_path / first}." in str(raised.value)
     with pytest.raises(DataError, match="are parts of a data set, not classes"):
         class_names(tmp_path)
     named = read_data(tmp_path, [*reversed(parts)])  # but the model's own names are its classes
@@ -409,9 +411,9 @@ def test_what_pillow_opens_is_used_and_the_rest_is_counted(tmp_path):
     }
     assert data.left_out == (
         "6 files that Pillow does not open as an image (.txt 2, .db 1, .mpg 1, .pdf 1, without an "
-        "ending 1), 1 image outside of class folders, 2 images in hidden or system folders "
+        "extension 1), 1 image outside the class folders, 2 images in hidden or system folders "
         "(.ipynb_checkpoints, @eaDir), 1 hidden file, 1 special file (a pipe or a device), 1 link "
-        "back to a folder that it lies in, 1 class folder without an image (dog)"
+        "back to a folder that contains it, 1 class folder without an image (dog)"
     )
 
 
@@ -513,7 +515,7 @@ def test_numbers_in_a_table_are_names_first_where_labels_are_numbers(tmp_path):
 
 def test_class_indices_from_1_on_are_not_guessed(tmp_path):
     file = write_table(tmp_path / "t.csv", ["1", "2", "3"])
-    with pytest.raises(DataError, match="Class indices begin with 0: the last one is 2"):
+    with pytest.raises(DataError, match="Class indices begin at 0; the last one is 2"):
         read_data(file, PETS)
     assert [i.label for i in read_data(file, PETS, "natural").images] == [0, 1, 2]
 
@@ -635,14 +637,14 @@ def test_a_parquet_table_with_integers(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,class\na.png,0\n", "has no column label, but image, class"),
+        ("image,class\na.png,0\n", "has no column label, only image, class"),
         ("image,label\n", "has no rows"),
         ("image,label\na.png,\n", "row 2 lacks its image or its label"),
-        ("image,label\na.png,0\na.png,1\n", "a.png is there twice; keep one row"),
+        ("image,label\na.png,0\na.png,1\n", "a.png appears twice; keep one row"),
         ("image,label,label\na.png,0,1\n", "has the column label twice; keep one"),
         ("", "is empty"),
         ("Image, label \na.png,0\n", "write 'Image' and ' label ' in lower case without spaces"),
-        ("image,label\nb'\\x89PNG',0\n", "row 2 is no path but the content of a file"),
+        ("image,label\nb'\\x89PNG',0\n", "row 2 is not a path but the content of a file"),
         (
             "image,label\na.png,0\nb.png,7\n",
             "1 of them fit the model's class indices; these do not: 7",

@@ -144,7 +144,7 @@ class LabelledImages:
         """
         if len(self.images) < 2:
             raise DataError(
-                "one image cannot be split into two halves, to choose on one and measure on the other"
+                "one image cannot be split into two halves, one to choose on and one to measure on"
             )
         order = sorted(shuffled(len(self.images)), key=lambda index: self.images[index].label)
         first, second = (

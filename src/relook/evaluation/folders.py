@@ -1,4 +1,4 @@
-"""The images of class folders, and what lies there beside them."""
+"""Images in class folders, and the files in these folders that are not used."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from relook.text import readable
 from relook.words import count, some
 
 _SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found"})
-"""Folders that disks and programs make for themselves, in lower case; hidden ones begin with a
-dot."""
+"""Folders that operating systems and programs create, in lower case. They are skipped, like hidden
+folders, whose names begin with a dot."""
 
 _PARTS = (
     *("val", "validation", "valid", "valset", "minival", "dev", "eval", "evaluation", "test"),
     *("testing", "testset", "holdout", "train", "training", "trainset", "trainval", "fold"),
     "split",
 )
-"""Words by which the parts of a data set are called, in lower case; those to evaluate on first."""
+"""Usual names for parts of a data set, in lower case; the best to evaluate on come first."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _CASES = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -35,18 +35,18 @@ _SHOWN = 6
 
 @dataclass
 class LeftOut:
-    """What lies in a folder of class folders and is not used.
+    """The contents of a data set's folder that are not used.
 
     Attributes:
-        others: files that Pillow does not open as images, by the ending of their name.
-        outside: images that lie in no class folder.
-        hidden: hidden files.
-        images_hidden: images in folders that are hidden or a system's.
-        folders_hidden: the names of those folders.
-        special: pipes and devices.
-        loops: links back to a folder that they lie in.
-        unreadable: folders that cannot be read.
-        empty: class folders without an image.
+        others: number of files that Pillow cannot open as images, by file extension.
+        outside: number of images outside the class folders.
+        hidden: number of hidden files.
+        images_hidden: number of images in hidden or system folders.
+        folders_hidden: names of those folders.
+        special: number of pipes and devices.
+        loops: number of links back to a folder that contains them.
+        unreadable: number of folders that cannot be read.
+        empty: names of the class folders without images.
     """
 
     others: Counter[str] = field(default_factory=Counter)
@@ -60,16 +60,16 @@ class LeftOut:
     empty: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """In words; nothing at all where nothing was left out."""
+        """A description, such as "2 hidden files"; empty if everything is used."""
         most = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
         endings = [f"{ending} {count:,}" for ending, count in most]
         parts: list[tuple[int, str, str, Collection[str]]] = [
             (self.others.total(), "file", "that Pillow does not open as an image", endings),
-            (self.outside, "image", "outside of class folders", []),
+            (self.outside, "image", "outside the class folders", []),
             (self.images_hidden, "image", "in hidden or system folders", self.folders_hidden),
             (self.hidden, "hidden file", "", []),
             (self.special, "special file", "(a pipe or a device)", []),
-            (self.loops, "link", "back to a folder that it lies in", []),
+            (self.loops, "link", "back to a folder that contains it", []),
             (self.unreadable, "folder", "that cannot be read", []),
             (len(self.empty), "class folder", "without an image", self.empty),
         ]
@@ -87,17 +87,18 @@ def _told(number: int, thing: str, which: str, examples: Collection[str]) -> str
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What a folder of class folders holds.
+    """The contents of a folder that has one folder per class.
 
     Attributes:
         root: the folder.
-        images: (path, name of its class folder) of each image, sorted.
-        names: of all class folders, those without images among them, sorted.
-        parts: the class folders that are parts of a data set rather than classes, those to
-            evaluate on first: all images are in folders inside, and train, val, test or the like
-            is a word of the name, or all class folders hold folders of the same names.
-        left_out: what is not used.
-        blank: class folders that hold nothing at all.
+        images: (path, name of the class folder) for each image, sorted.
+        names: names of all class folders, including those without images, sorted.
+        parts: class folders that look like parts of a data set instead of classes; the best ones to
+            evaluate on come first. All of their images are in folders inside them, and either their
+            name contains a word such as train, val or test, or all class folders contain folders
+            with the same names.
+        left_out: files and folders that are not used.
+        blank: class folders that are completely empty.
     """
 
     root: Path
@@ -109,7 +110,7 @@ class ClassFolders:
 
     @property
     def are_called_parts(self) -> bool:
-        """Whether every folder with images is called train, val, test or the like."""
+        """Whether every folder with images has a name such as train, val or test."""
         return all(_rank(name) is not None for _, name in self.images)
 
     def check_parts(self) -> None:
@@ -119,18 +120,18 @@ class ClassFolders:
             listed = some([f"{part}/" for part in sorted(self.parts)], _SHOWN)
             are = "are parts of a data set" if len(self.parts) > 1 else "is a part of a data set"
             raise DataError(
-                f"{readable(self.root)}: {listed} {are}, not classes: class folders lie inside. "
-                f"Name the one that is meant: {readable(self.root / self.parts[0])}. (Where they "
-                "are the classes: pass a table of images and labels, name the model's classes as "
-                "the folders are called, or say in which order they are: --class-order)"
+                f"{readable(self.root)}: {listed} {are}, not classes: class folders are inside. "
+                f"Pass the one that you mean: {readable(self.root / self.parts[0])}. (If they are "
+                "the classes: pass a table of images and labels, give the model's classes the "
+                "folders' names, or give the order of the folders with --class-order)"
             )
 
 
 def read_folders(root: Path) -> ClassFolders:
-    """The images in the class folders of `root`, however deep, links to folders followed.
+    """Find the images in the class folders of `root`, at any depth, following links to folders.
 
-    An image is a file whose name ends as Pillow's formats do; or without any ending, if it begins
-    like one.
+    An image is a file with the extension of a format that Pillow reads, or a file without an
+    extension whose first bytes are those of such a format.
 
     Raises:
         DataError: the folder cannot be read.
@@ -168,10 +169,11 @@ def read_folders(root: Path) -> ClassFolders:
 
 
 def _parts(inner: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """Those class folders that are parts of a data set.
+    """Return the class folders that look like parts of a data set.
 
     Args:
-        inner: the names of the folders with images in each of them; "" for itself.
+        inner: for each class folder, the names of the folders in it that contain images; "" stands
+            for the class folder itself.
     """
     ranks = {name: _rank(name) for name in inner}
     found = [name for name in inner if "" not in inner[name]]
@@ -181,23 +183,23 @@ def _parts(inner: Mapping[str, set[str]]) -> tuple[str, ...]:
 
 
 def _repeat(inner: Sequence[set[str]]) -> bool:
-    """Whether names repeat in all: as classes do in parts of a data set.
+    """Whether all folders contain the same names, as the parts of a data set do.
 
-    One single name, as in cat/images and dog/images, says nothing.
+    A single name, as in cat/images and dog/images, is no evidence.
     """
     known = [{*map(plain, names)} for names in inner]
     return len(set.union(*known)) > 1 and bool(set.intersection(*known))
 
 
 def _rank(name: str) -> int | None:
-    """The place in `_PARTS` of the first of its words in a name; None without any."""
+    """Index in `_PARTS` of the first of these words that a name contains; None if it has none."""
     words = [word.casefold() for word in _WORD.findall(_CASES.sub(" ", name))]
     known = {*words, "".join(words)} & {*_PARTS}
     return min(map(_PARTS.index, known), default=None)
 
 
 def _below(folder: Path, above: frozenset[tuple[int, int]], left: LeftOut) -> Iterator[Path]:
-    """Every image in a folder and below; `above`: the folders that it lies in."""
+    """Yield every image in a folder, at any depth; `above`: the folders that contain it."""
     own = _identity(folder)
     if own in above:
         left.loops += 1
@@ -232,7 +234,7 @@ def _is_hidden(name: str, folder: bool) -> bool:
 
 
 def _is_image(entry: os.DirEntry[str], left: LeftOut) -> bool:
-    """Whether it is an image to be used; if not, it is counted."""
+    """Whether a file is an image to use; a file that is not is counted in `left`."""
     if _is_hidden(entry.name, folder=False):
         left.hidden += 1
         return False
@@ -245,12 +247,12 @@ def _is_image(entry: os.DirEntry[str], left: LeftOut) -> bool:
         return True
     if not ending and kind == "file" and looks_like_image(Path(entry.path)):
         return True
-    left.others[readable(ending) or "without an ending"] += 1
+    left.others[readable(ending) or "without an extension"] += 1
     return False
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "special", "broken"]:
-    """What it is, or what it links to; "broken": a link to nothing."""
+    """What an entry is, or what it links to; "broken": a link to nothing."""
     try:
         if entry.is_dir():
             return "folder"

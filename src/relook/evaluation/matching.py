@@ -1,4 +1,4 @@
-"""The names that data give to classes, matched to the classes of a network."""
+"""Matching the class names in a data set to the classes of a model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from relook.labels import ClassIndices, by_label, composed, plain
 from relook.words import some
 
 Order = Literal["string", "natural"]
-"""How names are sorted: "string" as Python and torchvision's ImageFolder do it (0, 1, 10, 11, 2),
-"natural" by the value of the numbers in them (0, 1, 2, 10, 11)."""
+"""How names are sorted: "string" as in Python and torchvision's ImageFolder (0, 1, 10, 11, 2),
+"natural" by the values of the numbers in them (0, 1, 2, 10, 11)."""
 
 ORDERS: tuple[Order, ...] = ("string", "natural")
 
 BY_ORDER = "in sorted order"
-"""How `Matching.matched` begins where names were not compared, but counted."""
+"""Beginning of `Matching.matched` if names were matched by their order alone."""
 
 _DIGITS = re.compile(r"([0-9]+)")
 _INDEX = re.compile(r"[0-9]+")
@@ -35,7 +35,7 @@ class Matching:
 
     Attributes:
         classes: 0-based class index of each name.
-        matched: in words, how it was found.
+        matched: the rule that matched the names, as text.
     """
 
     classes: Mapping[str, int]
@@ -54,33 +54,35 @@ def match(
     hint: str = "",
     places: Mapping[str, str] | None = None,
 ) -> Matching:
-    """The classes that names mean: all of them in the first way that fits all.
+    """Match names to classes by the first of four rules that fits all names.
 
-    By the classes' own labels, name by name: exactly, else by the same name in composed Unicode,
-    else with case, spaces, dashes and underscores aside; each only where one name means one label.
-    By synset id where the classes are those of ImageNet; by 0-based class index; else in sorted
-    order, where there are as many names as classes, none of which is like a label, all or none of
-    them are numbers, no two are one name in composed Unicode, and both orders are the same; or
-    where one of the orders was asked for.
+    1. The model's labels. Each name is compared exactly, then in composed Unicode, then ignoring
+       case, spaces, dashes and underscores; it must match exactly one label, and no two names the
+       same one.
+    2. Synset ids, if the classes are ImageNet's.
+    3. 0-based class indices.
+    4. Sorted order. There must be as many names as classes, no name may resemble a label, all names
+       or none must be numbers, no two may be equal in composed Unicode, and string order and
+       natural order must agree. If `order` is given, only the number of names matters.
 
     Args:
-        names: what the data call their classes, each once.
-        labels: the network's, one a class; `ClassIndices` are no names, and match none.
-        where: the data, for messages.
+        names: class names in the data, each once.
+        labels: the model's labels, one per class; placeholders (`ClassIndices`) match no name.
+        where: the data set, for messages.
         indices: whether names that are numbers are class indices.
-        order: for the last way; None: where string order and natural order agree.
-        unused: further names, of classes without images, which count in the last way.
-        doubt: why the last way is not to be taken unasked; a sentence for the message.
-        hint: what may be meant instead, for the message, where there is no doubt.
-        places: where the data have each name ("row 3"), for messages; None: it is a folder.
+        order: the order of rule 4; None: string order and natural order must agree.
+        unused: names of classes without images, which count in rule 4.
+        doubt: why rule 4 needs an explicit order; a sentence for the message.
+        hint: what else may be meant; a sentence for the message if there is no doubt.
+        places: where each name is in the data ("row 3"), for messages; None for folders.
 
     Raises:
-        DataError: none of these fits; the message shows what does not, and what to do.
+        DataError: no rule fits; the message shows which names do not match, and a remedy.
     """
     own = by_label(names, labels)
     are_numbers = all(_INDEX.fullmatch(name) for name in names)
     if len(own) == len(names):
-        note = " (the model's labels are numbers: the data's are taken for those, not for indices)"
+        note = " (the model's labels are numbers, so the data's are read as labels, not as indices)"
         return Matching(own, "by label" + (note if indices and are_numbers else ""))
     if is_imagenet(labels):
         synsets = imagenet_synsets()
@@ -91,7 +93,7 @@ def match(
     everything = _everything(names, labels, unused)
     if everything:
         doubt = doubt or _doubtful_order(everything, places or {}) or _unsorted(names, labels)
-    # Names that are like labels were meant to be these, and numbers in a table indices: no guess.
+    # Names that resemble labels are meant as labels, and numbers in a table as indices.
     alike = not isinstance(labels, ClassIndices) and {*map(plain, names)} & {*map(plain, labels)}
     may_guess = not alike and not (indices and are_numbers) and not doubt
     if everything and (order or may_guess):
@@ -105,18 +107,18 @@ def match(
 
 
 def are_known(names: Sequence[str], labels: Sequence[str]) -> bool:
-    """Whether all are names of the network's classes: labels or synset ids, not indices."""
+    """Whether all names are labels or synset ids of the model's classes; indices do not count."""
     if len(by_label(names, labels)) == len(names):
         return True
     return is_imagenet(labels) and {*names} <= {*imagenet_synsets()}
 
 
 def _everything(names: Sequence[str], labels: Sequence[str], unused: Sequence[str]) -> list[str]:
-    """One name for each class, if there are so many; else nothing."""
+    """Return one name per class, or an empty list if there are more or fewer names than classes."""
     for known in ([*names], [*names, *unused]):
         if len(known) == len(labels):
             return known
-    # Some of the numbers from 0 on, where nobody said what the classes are called.
+    # A model without class names: folders named by some of its class indices.
     width = max(map(len, names))
     padded = any(len(name) > 1 and name.startswith("0") for name in names)
     numbers = [str(index).zfill(width if padded else 1) for index in range(len(labels))]
@@ -126,15 +128,15 @@ def _everything(names: Sequence[str], labels: Sequence[str], unused: Sequence[st
 
 
 def _doubtful_order(names: Sequence[str], places: Mapping[str, str]) -> str:
-    """Why the order of names says nothing, whichever it is; a sentence, or nothing.
+    """Why neither order of the names can be trusted: a sentence, or an empty string.
 
-    Programs write a number that is not there in many ways (#N/A, -, ?, <NA>, unknown): sorted
-    among the numbers it would be a class, and would shift others.
+    Programs write missing numbers in many ways (#N/A, -, ?, <NA>, unknown). Sorted among the
+    numbers, such a name would become a class and shift the others.
     """
     forms = Counter(map(composed, names))
     same = [name for name in names if forms[composed(name)] > 1]
     if same:
-        return f"{same[0]!r} is there in composed and in decomposed Unicode: rename one of the two"
+        return f"{same[0]!r} exists in composed and in decomposed Unicode: rename one of the two"
     others = [name for name in names if not _NUMBER.fullmatch(name)]
     if len(others) in (0, len(names)):
         return ""
@@ -144,14 +146,14 @@ def _doubtful_order(names: Sequence[str], places: Mapping[str, str]) -> str:
         [f"{name!r} ({places[name]})" if name in places else repr(name) for name in odd], _SHOWN
     )
     return (
-        f"Some of its class names are numbers and some are not, so that their order is a guess; "
-        f"those that {are}: {told}. Put these right or leave them out; or, if all are classes, "
-        "say in which order: --class-order string or natural, in Python read_data(..., order=)"
+        f"Some of its class names are numbers and some are not, so their order is a guess; those "
+        f"that {are}: {told}. Correct or remove them; or, if all are classes, give their order: "
+        "--class-order string or natural, in Python read_data(..., order=)"
     )
 
 
 def _resembling(classes: Mapping[str, int], labels: Sequence[str]) -> str:
-    """Which name is like the label of another class than its own; a sentence, or nothing."""
+    """Which name resembles the label of another class: a sentence, or an empty string."""
     if isinstance(labels, ClassIndices):
         return ""
     for name, own in classes.items():
@@ -160,17 +162,17 @@ def _resembling(classes: Mapping[str, int], labels: Sequence[str]) -> str:
         ]
         if like and own not in like:
             return (
-                f"In sorted order {name} would be {labels[own]}: name the data's classes as the "
-                "model does; or, if that is right, say so: --class-order string, in Python "
+                f"In sorted order {name} would be {labels[own]}: use the model's names for the "
+                "data's classes; or, if that is right, confirm it: --class-order string, in Python "
                 'read_data(..., order="string")'
             )
     return ""
 
 
 def _unsorted(names: Sequence[str], labels: Sequence[str]) -> str:
-    """Why sorted names are not in the order of the model's labels; a sentence, or nothing.
+    """Why sorted names may not follow the order of the model's labels: a sentence, or "".
 
-    Names that count from 0 or 1 on mean that order, whatever the labels are.
+    Names that count up from 0 or 1 are in the model's order, whatever its labels are.
     """
     if isinstance(labels, ClassIndices) or any(
         [*labels] == sorted(labels, key=key) for key in (composed, _natural, plain)
@@ -181,9 +183,9 @@ def _unsorted(names: Sequence[str], labels: Sequence[str]) -> str:
         if values in (list(range(len(labels))), list(range(1, len(labels) + 1))):
             return ""
     return (
-        f"The model's labels are not in sorted order ({some(labels, 3)}), so that the order of the "
-        "data's names says nothing: name them as the model does; or, if they sort in the model's "
-        "order, say so: --class-order string or natural, in Python read_data(..., order=)"
+        f"The model's labels are not in sorted order ({some(labels, 3)}), so the data's names "
+        "cannot be matched by their order: use the model's names; or, if they sort in the model's "
+        "order, give that order: --class-order string or natural, in Python read_data(..., order=)"
     )
 
 
@@ -205,15 +207,15 @@ def _in_order(
         shown = f"As strings they are {_both(string, natural, 'by the numbers in them')}"
     raise DataError(
         f"{where}: its {len(everything):,} class names are not those of the model, and their order "
-        f"can be understood in two ways. {shown}. Say which one the model was trained in: "
+        f"can be understood in two ways. {shown}. Give the order that the model was trained in: "
         "--class-order string (as torchvision's ImageFolder sorts) or --class-order natural, in "
-        "Python read_data(..., order=); or name the model's classes with --labels FILE; or pass a "
+        "Python read_data(..., order=); or name the model's classes with --labels FILE; or use a "
         "table of images and class indices"
     )
 
 
 def _both(one: Sequence[str], other: Sequence[str], how: str) -> str:
-    """The first few of both orders, from where they differ."""
+    """The first few names of both orders, from where they differ."""
     unlike = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
     start = max(0, unlike - 2)
     few = [
@@ -226,7 +228,7 @@ def _both(one: Sequence[str], other: Sequence[str], how: str) -> str:
 
 
 def _natural(name: str) -> tuple[list[tuple[int, int]], str]:
-    """Character by character as strings are compared, but a run of digits by its value."""
+    """Sort key that compares character by character, but runs of digits by value."""
     key = []
     for part in filter(None, _DIGITS.split(composed(name))):
         if _INDEX.fullmatch(part):
@@ -244,7 +246,7 @@ def _mismatch(
     indices: bool,
     hint: str,
 ) -> DataError:
-    """What fits least badly, what does not fit of it, and what to do."""
+    """Build the error: the rule that fits most names, the names it does not fit, and a remedy."""
     named = not isinstance(labels, ClassIndices)
     known = {str(index) for index in range(len(labels))} if indices else set()
     ways = {"class indices": [n for n in names if (n.lstrip("0") or "0") not in known]}
@@ -256,19 +258,19 @@ def _mismatch(
     rest = len(names) - len(strange)
     fit = f"{rest} of them fit the model's {way}; these do not" if rest else "None fits"
     known_ways = [w for w in ways if w != "class indices" or indices]
-    named_by = f"Name all classes by the model's {', or all by its '.join(known_ways)}; or give "
-    remedy = f"{named_by if known_ways else 'Give '}as many as it has, which sort in its order"
+    named_by = f"Name all classes by the model's {', or all by its '.join(known_ways)}; or use "
+    remedy = f"{named_by if known_ways else 'Use '}as many names as it has, sorted in its order"
     if not named:
         remedy += "; or name the model's classes with --labels FILE"
     if indices and len(labels) in map(int, filter(_INDEX.fullmatch, names)):
-        remedy += f". (Class indices begin with 0: the last one is {len(labels) - 1})"
+        remedy += f". (Class indices begin at 0; the last one is {len(labels) - 1})"
     alike = [name for name, count in Counter(map(plain, names)).items() if count > 1]
     if named and alike and way == "labels":
         told = [name for name in names if plain(name) == alike[0]]
         form = ": composed and decomposed Unicode" if len({*map(composed, told)}) == 1 else ""
-        remedy += f". ({' and '.join(map(repr, told))} are two classes to relook{form})"
+        remedy += f". ({' and '.join(map(repr, told))} count as two classes{form})"
     has = some(labels, _SHOWN) if named else f"{len(labels):,} classes without names"
-    # What is meant instead comes before what does not fit.
+    # The likely cause comes before the names that do not match.
     return DataError(
         f"{where}: its {len(names)} class{' does' if len(names) == 1 else 'es do'} not match the "
         f"model's {len(labels)}. {hint}{'. ' if hint else ''}{fit}: "
@@ -277,7 +279,7 @@ def _mismatch(
 
 
 def is_imagenet(labels: Sequence[str]) -> bool:
-    """Whether these are the labels that relook gives to networks of ImageNet's classes."""
+    """Whether these are the labels that relook gives to models with ImageNet's classes."""
     if len(labels) != 1000:
         return False
     from relook.imagenet import imagenet_labels
@@ -286,7 +288,7 @@ def is_imagenet(labels: Sequence[str]) -> bool:
 
 
 def imagenet_synsets() -> dict[str, int]:
-    """Class index of each synset id."""
+    """Return the class index of each synset id."""
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo().label_names()

@@ -1,4 +1,4 @@
-"""Tables of labelled images: CSV and Parquet, as people and other programs write them."""
+"""Tables of labelled images in CSV, TSV or Parquet, in the variants that programs write."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from relook.errors import DataError, RelookError, first_line
 from relook.text import decode, readable
 
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
-"""How the names of tables end, in lower case."""
+"""File extensions of tables, in lower case."""
 
 _COLUMNS = ("image", "label")
 _BETWEEN = ",;\t|"
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _INDEX = re.compile(r"[0-9]+")
 _SEPARATOR = re.compile(r'"?sep=([^\r\n"])\1*"?[ \t]*(\r\n|\n|\r)', re.IGNORECASE)
-"""The line that Excel takes for what is between the values, and is none of the table."""
+"""A first line such as `sep=;`, by which Excel knows the delimiter; it is not part of the table."""
 
 _MISSING = frozenset({"nan", "na", "n/a", "null", "none", "-nan"})
-"""How programs write a number that is not there, in lower case."""
+"""How programs write a missing number, in lower case."""
 
 _LONGEST_PATH = 4096
 _BYTES = re.compile(r"b['\"]|\{['\"](bytes|path)['\"]")
@@ -43,10 +43,10 @@ class TableRow:
     """One image of a table.
 
     Attributes:
-        number: of the row, for messages.
-        name: of the image; unique in the table.
-        source: where it is, or the content of its file.
-        label: as the table says it.
+        number: number of the row (in CSV of the line), for messages.
+        name: name of the image; unique in the table.
+        source: path of the image file, or its bytes.
+        label: the label as written in the table.
     """
 
     number: int
@@ -60,10 +60,11 @@ class Table:
     """The rows of a table.
 
     Attributes:
-        file: where it is.
-        rows: at least one.
-        are_numbers: whether the column of labels is one of numbers.
-        class_names: what Hugging Face's datasets wrote of class indices: their names, in order.
+        file: path of the table.
+        rows: the rows, at least one.
+        are_numbers: whether the labels are numbers.
+        class_names: names of the class indices, in order, if Hugging Face Datasets stored them in
+            the table.
     """
 
     file: Path
@@ -72,7 +73,7 @@ class Table:
     class_names: tuple[str, ...] | None = None
 
     def as_class_indices(self) -> Table:
-        """The same, with labels such as 3.0 as 3; as it is where labels are names.
+        """Return the table with labels such as 3.0 as 3; unchanged if the labels are names.
 
         Raises:
             DataError: a number is missing, negative or not whole.
@@ -88,14 +89,14 @@ class Table:
         if not math.isfinite(value) or value < 0 or value != int(value):
             raise DataError(
                 f"{readable(self.file)}: row {row.number} ({_short(row.name)}) has the label "
-                f"{_short(row.label)}; class indices are whole numbers from 0 on. Put it right, or "
-                "remove the row"
+                f"{_short(row.label)}; class indices are whole numbers from 0 on. Correct the "
+                "label or remove the row"
             )
         return replace(row, label=str(int(value)))
 
 
 def columns_of(file: Path) -> list[str]:
-    """The names of a table's columns; none where it cannot be read as one."""
+    """Return the names of a table's columns, or an empty list if it cannot be read."""
     try:
         if file.suffix.lower() == ".parquet":
             with file.open("rb") as stream:
@@ -106,25 +107,25 @@ def columns_of(file: Path) -> list[str]:
 
 
 def read_table(file: Path) -> Table:
-    """The images and labels of a table, labels as they are written.
+    """Read the images and labels of a table, with labels as they are written.
 
     Raises:
-        DataError: it cannot be read, a column is missing or there twice, a row lacks its image or
-            its label, or an image is there twice.
+        DataError: the table cannot be read, a column is missing or appears twice, a row lacks its
+            image or its label, or an image appears twice.
     """
     table = _of_parquet(file) if file.suffix.lower() == ".parquet" else _of_csv(file)
     if not table.rows:
-        raise DataError(f"{readable(file)}: has no rows")
+        raise DataError(f"{readable(file)}: the table has no rows")
     by_path = Counter(row.name for row in table.rows if isinstance(row.source, Path))
     twice = [name for name, count in by_path.items() if count > 1]
     if twice:
-        more = f" (as are others: {len(twice):,} in all)" if len(twice) > 1 else ""
-        raise DataError(f"{readable(file)}: {_short(twice[0])} is there twice{more}; keep one row")
+        more = f" (as do others: {len(twice):,} in total)" if len(twice) > 1 else ""
+        raise DataError(f"{readable(file)}: {_short(twice[0])} appears twice{more}; keep one row")
     return replace(table, rows=tuple(_distinct(table.rows)))
 
 
 def _distinct(rows: Iterable[TableRow]) -> Iterator[TableRow]:
-    """Images in the table itself may share a file's name, which is then no name."""
+    """Make names unique: images whose bytes are in the table may have the same file name."""
     taken: set[str] = set()
     for row in rows:
         name = f"{row.name} (row {row.number})" if row.name in taken else row.name
@@ -136,7 +137,7 @@ def _of_csv(file: Path) -> Table:
     records = _records(file)
     _, header = next(records, (0, []))
     if not header:
-        raise DataError(f"{readable(file)}: is empty; the columns image and label are expected")
+        raise DataError(f"{readable(file)}: the file is empty; expected columns image and label")
     _check_columns(file, header)
     image, label = (header.index(name) for name in _COLUMNS)
     rows = []
@@ -153,10 +154,10 @@ def _of_csv(file: Path) -> Table:
 
 
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of the line, values) of each record of a CSV file that is not blank.
+    """Yield (line number, values) for each record of a CSV file that is not blank.
 
-    Between the values is what Excel's line `sep=` says; else commas, or whatever it is that makes
-    the columns image and label of the first line.
+    The delimiter is the one of Excel's line `sep=`, if there is such a line; otherwise the one that
+    splits the first line into the most of the columns image and label, commas first.
     """
     try:
         text = decode(file.read_bytes(), readable(file))
@@ -176,7 +177,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _recognised(text: str, between: str) -> tuple[int, int]:
-    """How many of the columns that are needed the first line has, to the letter and roughly."""
+    """How many required columns the first line has: exactly, and ignoring case and spaces."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=between)
     header = next(reader, [])
     roughly = {name.strip().casefold() for name in header}
@@ -185,7 +186,7 @@ def _recognised(text: str, between: str) -> tuple[int, int]:
 
 def _of_parquet(file: Path) -> Table:
     try:
-        with file.open("rb") as stream:  # Arrow itself takes no paths but those in UTF-8
+        with file.open("rb") as stream:  # Arrow itself opens only paths in UTF-8
             schema = pyarrow.parquet.read_schema(stream)
             _check_columns(file, schema.names)
             columns = pyarrow.parquet.read_table(stream, columns=list(_COLUMNS))
@@ -215,7 +216,7 @@ def _label(value: Any) -> str:
 
 
 def _class_names(schema: pyarrow.Schema) -> tuple[str, ...] | None:
-    """Of a column that Hugging Face's datasets call ClassLabel."""
+    """Return the names stored for a column of the type ClassLabel of Hugging Face Datasets."""
     try:
         feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]
         names = feature["names"] if feature["_type"] == "ClassLabel" else None
@@ -233,13 +234,13 @@ def _check_types(file: Path, image: pyarrow.DataType, label: pyarrow.DataType) -
     is_image = pyarrow.types.is_struct(image) and {"bytes", "path"} & {f.name for f in image}
     if pyarrow.types.is_nested(image) and not is_image:
         raise DataError(
-            f"{readable(file)}: the column image holds {_short(str(image))}; paths, the bytes of "
-            "image files, or both as {bytes, path} are expected"
+            f"{readable(file)}: the column image holds {_short(str(image))}; expected paths, the "
+            "bytes of image files, or both as {bytes, path}"
         )
     if pyarrow.types.is_nested(label):
         raise DataError(
-            f"{readable(file)}: the column label holds {_short(str(label))}; one class an image is "
-            "expected"
+            f"{readable(file)}: the column label holds {_short(str(label))}; expected one class "
+            "per image"
         )
 
 
@@ -255,7 +256,7 @@ def _check_columns(file: Path, found: Sequence[str]) -> None:
         remedy = f"; write {' and '.join(like)} in lower case without spaces" if like else ""
         shown = ", ".join(map(_short, found[:_SHOWN])) + (", …" if len(found) > _SHOWN else "")
         raise DataError(
-            f"{readable(file)}: has no column {' and no '.join(missing)}, but {shown}{remedy}"
+            f"{readable(file)}: has no column {' and no '.join(missing)}, only {shown}{remedy}"
         )
 
 
@@ -272,14 +273,14 @@ def _row(file: Path, number: int, image: Any, label: str) -> TableRow:
     text = str(image)
     if len(text) > _LONGEST_PATH or _BYTES.match(text):
         raise DataError(
-            f"{readable(file)}: the image of row {number} is no path but the content of a file, "
-            "written as text; write the table as Parquet, where the column can hold bytes"
+            f"{readable(file)}: the image of row {number} is not a path but the content of a file, "
+            "written as text; save the table as Parquet, where the column can hold bytes"
         )
     return TableRow(number, text, _path(file.parent, text), label)
 
 
 def _path(folder: Path, text: str) -> Path:
-    """Beside the table; with slashes for the backslashes of Windows where that is a file."""
+    """Resolve a path against the table's folder; Windows backslashes may stand for slashes."""
     path = folder / text
     if "\\" in text and not os.path.exists(path):
         other = folder / text.replace("\\", "/")
