@@ -52,9 +52,9 @@ def test_names_in_the_order_of_the_classes(labels, expected):
         ({0: "red", 2: "green"}, "must have the class indices 0 to 1, each once"),
         ({"red": 0, "green": 0}, "must have the class indices 0 to 1, each once"),
         ({"0": 1, "1": 2, "2": 0}, "can be read in two ways"),
-        ([{"name": "red"}, {"name": "green"}], "names, one a class; dict is none"),
-        (["red", None], "NoneType is none"),
-        (["red", float("nan")], "NaN is none"),
+        ([{"name": "red"}, {"name": "green"}], "names, one per class; dict is not a name"),
+        (["red", None], "NoneType is not a name"),
+        (["red", float("nan")], "NaN is not a name"),
     ],
 )
 def test_what_is_no_list_of_names(labels, message):

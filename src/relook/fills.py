@@ -1,4 +1,4 @@
-"""What a hidden pixel becomes."""
+"""Fills: the colours that replace hidden pixels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from torchvision.transforms.functional import gaussian_blur
 
 from relook.errors import RelookError
 
+__all__ = ["FILLS", "Fill", "fill_image", "hide"]
+
 Fill = Literal["black", "mean", "blur"]
 FILLS: tuple[str, ...] = get_args(Fill)
 
 _BLUR_SIGMA = 0.05
-"""Standard deviation of the blur as a share of the shorter side: 11 pixels of 224."""
+"""Standard deviation of the blur as a share of the shorter side: 11 pixels for 224."""
 
 
 def check_fill(fill: str) -> None:
-    """Raise RelookError if there is no such fill."""
+    """Raise RelookError if the fill is unknown."""
     if fill not in FILLS:
         raise RelookError(f"fill {fill!r} is unknown; choose one of {', '.join(FILLS)}")
 
@@ -27,11 +29,20 @@ def check_fill(fill: str) -> None:
 def fill_image(
     fill: str, pixels: Float[Tensor, "3 h w"], mean: tuple[float, ...]
 ) -> Float[Tensor, "3 h w"]:
-    """What stands where nothing of `pixels` is kept, in [0, 1].
+    """The image that shows where pixels are hidden, with values in [0, 1].
 
-    "black": pixel value 0. "mean": the dataset mean, which is what multiplying the
-    mean/std-normalised tensor by 0 gives. "blur": the image itself, so blurred that its details
-    are gone.
+    Args:
+        fill: "black": pixel value 0. "mean": the mean of the training data, equivalent to
+            multiplying the normalised tensor by 0. "blur": the image itself, heavily blurred.
+        pixels: the image, in [0, 1].
+        mean: the classifier's mean per colour channel, in [0, 1].
+
+    Raises:
+        RelookError: the fill is unknown.
+
+    >>> from relook.fills import fill_image
+    >>> fill_image("mean", torch.rand(3, 8, 8), mean=(0.5, 0.4, 0.3))[:, 0, 0]
+    tensor([0.5000, 0.4000, 0.3000])
     """
     check_fill(fill)
     if fill == "black":
@@ -50,6 +61,18 @@ def hide(
     hidden: Float[Tensor, "3 h w"],
     out: Float[Tensor, "n 3 h w"] | None = None,
 ) -> Float[Tensor, "n 3 h w"]:
-    """M = X ⊙ L + fill ⊙ (1 − L): one image for each map of what to keep, written to `out`."""
-    # Written as fill + L ⊙ (X − fill): one pass, and exactly X ⊙ L where the fill is black.
+    """Mask images M = X ⊙ L + fill ⊙ (1 − L), one for each map L.
+
+    Args:
+        pixels: the image X.
+        keep: the maps L, in [0, 1]: 1 keeps a pixel, 0 replaces it.
+        hidden: the fill, as `fill_image` returns it.
+        out: a tensor to write the result to.
+
+    >>> from relook.fills import hide
+    >>> white, black = torch.ones(3, 1, 2), torch.zeros(3, 1, 2)
+    >>> hide(white, torch.tensor([[[1.0, 0.25]]]), black)[0, 0]
+    tensor([[1.0000, 0.2500]])
+    """
+    # Computed as fill + L ⊙ (X − fill): one pass, and exactly X ⊙ L if the fill is black.
     return torch.addcmul(hidden, keep.unsqueeze(1), pixels - hidden, out=out)

@@ -1,4 +1,4 @@
-"""Which part of an image a network sees, and the pixels of that part at the network's size."""
+"""The part of an image that a network sees, and its pixels at the network's input size."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from torch.nn.functional import interpolate
 
 from relook.errors import RelookError
 
+__all__ = ["Box", "Fit", "Geometry", "cut_pixels"]
+
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels of the original image; fractions are allowed."""
 
@@ -29,26 +31,33 @@ _INTERPOLATION = {
     "hamming": Image.Resampling.HAMMING,
 }
 
-# A 1-pixel-high panorama would be blown up to gigabytes before its crop; past this many pixels
-# only the crop itself is computed, which differs by rounding.
+# Resizing a panorama of 1 pixel height would need gigabytes before the crop; above this number of
+# pixels only the crop itself is computed, which differs by rounding.
 _LARGEST_RESIZE = 2**26
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize, then centre crop, in whole pixels as the model libraries do it.
+    """Resize and centre crop, in whole pixels as the model libraries do it.
 
     Attributes:
         crop: (height, width) of the network's input.
-        resize: (height, width) that the image is brought to before the crop; equal to `crop`
-            where nothing is cropped away.
-        fit: how the image is brought to `resize`. "squash": exactly, whatever its shape.
-            "shorter-side": its shorter side to resize[0], the other side rounded down
-            (torchvision's rule). "cover": the smallest image of the same shape that covers
+        resize: (height, width) to which the image is resized before the crop; equal to `crop` if
+            nothing is cropped away.
+        fit: how the image is resized. "squash": to exactly `resize`, whatever its aspect ratio.
+            "shorter-side": the shorter side to resize[0], the other side in proportion, rounded
+            down (torchvision's rule). "cover": in proportion, to the smallest size that covers
             `resize`, rounded (timm's rule for inputs that are not square).
         interpolation: "bilinear", "bicubic", "lanczos", "nearest", "box" or "hamming".
-        corner: where an odd margin leaves half a pixel, the crop's corner is "rounded" (timm,
-            torchvision) or "floored" (transformers).
+        corner: how the crop's corner is placed if the margin is an odd number of pixels: "rounded"
+            (timm, torchvision) or "floored" (transformers).
+
+    >>> from relook.geometry import Geometry
+    >>> geometry = Geometry.centre((224, 224), crop_pct=0.875)
+    >>> geometry.resize
+    (256, 256)
+    >>> geometry.crop_box(width=512, height=512)
+    (32.0, 32.0, 480.0, 480.0)
     """
 
     crop: tuple[int, int]
@@ -68,14 +77,23 @@ class Geometry:
 
     @classmethod
     def whole(cls, input_size: tuple[int, int], interpolation: str = "bilinear") -> Geometry:
-        """The network sees the whole image, squashed to its input size."""
+        """The network sees the whole image, squashed to its input size (height, width)."""
         return cls(input_size, input_size, "squash", interpolation)
 
     @classmethod
     def centre(
         cls, input_size: tuple[int, int], crop_pct: float, interpolation: str = "bilinear"
     ) -> Geometry:
-        """The network sees the centre: the crop's sides are `crop_pct` of the resized ones."""
+        """The network sees the centre of the image.
+
+        Args:
+            input_size: (height, width) of the network's input.
+            crop_pct: the crop's sides as a share of the resized image's sides, above 0 up to 1.
+            interpolation: as of the class.
+
+        Raises:
+            RelookError: `crop_pct` is out of range.
+        """
         if not 0 < crop_pct <= 1:
             raise RelookError(f"crop_pct must be in (0, 1], not {crop_pct}")
         height, width = (math.floor(side / crop_pct) for side in input_size)
@@ -83,14 +101,15 @@ class Geometry:
         return cls(input_size, (height, width), fit, interpolation)
 
     def scaled(self, input_size: tuple[int, int]) -> Geometry:
-        """The same for a network input of another (height, width): the resize in proportion, so
-        that the network sees the same part of an image.
+        """The geometry for another input size (height, width), with the resize in proportion.
+
+        The network sees the same part of an image.
         """
         sides = zip(self.resize, input_size, self.crop, strict=True)
         height, width = (resize * side // crop for resize, side, crop in sides)
         fit = self.fit
         if fit == "shorter-side" and height != width:
-            fit = "cover"  # its resize is one number
+            fit = "cover"  # "shorter-side" resizes to a single number
         return replace(self, crop=input_size, resize=(height, width), fit=fit)
 
     def crop_box(self, width: int, height: int) -> Box:
@@ -103,13 +122,13 @@ class Geometry:
     def pixels(
         self, image: Image.Image, box: Box | None = None, size: tuple[int, int] | None = None
     ) -> Float[Tensor, "3 h w"]:
-        """Pixels in [0, 1] of `box`, by default of the centre crop.
+        """Pixels of a part of an image, in [0, 1].
 
         Args:
-            image: RGB.
-            box: any part of the image; parts outside of it are cut off. Without it the pixels are
-                exactly the library's own resize and crop.
-            size: (height, width) to bring the box to; the network's input size by default.
+            image: an RGB image.
+            box: the part, clipped to the image; the centre crop by default. With neither box nor
+                size, the pixels equal those of the model library's own resize and crop.
+            size: (height, width) of the result; the network's input size by default.
 
         Raises:
             RelookError: the box has no area inside the image.
@@ -128,8 +147,8 @@ class Geometry:
             box = self.crop_box(image.width, image.height)
             return self._resize(image, (self.crop[1], self.crop[0]), box)
         left, top = self._offset(width, height)
-        # Not one resize with a box: Pillow chooses the order of its two passes by the size of
-        # the result, and the 8-bit rounding in between would differ from the library's.
+        # Resize, then crop, instead of one resize with a box: Pillow chooses the order of its two
+        # passes by the size of the result, so the 8-bit rounding between them would differ.
         resized = self._resize(image, (width, height))
         return resized.crop((left, top, left + self.crop[1], top + self.crop[0]))
 
@@ -157,21 +176,30 @@ class Geometry:
 def cut_pixels(
     pixels: Float[Tensor, "3 h w"], box: Box, size: tuple[int, int]
 ) -> Float[Tensor, "3 u v"]:
-    """Pixels of `box`, widened to whole pixels, at (height, width) `size`: bilinear, antialiased.
+    """Pixels of a box, resized by antialiased bilinear interpolation.
+
+    Args:
+        pixels: in [0, 1].
+        box: the part to cut, clipped to the image and widened to whole pixels.
+        size: (height, width) of the result.
 
     Raises:
         RelookError: the box has no area inside the image.
+
+    >>> from relook.geometry import cut_pixels
+    >>> cut_pixels(torch.rand(3, 224, 224), (50, 50, 150, 100), size=(64, 64)).shape
+    torch.Size([3, 64, 64])
     """
     left, top, right, bottom = _inside(box, pixels.shape[2], pixels.shape[1])
     part = pixels[:, int(top) : math.ceil(bottom), int(left) : math.ceil(right)]
-    # Antialiasing is not written for half precision.
+    # PyTorch has no antialiasing in half precision.
     wide = part.unsqueeze(0).to(torch.promote_types(part.dtype, torch.float32))
     resized = interpolate(wide, size, mode="bilinear", antialias=True, align_corners=False)
     return resized.squeeze(0).clamp(0, 1).to(pixels.dtype)
 
 
 def _inside(box: Box, width: int, height: int) -> Box:
-    """The part of the box that lies in the image."""
+    """The part of the box that lies inside the image."""
     left, top = max(box[0], 0.0), max(box[1], 0.0)
     right, bottom = min(box[2], float(width)), min(box[3], float(height))
     if right <= left or bottom <= top:

@@ -1,4 +1,4 @@
-"""The names of a network's classes: given as a list or a dict, or not given at all."""
+"""Class names of a network, given as a list, a dict or a file, or not given at all."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from typing import Any
 from relook.errors import ModelError, RelookError, first_line
 from relook.text import decode, readable
 
+__all__ = ["ClassIndices", "Labels", "class_labels", "read_labels"]
+
 Labels = Iterable[Any] | Mapping[Any, Any]
-"""What is taken for names: see `class_labels`."""
+"""Class names in any of the forms that `class_labels` accepts."""
 
 _INDEX = re.compile(r"[0-9]+")
 _NUMBER = re.compile(r"[0-9]+(\.0*)?")
 
 
 class ClassIndices(tuple[str, ...]):
-    """The labels of a network whose classes nobody named: "0", "1", … for want of names.
+    """Labels of a network without class names: "0", "1", …
 
-    They are written like names, but a folder called "10" is not class 10 for that.
+    They are placeholders, not names: a folder called "10" is not matched to class 10.
 
+    >>> from relook.labels import ClassIndices
     >>> ClassIndices.of(3)
     ('0', '1', '2')
     """
@@ -33,34 +36,36 @@ class ClassIndices(tuple[str, ...]):
 
     @classmethod
     def of(cls, classes: int) -> ClassIndices:
-        """So many of them."""
+        """The labels of this many classes."""
         return cls(map(str, range(classes)))
 
 
 def class_labels(labels: Labels) -> tuple[str, ...]:
-    """One name a class, in the order of the network's outputs.
+    """One name per class, in the order of the network's outputs.
 
     Args:
-        labels: names in that order (numbers are written out); or a dict from class index to name
-            or from name to class index, indices as numbers or text; or a dict that holds one of
-            these under "id2label", "label2id", "labels" or "names".
+        labels: names in that order (numbers are converted to text); or a dict from class index to
+            name or from name to class index, with indices as numbers or text; or a dict that holds
+            one of these under "id2label", "label2id", "labels" or "names".
 
     Raises:
-        ModelError: it is something else, or the indices of a dict are not 0, 1, 2, … once each.
+        ModelError: the labels have another form, or the indices of a dict are not 0, 1, 2, …, each
+            once.
 
+    >>> from relook.labels import class_labels
     >>> class_labels({"dog": 1, "cat": 0})
     ('cat', 'dog')
     """
     if isinstance(labels, ClassIndices):
         return labels
     if isinstance(labels, str | bytes):
-        raise ModelError("labels must be a list with one name a class, not one string")
+        raise ModelError("labels must be a list with one name per class, not one string")
     if isinstance(labels, set | frozenset):
-        raise ModelError("labels must be a list with one name a class: a set has no order")
+        raise ModelError("labels must be a list with one name per class: a set has no order")
     if not isinstance(labels, Mapping):
         if not isinstance(labels, Iterable):
             raise ModelError(
-                f"labels must be a list with one name a class, not {type(labels).__name__}"
+                f"labels must be a list with one name per class, not {type(labels).__name__}"
             )
         return tuple(map(_name, labels))
     for key in ("id2label", "label2id", "labels", "names"):
@@ -70,13 +75,19 @@ def class_labels(labels: Labels) -> tuple[str, ...]:
 
 
 def read_labels(file: Path) -> tuple[str, ...]:
-    """The class names in a file.
+    r"""The class names in a file.
 
     A text file has one name per line, in the order of the classes. A JSON file has a list of
-    names, or a dict of class indices and names as `class_labels` takes it.
+    names, or a dict of class indices and names that `class_labels` accepts.
 
     Raises:
         RelookError: the file cannot be read.
+
+    >>> from pathlib import Path
+    >>> from relook.labels import read_labels
+    >>> _ = Path("labels.txt").write_text("cat\ndog\n")
+    >>> read_labels(Path("labels.txt"))
+    ('cat', 'dog')
     """
     try:
         text = decode(file.read_bytes(), str(file))
@@ -100,19 +111,21 @@ def read_labels(file: Path) -> tuple[str, ...]:
 
 
 def plain(name: str) -> str:
-    """What two spellings of one class name have in common: case, spaces, - and _ aside."""
-    same = unicodedata.normalize("NFKC", name)  # letters of full width are the same ones
+    """A class name without differences of case, spaces, dashes and underscores."""
+    same = unicodedata.normalize("NFKC", name)  # full-width letters become ordinary ones
     return " ".join(same.replace("_", " ").replace("-", " ").casefold().split())
 
 
 def composed(name: str) -> str:
-    """In composed Unicode: macOS writes é as e and an accent."""
+    """A name in composed Unicode (NFC): macOS stores é as e and an accent."""
     return unicodedata.normalize("NFC", name)
 
 
 def by_label(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
-    """Class index of those names that one label fits and that are alone in fitting it, in the
-    first form that does.
+    """The class indices of the names that match a label one to one.
+
+    Names and labels are compared as they are, then in composed Unicode, then without case, spaces,
+    dashes and underscores; numbers by value. A name takes the first match.
     """
     found: dict[str, int] = {}
     if isinstance(labels, ClassIndices):
@@ -147,13 +160,13 @@ def _of_dict(labels: Mapping[Any, Any]) -> tuple[str, ...]:
     ]
     if not found:
         raise ModelError(
-            f"labels as a dict must have the class indices 0 to {len(labels) - 1}, each once, for "
-            'keys ({"0": "cat"}) or for values ({"cat": 0})'
+            f"labels as a dict must have the class indices 0 to {len(labels) - 1}, each once, as "
+            'keys ({"0": "cat"}) or as values ({"cat": 0})'
         )
     if found[0] != found[-1]:
         raise ModelError(
-            "labels as a dict of numbers to numbers can be read in two ways; pass a list with one "
-            "name a class"
+            "labels as a dict from numbers to numbers can be read in two ways; pass a list with "
+            "one name per class"
         )
     return found[0]
 
@@ -171,7 +184,7 @@ def _name(value: Any) -> str:
     is_missing = value is None or value != value
     if is_missing or isinstance(value, bytes | Mapping | list | tuple | set):
         kind = "NaN" if value is not None and value != value else type(value).__name__
-        raise ModelError(f"labels must be names, one a class; {kind} is none")
+        raise ModelError(f"labels must be names, one per class; {kind} is not a name")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
