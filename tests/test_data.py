@@ -234,7 +234,7 @@ def test_one_name_in_two_forms_of_unicode_is_said_to_be_so(tmp_path):
     folders(tmp_path, *forms, files=("a.png",))
     with pytest.raises(DataError, match=r"count as two classes: composed and decomposed Uni"):
         read_data(tmp_path, ["café", "cat"])
-    with pytest.raises(DataError, match="is there in composed and in decomposed Unicode: rename"):
+    with pytest.raises(DataError, match="exists in composed and in decomposed Unicode: rename"):
         read_data(tmp_path, ClassIndices.of(2))
 
 
