@@ -1,4 +1,4 @@
-"""Every image of a labelled data set before and after a second look, and under its rivals."""
+"""Evaluate a second look, and rival looks, on every image of a labelled data set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from relook.looks import Look, Preset
 
 KIND = "evaluation"
 FIRST = "first look"
-"""Name of the first answers."""
+"""Name of the answers before the second look."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Evaluation:
     2
 
     Attributes:
-        settings: all that the rows depend on, as in run.json.
-        labels: the classes' names.
+        settings: everything that the rows depend on, as in run.json.
+        labels: names of the classes.
         table: one row per image, in the order of the data (see `relook.evaluation.rows.schema`).
     """
 
@@ -54,10 +54,10 @@ class Evaluation:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Evaluation:
-        """Read the folder of an evaluation; one that is not finished has the rows so far.
+        """Read an evaluation from its folder; an unfinished one has only the rows so far.
 
         Raises:
-            RunError: it is no folder of an evaluation, is of another format, or cannot be read.
+            RunError: the folder holds no evaluation, has another format, or cannot be read.
         """
         settings = read_settings(Path(folder), KIND)
         labels = tuple(settings["model"]["labels"])
@@ -65,7 +65,7 @@ class Evaluation:
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        """The rows as objects."""
+        """The rows as objects, one per image."""
         return tuple(from_table(self.table))
 
     @cached_property
@@ -75,11 +75,15 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """The name of the answers that it is about."""
+        """Name of the answers that are evaluated."""
         return str(self.settings["answers"]["main"])
 
     def summary(self) -> dict[str, Any]:
-        """The object of `relook evaluate --json`."""
+        """Return the results that `relook evaluate --json` prints.
+
+        Accuracies are fractions of 1, or None without images; `forwards`, `cost` and `seconds`
+        are sums over the rows.
+        """
         counted = self.statistics
         after, ambiguous = counted.after.tally, counted.after.ambiguous
         return {
@@ -104,7 +108,7 @@ class Evaluation:
         }
 
     def details(self) -> dict[str, Any]:
-        """The summary and what it leaves out: what summary.json holds."""
+        """Return the content of summary.json: the summary and more about each look."""
         counted = self.statistics
         methods = {self.name: counted.after, **counted.rivals}
         return {
@@ -127,9 +131,9 @@ def evaluate(
 ) -> Evaluation:
     """Classify labelled images before and after the second look.
 
-    An image that cannot be read or classified is a row with its error; the others are done. With
-    `output` the rows are on disk within 15 seconds or an image's time, whichever is longer; the
-    same call goes on where another, killed or not, left off.
+    An image that cannot be read or classified gets a row with its error, and the evaluation goes
+    on. With `output`, rows are on disk within 15 seconds or the time of one image, whichever is
+    longer, and a repeated call continues where an interrupted one stopped.
 
     >>> corrector = relook.Corrector(classifier, look="larger", gate=0.5)
     >>> evaluation = relook.evaluate(corrector, "photos", versus=["flip"])
@@ -140,19 +144,20 @@ def evaluate(
 
     Args:
         corrector: the classifier with its second look.
-        data: labelled images, or what `read_data` takes.
-        output: the run's folder: run.json, rows/*.parquet and, when all is done, summary.json.
-        versus: rivals, which look again at the same images (see `rivals_of`): names of looks or
-            files, or, by the names they shall have, looks or correctors of the same classifier.
-        gate_found: how the corrector's gate was found (`gate_of_share`), for run.json to tell.
-        on_rows: told of the rows as they come.
-        on_forecast: told once, before the first image, what this will take.
+        data: labelled images, or a path for `read_data`.
+        output: folder of the run: run.json, rows/*.parquet and, at the end, summary.json.
+        versus: rivals, which take a second look at the same images (see `rivals_of`): names or
+            files of looks, or a mapping from names to looks or to correctors of the same
+            classifier.
+        gate_found: the gate as found by `gate_of_share`, to be recorded in run.json.
+        on_rows: called with rows as they are computed; first with those already in `output`.
+        on_forecast: called once, before the first image, with the expected time and forward passes.
 
     Raises:
         DataError: the data cannot be used.
         RunError: `output` holds another run.
-        RelookError: there is no such rival.
-        ModelError: the network cannot do what a look asks of it.
+        RelookError: a rival is unknown.
+        ModelError: the network lacks something that a look needs, such as a target layer.
     """
     if not isinstance(data, LabelledImages):
         data = read_data(data, corrector.classifier.labels)
@@ -181,7 +186,7 @@ def experiment_of(
     rivals: Mapping[str, Corrector],
     gate_found: GateOfShare | None = None,
 ) -> Experiment:
-    """A corrector beside its rivals.
+    """Return the experiment of an evaluation, which runs a corrector and its rivals.
 
     >>> rivals = relook.evaluation.rivals_of(corrector, ["larger"])
     >>> experiment = relook.evaluation.experiment_of(corrector, rivals)
@@ -189,9 +194,9 @@ def experiment_of(
     ['first look', 'flip', 'larger']
 
     Args:
-        corrector: what the evaluation is about.
-        rivals: by the names that their answers shall have; see `rivals_of`.
-        gate_found: how the corrector's gate was found.
+        corrector: the corrector to evaluate.
+        rivals: correctors to compare it with, by name (see `rivals_of`).
+        gate_found: the gate as found by `gate_of_share`, to be recorded in run.json.
     """
     settings = named(corrector)
     name = str(corrector.called or settings["look"]["kind"])
@@ -240,18 +245,19 @@ def _tested(pairing: Pairing) -> dict[str, Any]:
 def rivals_of(
     corrector: Corrector, versus: Sequence[str | os.PathLike[str]] | Mapping[str, Look | Corrector]
 ) -> dict[str, Corrector]:
-    """Rivals of a corrector, with its k where they bring none of their own, and with its gate.
+    """Return correctors for rival looks, by name.
 
-    They look again at the same images: a gate that a look such as "best" has of its own does not
-    count here, only one that a saved file holds or that a `Corrector` has. Beside a corrector whose
-    gate is 0, which looks at nothing again, they have the gate 0.5.
+    A rival has its look's own k, or else the corrector's. Its gate is the corrector's, so that all
+    take a second look at the same images; only a gate in a saved file or of a `Corrector` is kept,
+    not the default gate of a look such as "best". If the corrector's gate is 0, so that no image
+    gets a second look, the rivals' gate is 0.5.
 
     >>> rivals = relook.evaluation.rivals_of(corrector, ["larger", "tencrop"])
     >>> list(rivals), rivals["larger"].k == corrector.k
     (['larger', 'tencrop'], True)
 
     Raises:
-        RelookError: there is no such look, or its k is out of range.
+        RelookError: a look is unknown, or its k is out of range.
         ModelError: a look needs a target layer and the classifier has none.
     """
     gate = corrector.gate if corrector.gate.below else Gate(AMBIGUOUS)

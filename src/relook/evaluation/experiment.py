@@ -1,4 +1,4 @@
-"""What answers the images of a run: one object that can be sent to another process."""
+"""The classifier and looks that a run applies to its images, as one picklable object."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from relook.looks import Look, keeps_maps
 
 @dataclass(frozen=True)
 class Labelled:
-    """One image of the data, read.
+    """One image of a data set, opened and preprocessed.
 
     Attributes:
-        index: its place in the data.
-        name, label: as in the data.
-        pixels: what the network sees; None with an error.
-        original: the whole image, where a look cuts from it.
-        error: why the image cannot be used.
+        index: position in the data set, from 0.
+        name: name in the data set.
+        label: 0-based class index.
+        pixels: input of the network, values in [0, 1]; None if the image cannot be used.
+        original: the whole image, if a look crops from it.
+        error: why the image cannot be used; None if it can.
     """
 
     index: int
@@ -41,49 +42,54 @@ class Labelled:
 
 @runtime_checkable
 class Way(Protocol):
-    """A way to answer images that have had their first look."""
+    """Computes answers for images whose first look has been taken."""
 
     @property
     def looks(self) -> Sequence[Look]:
-        """The looks that it takes, for what first looks have to keep."""
+        """The looks that are taken; they decide what first looks must keep."""
         ...
 
     def answers(
         self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Mapping[str, Answer]]:
-        """Answers by name, for each image in order.
+        """Yield the answers for each image, by name, in order.
 
         Args:
-            images: that can be read.
-            firsts: their first looks.
-            seconds: that the first look of each of them took.
+            images: images without errors.
+            firsts: the first look at each image.
+            seconds: duration of the first look per image.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """The answers of one corrector, under one name."""
+    """The answers of one corrector.
+
+    Attributes:
+        name: name of the answers.
+        corrector: computes them.
+    """
 
     name: str
     corrector: Corrector
 
     @property
     def looks(self) -> Sequence[Look]:
-        """Its look."""
+        """The corrector's look."""
         return (self.corrector.look,)
 
     def answers(
         self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Mapping[str, Answer]]:
-        """One answer per image."""
+        """Yield one answer per image."""
         outcomes = self.corrector.look_again(firsts)
         for image, outcome in zip(images, outcomes, strict=True):
             yield {self.name: shortened(outcome, image.label, seconds)}
 
 
 def shortened(outcome: Outcome, label: int, seconds: float) -> Answer:
-    """A corrected answer in short; `seconds` are those of the first look."""
+    """Summarise an outcome as an answer; `seconds` is the duration of the first look."""
     return Answer.of(
         outcome.after,
         label,
@@ -97,7 +103,7 @@ def shortened(outcome: Outcome, label: int, seconds: float) -> Answer:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What answers images, with its settings. It can be pickled.
+    """A classifier and the looks to run on images, with their settings; it can be pickled.
 
     >>> experiment = relook.evaluation.experiment_of(corrector, rivals={})
     >>> experiment.kind, list(experiment.names)
@@ -108,9 +114,9 @@ class Experiment:
     Attributes:
         kind: "evaluation", "tuning", "comparison" or "gate".
         classifier: takes the first looks.
-        names: of the answers.
-        ways: what gives all answers but the first ones.
-        settings: all that the rows depend on beside the data, as JSON has it.
+        names: names of the answers.
+        ways: compute all answers after the first.
+        settings: everything except the data that the rows depend on, as JSON values.
     """
 
     kind: str
@@ -121,22 +127,22 @@ class Experiment:
 
     @property
     def keeps_maps(self) -> bool:
-        """Whether first looks keep the target layer's maps."""
+        """Whether first looks must keep the target layer's maps."""
         return any(keeps_maps(look, self.classifier) for way in self.ways for look in way.looks)
 
     @property
     def needs_original(self) -> bool:
-        """Whether a look cuts from the original image."""
+        """Whether a look crops from the original image."""
         return any(look.needs_original for way in self.ways for look in way.looks)
 
     def rows(self, images: Sequence[Labelled]) -> Iterator[Row]:
-        """The rows of images, in order, each as soon as it is known.
+        """Yield the rows of images, in order, each as soon as it is computed.
 
         Args:
-            images: that can be read; their first looks are taken as one batch.
+            images: images without errors; their first looks are taken as one batch.
 
         Raises:
-            RelookError: the network failed; the rows before are right.
+            RelookError: the network failed; the rows yielded before that are valid.
         """
         start = time.perf_counter()
         pixels = torch.stack([image.pixels for image in images if image.pixels is not None])
@@ -151,7 +157,7 @@ class Experiment:
             yield self.row(image, found)
 
     def row(self, image: Labelled, answers: Mapping[str, Answer], error: str | None = None) -> Row:
-        """The row of an image."""
+        """Build the row of an image from its answers, or from an error."""
         return Row(image.index, image.name, image.label, self.names, answers, error)
 
     def _first(self, first: FirstLook, label: int, seconds: float) -> Answer:

@@ -1,4 +1,4 @@
-"""What a run will take, known before it begins: its forward passes and, by a trial, its time."""
+"""Forecast of a run's forward passes and, from a short trial, of its time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from relook.looks import InTurn, Look, Together
 from relook.reading import THREADS
 
 _SAMPLE = 48
-"""So many images are read and classified in the trial."""
+"""Number of images read and classified in the trial."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is expected of a run.
+    """The expected forward passes and time of a run.
 
     >>> forecasts = []
     >>> evaluation = relook.evaluate(corrector, "photos", on_forecast=forecasts.append)
@@ -37,11 +37,11 @@ class Forecast:
     (2, 4)
 
     Attributes:
-        images: how many it will answer.
-        unsure: how many of them will get a second look, going by a sample.
-        forwards: images that will go through the network in all.
-        rate: forward passes a second at the network's own input size, measured.
-        seconds: in all, reading the images included.
+        images: number of images to classify.
+        unsure: number of these that will get a second look, estimated from a sample.
+        forwards: total number of forward passes, one image each.
+        rate: measured forward passes per second at the network's own input size.
+        seconds: total time in seconds, including reading the images.
     """
 
     images: int
@@ -60,19 +60,19 @@ def forecast(
     indices: Sequence[int],
     gates: Sequence[Sequence[Gate]],
 ) -> Forecast | None:
-    """What it will take to answer images under several correctors of one classifier.
+    """Estimate the forward passes and time of several correctors of one classifier.
 
-    A few of the images are read and classified to learn how many are unsure and how fast the
-    network is; these forward passes belong to no image's count.
+    A sample of the images is read and classified, to estimate how many are unsure and how fast the
+    network is. These forward passes are not added to any image's count.
 
     Args:
-        correctors: each looks again at every image that one of its gates lets pass.
+        correctors: each takes a second look at every image that passes one of its gates.
         data: the images.
-        indices: which of them are still to be done, in the order in which they will be.
-        gates: those of each corrector.
+        indices: indices of the images that are left to do, in the order of the work.
+        gates: the gates of each corrector.
 
     Returns:
-        None where there is nothing to do, or no image of the sample can be read.
+        The forecast; None if no image is left, or no image of the sample can be read.
     """
     if not indices or not correctors:
         return None
@@ -85,7 +85,7 @@ def forecast(
     pixels = [image.pixels for image in images if image.pixels is not None]
     if not pixels:
         return None
-    # A faster form of the network is used where there is one, and never made for a trial.
+    # Use a faster engine if there is one already, but do not build one for a trial.
     ask = classifier if classifier.engine == "PyTorch" else classifier.many
     start = time.perf_counter()
     with torch.no_grad():
@@ -110,7 +110,7 @@ def forecast(
 
 
 def _asked(look: Look, corrector: Corrector) -> tuple[int, float]:
-    """Forward passes that a look takes for an image beyond the first, and their cost, at most."""
+    """Maximum number of forward passes per image of a look after the first, and their cost."""
     if isinstance(look, InTurn):
         return _asked(look.look, corrector)
     if isinstance(look, Together):
@@ -118,7 +118,7 @@ def _asked(look: Look, corrector: Corrector) -> tuple[int, float]:
         return sum(forwards for forwards, _ in parts), sum(cost for _, cost in parts)
     classifier = corrector.classifier
     attribution = getattr(look, "attribution", None)
-    if isinstance(attribution, ScoreCAM):  # tried out, it would take what is to be said before
+    if isinstance(attribution, ScoreCAM):  # not tried: it may take thousands of forwards
         budget = FAST if attribution.budget == "fast" else attribution.budget
         channels = classifier.layout.channels
         forwards = min(budget or channels, channels) + corrector.k
@@ -128,8 +128,10 @@ def _asked(look: Look, corrector: Corrector) -> tuple[int, float]:
 
 
 def photo(classifier: Classifier) -> Image.Image:
-    """Noise of twice the network's height and six times its width: there is something to cut, and
-    long photos are what views cost most of.
+    """Return a noise image with twice the network's input height and six times its width.
+
+    It is larger than the input, so that looks can crop from it, and wide, because views of wide
+    images cost the most.
     """
     height, width = classifier.input_size
     noise = np.random.default_rng(0).integers(0, 256, (2 * height, 6 * width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The one row type: what is known of one labelled image, and its Arrow schema."""
+"""Rows of results, one per labelled image, and their Arrow schema."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _METADATA = b"relook.names"
 
 @dataclass(frozen=True)
 class Names:
-    """Which answers the rows of a run hold.
+    """Names of the answers in the rows of a run.
 
     >>> list(relook.evaluation.Names("first look", "flip", ("larger",)))
     ['first look', 'flip', 'larger']
 
     Attributes:
-        first: name of the first answers, which all others are compared with.
-        main: name of the answers that the run is about; None where it is about none in particular,
-            as in a choice (`tune`).
+        first: name of the answers before any second look, the baseline of all comparisons.
+        main: name of the answers that the run evaluates; None if it compares many equally, as
+            tuning does.
         others: names of all other answers.
     """
 
@@ -41,22 +41,22 @@ class Names:
     others: tuple[str, ...] = ()
 
     def __iter__(self) -> Any:
-        """All names, the first answers' before the main ones'."""
+        """Iterate over all names: first, main if there is one, then the others."""
         return iter((self.first, *([] if self.main is None else [self.main]), *self.others))
 
     def to_json(self) -> dict[str, Any]:
-        """What run.json holds of them."""
+        """Return the names as they are stored in run.json."""
         return {"first": self.first, "main": self.main, "others": list(self.others)}
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Names:
-        """What `to_json` gave."""
+        """Restore names from the output of `to_json`."""
         return cls(found["first"], found["main"], tuple(found["others"]))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Class probabilities in short, and what they cost.
+    """Summary of the class probabilities for one image, and of their cost.
 
     >>> answer = relook.evaluation.Answer.of(
     ...     torch.tensor([0.25, 0.75]), label=1, forwards=1, cost=1.0, seconds=0.01
@@ -67,15 +67,17 @@ class Answer:
     (1, 0.5)
 
     Attributes:
-        classes: up to five most probable, most probable first.
-        probabilities: theirs.
-        true: probability of the true class.
-        brier: sum over the classes of (probability − 1 if true else 0)²; 0 to 2.
-        forwards: forward passes for it, that of the first look included.
-        cost: the same in units of one forward pass at the network's own input size.
-        seconds: wall-clock time; of images in one batch, an equal share each.
+        classes: 0-based indices of the five most probable classes (or of all, if there are fewer),
+            most probable first.
+        probabilities: probabilities of these classes, from 0 to 1.
+        true: probability of the true class, from 0 to 1.
+        brier: Brier score, from 0 to 2: the sum over classes of (probability − truth)², with truth
+            1 for the true class and 0 for the others.
+        forwards: number of forward passes, including the first look's.
+        cost: cost in units of one forward pass at the network's own input size.
+        seconds: wall-clock time in seconds; the time of a batch is divided equally.
         corrected: whether a second look was taken.
-        notes: what the look did without, see `relook.looks.SecondLook`.
+        notes: what the look had to leave out (see `relook.looks.SecondLook`).
     """
 
     classes: tuple[int, ...]
@@ -99,7 +101,7 @@ class Answer:
         corrected: bool = False,
         notes: tuple[str, ...] = (),
     ) -> Answer:
-        """Shorten class probabilities."""
+        """Summarise the class probabilities of an image with the true class `label`."""
         p = probabilities.detach().to("cpu", torch.float64)
         top = p.topk(min(5, len(p)))
         true = float(p[label])
@@ -117,17 +119,17 @@ class Answer:
 
     @property
     def best(self) -> int:
-        """The answer: the most probable class."""
+        """The most probable class."""
         return self.classes[0]
 
     def gap(self, j: int) -> float:
-        """Y[c_1] − Y[c_j], with fewer classes of the last; j up to 5."""
+        """Return Y[c_1] − Y[c_j] for j up to 5; with fewer than j classes, c_j is the last one."""
         return self.probabilities[0] - self.probabilities[min(j, len(self.probabilities)) - 1]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one labelled image.
+    """The results for one labelled image.
 
     >>> row = relook.evaluate(corrector, "photos").rows[0]
     >>> row.image, classifier.labels[row.label], classifier.labels[row.before.best]
@@ -136,12 +138,13 @@ class Row:
     (True, True, False)
 
     Attributes:
-        index: its place in the data.
-        image: its name.
-        label: its true class.
-        names: which answers the rows of this run hold.
-        answers: by name; empty with an error. An answer that was not asked for is left out.
-        error: why the image could not be classified; None where it was.
+        index: position in the data set, from 0.
+        image: name in the data set.
+        label: true class, as a 0-based index.
+        names: names of the answers in the rows of the run.
+        answers: answers by name; empty if there was an error. In tuning, ways whose gates the image
+            does not pass have no answer.
+        error: why the image could not be classified; None if it was.
     """
 
     index: int
@@ -153,32 +156,32 @@ class Row:
 
     @property
     def before(self) -> Answer | None:
-        """The first answer."""
+        """The answer before the second look; None if there was an error."""
         return self.answers.get(self.names.first)
 
     @property
     def after(self) -> Answer | None:
-        """The answer that the run is about."""
+        """The answer that the run evaluates; None if there is none."""
         return None if self.names.main is None else self.answers.get(self.names.main)
 
     @property
     def corrected(self) -> bool:
-        """Whether a second look was taken for it."""
+        """Whether the image got a second look."""
         return self.after is not None and self.after.corrected
 
     @property
     def ambiguous(self) -> bool:
-        """Whether the first answer was unsure: gap(1,5) < 0.5."""
+        """Whether the first look was unsure: gap(1,5) < 0.5."""
         return self.before is not None and self.before.gap(5) < AMBIGUOUS
 
     @property
     def fixed(self) -> bool:
-        """Wrong before and right after."""
+        """Whether the answer was wrong before and is right after the second look."""
         return self._right(self.after) and not self._right(self.before)
 
     @property
     def broken(self) -> bool:
-        """Right before and wrong after."""
+        """Whether the answer was right before and is wrong after the second look."""
         return self._right(self.before) and self.after is not None and not self._right(self.after)
 
     def _right(self, answer: Answer | None) -> bool:
@@ -202,10 +205,10 @@ _ANSWER = pyarrow.struct(
 
 @cache
 def schema(names: Names) -> pyarrow.Schema:
-    """The Arrow schema of rows with these answers.
+    """Return the Arrow schema of rows with these answers.
 
-    `answers` has a field for each name. The columns gap_*, ambiguous, fixed, broken, corrected,
-    forwards and seconds follow from the first answer and the main one; they are there for those
+    The column `answers` has one field per name. The columns gap_*, ambiguous, fixed, broken,
+    corrected, forwards and seconds repeat or follow from the first and the main answer, for those
     who read the table without relook.
     """
     columns = [
@@ -227,12 +230,12 @@ def schema(names: Names) -> pyarrow.Schema:
 
 
 def names_of(table: pyarrow.Table) -> Names:
-    """Which answers the rows of a table hold."""
+    """Return the names of the answers in a table."""
     return Names.of(json.loads(table.schema.metadata[_METADATA]))
 
 
 def to_table(rows: Sequence[Row], names: Names) -> pyarrow.Table:
-    """Rows as an Arrow table of `schema(names)`.
+    """Convert rows to an Arrow table with the schema `schema(names)`.
 
     >>> names = relook.evaluation.Names("first look", "flip")
     >>> rows = relook.evaluate(corrector, "photos").rows
@@ -243,7 +246,7 @@ def to_table(rows: Sequence[Row], names: Names) -> pyarrow.Table:
 
 
 def from_table(table: pyarrow.Table) -> list[Row]:
-    """The rows of a table that `to_table` made.
+    """Convert a table made by `to_table` back to rows.
 
     >>> table = relook.evaluate(corrector, "photos").table
     >>> [row.image for row in relook.evaluation.from_table(table)]
@@ -255,50 +258,50 @@ def from_table(table: pyarrow.Table) -> list[Row]:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of one name in a table, as columns.
+    """All answers with one name in a table, as columns.
 
     Attributes:
-        found: an array of answers; the properties ask for one without nulls.
+        found: array of n answers; the methods require that none is null.
     """
 
     found: pyarrow.StructArray
 
     @classmethod
     def of(cls, table: pyarrow.Table, name: str) -> Answers:
-        """Of that name, in the order of the table's rows."""
+        """Select the answers with a name, in the order of the table's rows."""
         return cls(pyarrow.compute.struct_field(table["answers"].combine_chunks(), name))
 
     def column(self, field: str) -> NDArray[Any]:
-        """The values of a field that is no list."""
+        """Return the n values of a field that is not a list."""
         values: NDArray[Any] = self.found.field(field).to_numpy(zero_copy_only=False)
         return values
 
     @property
     def best(self) -> NDArray[Any]:
-        """The most probable class of each answer."""
+        """The most probable class of each answer, (n,)."""
         classes, starts, _ = self._list("classes")
         first: NDArray[Any] = classes[starts]
         return first
 
     def gap(self, j: int | None) -> NDArray[Any]:
-        """Y[c_1] − Y[c_j] of each answer, with fewer classes of the last; Y[c_1] for None."""
+        """Return Y[c_1] − Y[c_j] of each answer as `Answer.gap` does; for j = None, Y[c_1]."""
         probabilities, starts, ends = self._list("probabilities")
         top: NDArray[Any] = probabilities[starts]
         return top if j is None else top - probabilities[np.minimum(starts + j, ends) - 1]
 
     def holds(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Whether the class of that label is among the first five of each answer."""
+        """Return whether each label, (n,), is among the five most probable classes of its answer."""
         classes, starts, ends = self._list("classes")
         rows = np.repeat(np.arange(len(starts)), ends - starts)
         return np.bincount(rows[classes == labels[rows]], minlength=len(starts)) > 0
 
     def notes(self) -> Counter[str]:
-        """How many answers have each note."""
+        """Count the answers with each note."""
         counted = self.found.field("notes").flatten().value_counts().to_pylist()
         return Counter({each["values"]: each["counts"] for each in counted})
 
     def _list(self, field: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """All values of a field of lists, and where each list begins and ends."""
+        """Return all values of a field of lists, and where each list starts and ends."""
         lists = self.found.field(field)
         offsets = lists.offsets.to_numpy()
         return lists.values.to_numpy(), offsets[:-1], offsets[1:]

@@ -1,7 +1,7 @@
-"""A run's folder: what was asked for, and the rows so far, in parts that survive whatever happens.
+"""A run's folder: the settings, and the rows so far, in files that survive interruptions.
 
-RUN holds `run.json` (settings, versions, what the data were) and `rows/*.parquet`; when all rows
-are there they are one file.
+The folder holds `run.json` (settings, versions, a description of the data) and `rows/*.parquet`. A
+finished run has all rows in one file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relook.folder import RunError, claimed, write_atomically
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with a run in it.
+    """A run's settings and rows in a folder.
 
     >>> evaluation = relook.evaluate(corrector, "photos", output="run")
     >>> with relook.evaluation.Run.open("run", evaluation.settings) as run:
@@ -33,8 +33,8 @@ class Run:
     ['first look', 'flip'] 2
 
     Attributes:
-        folder: where.
-        settings: all that the rows depend on, as JSON.
+        folder: the folder of the run.
+        settings: everything that the rows depend on, as JSON values.
     """
 
     folder: Path
@@ -43,13 +43,13 @@ class Run:
     @classmethod
     @contextmanager
     def open(cls, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> Iterator[Run]:
-        """Begin a run, or go on with the one that is there; nobody else can until this ends.
+        """Start a run or continue the one in the folder; until this ends, the folder is locked.
 
-        A run that ends without rows leaves no run.json: another may begin in its folder.
+        A run that ends without rows leaves no run.json, so that another can start in the folder.
 
         Raises:
-            RunError: the folder holds a run of other settings, data or versions, and the message
-                shows the difference; another process works in it; it cannot be read or made.
+            RunError: the folder holds a run with other settings, data or versions (the message
+                shows the difference), is in use by another process, or cannot be read or created.
         """
         run = cls(Path(folder), json.loads(json.dumps(settings)))
         with claimed(run.folder, run.settings, lambda: bool(run._parts())):
@@ -58,19 +58,21 @@ class Run:
                 for left in (run.folder / "rows").glob("*.writing"):
                     left.unlink(missing_ok=True)
             except OSError as error:
-                raise RunError(f"{run.folder}: cannot be used ({error})") from error
+                raise RunError(
+                    f"{run.folder}: cannot be used ({error}); choose another folder"
+                ) from error
             yield run
 
     @property
     def names(self) -> Names:
-        """Which answers the rows hold."""
+        """Names of the answers in the rows."""
         return Names.of(self.settings["answers"])
 
     def table(self) -> pyarrow.Table:
-        """All rows that are there, in the order of the data, as `to_table` makes them.
+        """Read all rows so far, in the order of the data, as a table like those of `to_table`.
 
         Raises:
-            RunError: a part cannot be read.
+            RunError: a file of rows cannot be read.
         """
         none = to_table((), self.names)
         table = pyarrow.concat_tables([none, *map(self._read, self._parts())])
@@ -78,15 +80,16 @@ class Run:
         return table.take(places)
 
     def write(self, rows: pyarrow.Table) -> None:
-        """Add a part: all of it or, if this is killed on the way, nothing."""
+        """Write rows to a new file; if the process is killed meanwhile, none of them are written."""
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(rows, sink)
         name = f"part-{time.time_ns()}-{os.getpid()}.parquet"
         write_atomically(self.folder / "rows" / name, sink.getvalue().to_pybytes())
 
     def compact(self) -> None:
-        """All rows into one part, in order. Killed on the way, it leaves rows twice, which `table`
-        knows.
+        """Merge all rows into one file, in order.
+
+        If the process is killed meanwhile, some rows exist twice; `table` reads each only once.
         """
         parts = self._parts()
         if len(parts) < 2:
@@ -97,16 +100,16 @@ class Run:
 
     @classmethod
     def done(cls, folder: Path) -> int:
-        """How many rows the run in a folder has; 0 where there is no run."""
+        """Return the number of rows of the run in a folder; 0 without a run."""
         return sum(pyarrow.parquet.read_metadata(p).num_rows for p in cls(folder, {})._parts())
 
     def _read(self, part: Path) -> pyarrow.Table:
         try:
-            with part.open("rb") as stream:  # Arrow itself takes no paths but those in UTF-8
+            with part.open("rb") as stream:  # Arrow itself opens only paths in UTF-8
                 return pyarrow.parquet.read_table(stream, schema=schema(self.names))
         except (pyarrow.ArrowException, OSError) as error:
             raise RunError(
-                f"{part}: cannot be read ({error}); delete it, and its images are done again"
+                f"{part}: cannot be read ({error}); delete it to have its images classified again"
             ) from error
 
     def _parts(self) -> list[Path]:
