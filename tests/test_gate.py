@@ -406,7 +406,7 @@ def test_tune_keeps_the_gate_of_a_share(folder, tmp_path):
             "--gate takes a number from 0 to 1, or none",
         ),
         (["evaluate", "{folder}", "--gate", "gap3:0.5"], "gap2:0.6 is gap(1,2) below 0.6"),
-        (["predict", "{folder}/red/03.png", "--gate", "20%"], "a share of many images"),
+        (["predict", "{folder}/red/03.png", "--gate", "20%"], "a single image needs a gap instead"),
     ],
 )
 def test_gates_of_no_use_are_status_2(folder, tmp_path, arguments, said):

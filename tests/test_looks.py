@@ -642,7 +642,7 @@ def test_an_image_with_no_more_to_see_is_told_from_a_network_that_cannot():
     correction = relook.Corrector(classifier, look=best).correct(small)
     assert correction.left_out == ()
     assert correction.no_view == (
-        "without a larger part, since the network has seen all that fits its input's shape; "
+        "without a larger part, since the first look showed the largest part of the input's shape; "
         "the mirror image instead",
         "without the larger input, for which the image has too few pixels",
     )

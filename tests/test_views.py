@@ -105,7 +105,7 @@ def test_the_ends_of_a_photo():
     assert correction.cost == 3
     square = relook.Corrector(wide, look="ends").correct(numbered(16, 16))
     assert square.no_view == (
-        "without the ends of the photo, which has none beyond what the network has seen",
+        "without the ends of the photo, which is not longer than what the first look showed",
     )
 
 
@@ -114,7 +114,7 @@ def test_where_all_was_seen_there_is_nothing_uncropped():
     correction = corrector.correct(numbered(16, 32))
     assert correction.forwards == 1
     assert correction.no_view == (
-        "without what lies around the crop: the network has seen all of the image",
+        "without the area around the crop, since the first look showed the whole image",
     )
 
 

@@ -1,4 +1,4 @@
-"""Two networks about one image: which class of one is which of the other, and what each costs."""
+"""Two networks for one image: matching their classes and comparing their costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relook.layers import REFUSALS, evaluating, exclusive
 from relook.words import some
 
 _ROUNDS = 7
-"""So many single forwards of each network are timed, in turns."""
+"""Number of single forward passes of each network that are timed, in alternation."""
 _SHOWN = 3
 
 _counted: WeakKeyDictionary[Classifier, tuple[tuple[int, int], int]] = WeakKeyDictionary()
@@ -26,12 +26,12 @@ _timed: WeakKeyDictionary[Classifier, WeakKeyDictionary[Classifier, float]] = We
 
 
 def class_order(first: Classifier, second: Classifier) -> tuple[int, ...]:
-    """For each class of the first network its place among the classes of the second.
+    """Return, for each class of the first network, its index among the classes of the second.
 
-    Classes are matched by name; where nobody named those of one of the networks, by index.
+    Classes are matched by name, or by index if either network has no class names.
 
     Raises:
-        ModelError: the networks have other classes.
+        ModelError: the networks have different classes.
     """
     own, other = first.labels, second.labels
     if len(own) != len(other):
@@ -46,7 +46,7 @@ def class_order(first: Classifier, second: Classifier) -> tuple[int, ...]:
 
 
 def are_named(first: Classifier, second: Classifier) -> bool:
-    """Whether the classes of both networks have names to match them by."""
+    """Whether both networks have class names to match by."""
     return first.labels_given and second.labels_given
 
 
@@ -57,16 +57,18 @@ def _by_name(own: tuple[str, ...], other: tuple[str, ...]) -> dict[str, int]:
 
 def _other_classes(first: Classifier, second: Classifier, why: str) -> ModelError:
     return ModelError(
-        f"{second.name} does not have the classes of {first.name} ({why}), so that its answer "
-        "cannot be added; choose a network of the same classes. If they are the same under other "
-        "names, say so: relook.looks.Network(relook.load(..., labels=[...])) takes a name for each "
-        "of its classes, in its own order"
+        f"{second.name} does not have the classes of {first.name} ({why}), so its answer cannot "
+        "be added; choose a network with the same classes. If only the names differ, pass the "
+        "names of the first network in the order of the second: "
+        "relook.looks.Network(relook.load(..., labels=[...]))"
     )
 
 
 def forward_cost(second: Classifier, first: Classifier) -> float:
-    """What one forward of the second network costs in forwards of the first, each at its own input
-    size: by their multiply-adds, or where those cannot be counted by the clock.
+    """Return the cost of a forward pass of the second network, in forward passes of the first.
+
+    Each network runs at its own input size. The cost is the ratio of their multiply-adds, or of
+    their wall-clock times if multiply-adds cannot be counted.
     """
     if second is first:
         return 1.0
@@ -85,8 +87,10 @@ def is_counted(second: Classifier, first: Classifier) -> bool:
 
 
 def multiply_adds(classifier: Classifier) -> int:
-    """Of one forward at the network's own input size: those of its convolutions and matrix
-    products. 0 where they cannot be counted, as in an ONNX graph.
+    """Count the multiply-adds of a forward pass at the network's own input size.
+
+    Convolutions and matrix products are counted. The result is 0 if the operations cannot be
+    counted, as in an ONNX graph.
     """
     if not classifier.in_pytorch:
         return 0
@@ -100,7 +104,7 @@ def multiply_adds(classifier: Classifier) -> int:
 def _count(classifier: Classifier) -> int:
     network = classifier.network
     inputs = classifier.normalised(classifier.noise()).to(classifier.dtype)
-    # Fused attention is one operation to PyTorch, which does not count what it does inside.
+    # PyTorch does not count the operations inside fused attention.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -111,7 +115,7 @@ def _count(classifier: Classifier) -> int:
             FlopCounterMode(display=False) as counter,
         ):
             network(inputs)
-    except REFUSALS:  # operations that take no counter
+    except REFUSALS:  # operations that do not support the counter
         return 0
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -119,14 +123,14 @@ def _count(classifier: Classifier) -> int:
 
 
 def _time(second: Classifier, first: Classifier) -> float:
-    """The median over several rounds of how much longer a single forward of the second takes."""
+    """Return the median ratio of the time of a forward pass of the second to that of the first."""
     inputs = {network: network.normalised(network.noise()) for network in (first, second)}
 
     def seconds(network: Classifier) -> float:
         start = time.perf_counter()
-        network.run(inputs[network]).sum().item()  # waits for an accelerator
+        network.run(inputs[network]).sum().item()  # item() waits for the accelerator
         return time.perf_counter() - start
 
     for network in inputs:
-        seconds(network)  # the first one makes ready
+        seconds(network)  # warm up
     return statistics.median(seconds(second) / seconds(first) for _ in range(_ROUNDS))

@@ -1,9 +1,9 @@
 """The correction: R, Y' and the classifier that takes a second look.
 
     Y  = f(X)                      the first look
-    M_i                            its views: for the poster's look, one mask image a class
-    R  = sum_i f(M_i) · Y[c_i]     every view's answer with its weight
-    Y' = Y + R                     the new answer; offered to users as Y' / sum(Y')
+    M_i                            the views: for the poster's look, one mask image per class
+    R  = sum_i f(M_i) · Y[c_i]     the weighted sum of the answers to the views
+    Y' = Y + R                     the corrected answer; users get Y' / sum(Y')
 
 (D. Maeng and J.-G. Baek, "CNN-based Class Probability Correction using Mask-image".)
 """
@@ -41,30 +41,30 @@ from relook.reading import Photo, ReadAhead
 _log = logging.getLogger("relook")
 
 _BACKWARD = 2
-"""What a backward costs, in forwards."""
+"""Cost of a backward pass, in forward passes."""
 
 _OF_TWO, _OF_MANY = (4.0, 0.4), (1.5, 0.2)
-"""How far answers may vary yet, in deviations and beyond them: of two answers, and of more."""
+"""How far answers may still vary, as (multiple of the deviation, constant): for two, for more."""
 
 _SETTLED = Note("the remaining views, since the answer was settled")
 
 _TOGETHER = 32
-"""So many forwards are worth asking together; answers come out as soon as so many are there."""
+"""Number of forward passes that are collected and run together before results are returned."""
 
 _FEWEST, _SMALL = 4, 1_000_000
-"""At least so many images are corrected in one batch; as many as are worth it where the originals
-have no more pixels than this. A photo of 12 megapixels takes 36 MB, and as many are read ahead."""
+"""Minimum number of images per batch; `_TOGETHER` images if the originals have no more pixels than
+this. A photo of 12 megapixels takes 36 MB, and a second batch is read ahead."""
 
 
 def correction_term(
     weights: Float[Tensor, "n c"], answers: Float[Tensor, "n c"]
 ) -> Float[Tensor, " c"]:
-    """R = sum_i w_i ⊙ f(M_i); the poster's weights are Y[c_i] for all classes."""
+    """Compute R = sum_i w_i ⊙ f(M_i); the poster's weights are Y[c_i] for all classes."""
     return (weights * answers).sum(dim=0)
 
 
 def corrected_probabilities(y: Float[Tensor, " c"], r: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
-    """Y' = Y + R, divided by its sum: the same order, and probabilities again."""
+    """Compute Y' = Y + R divided by its sum, so that the result is probabilities again."""
     corrected = y + r
     return corrected / corrected.sum()
 
@@ -72,19 +72,19 @@ def corrected_probabilities(y: Float[Tensor, " c"], r: Float[Tensor, " c"]) -> F
 def settled(
     answers: Float[Tensor, "n c"], weights: Float[Tensor, "n c"], left: Float[Tensor, " c"]
 ) -> bool:
-    """Whether the views that are left hardly can change the answer, or cannot at all.
+    """Return whether the remaining views cannot, or almost certainly will not, change the answer.
 
-    A view can change the lead of the first class over another by its whole weight, and does so only
-    where it says the opposite of the views before it. So we expect of the views that are left at
-    worst the mean lead so far, less what the answers have varied by: 1.5 times the largest
-    deviation of an answer from that mean, and 0.2 for what they have not shown yet; 4 times and 0.4
-    where there are two answers only, which say little of how much they vary. Networks whose answers
-    vary more are asked more. The numbers were chosen in docs/second-look.md.
+    A view can change the lead of the first class over another by at most its weight, and only does
+    so if it contradicts the views before it. The worst case expected of the remaining views is
+    therefore the mean lead so far, minus 1.5 times the largest deviation of an answer from that
+    mean, minus 0.2 for variation not yet observed. With only two answers, which say little about
+    the variation, the margins are 4 times and 0.4. Networks whose answers vary more thus get more
+    views. The numbers were chosen in docs/second-look.md.
 
     Args:
-        answers: f(X) and f of the views so far.
-        weights: theirs.
-        left: the weight of the views that are left.
+        answers: (n, C), f(X) and the answers to the views so far.
+        weights: (n, C), the weights of these answers.
+        left: (C,), the total weight of the remaining views.
     """
     total = (weights * answers).sum(dim=0)
     best = total.argmax()
@@ -100,18 +100,20 @@ def settled(
 
 @dataclass(frozen=True)
 class SeenView:
-    """One view that a look made. Tensors are on the CPU.
+    """One view of an image, with the network's answer. Tensors are on the CPU.
 
     Attributes:
-        what: in a few words, what it shows.
+        what: short description, such as "mask image".
         pixels: (3, H, W) in [0, 1].
-        probabilities: (C,), f of it; None where the network was not asked about it.
-        of: for a view made for one of the top-k classes its place among them; None for others.
-        box: the part of the original that it was cut from, in its own pixels; None where it was
-            not cut from it.
-        frame: what of the photo it shows, in which shape and at which scale; None without a box.
-        maps: (k, H, W) in [0, 1], for a view that attribution maps led to: where each of the top-k
-            classes was seen, faint values set to 0; None for other views.
+        probabilities: (C,), the answer f(view); None if the network was not run on the view.
+        of: index into the top-k classes of the class that the view was made for; None if it belongs
+            to no class.
+        box: (left, top, right, bottom) of the part that was cut from the original, in pixels of the
+            original; None if the view was not cut from it.
+        frame: which part of the photo the view shows, in which shape and at which scale; None
+            without a box.
+        maps: (k, H, W) in [0, 1], the attribution maps that the view is based on, one per top-k
+            class, with faint values set to 0; None for views without maps.
     """
 
     what: str
@@ -125,28 +127,29 @@ class SeenView:
 
 @dataclass(frozen=True, repr=False)
 class Correction:
-    """One image's second look, with everything seen on the way. Tensors are on the CPU.
+    """The result of a second look at one image, step by step. Tensors are on the CPU.
 
     Attributes:
-        image: the image's name.
-        model: the classifier's name.
-        labels: one name a class.
-        pixels: (3, H, W) in [0, 1], what the network saw.
+        image: name of the image.
+        model: name of the classifier.
+        labels: class names.
+        pixels: (3, H, W) in [0, 1], the network's crop of the image.
         original: the whole image, upright RGB.
-        box: the part of the original that the pixels show, in its own pixels.
-        before: (C,), Y; sums to 1.
-        after: (C,), Y' / sum(Y'); equal to `before` where no second look was taken.
-        classes: (k,), the top-k classes, most probable first.
-        corrected: whether a second look was taken; the gate may have held it back.
-        made: every view that the look made, also those that the network was not asked about: mask
-            images of classes that were seen nowhere, and what was left when the answer was settled.
-        forwards: images that went through the network: 1 + `attribution_forwards` + `views`.
-        cost: the same in units of one forward at the network's own input size.
-        seconds: wall-clock time, reading the image included.
-        left_out: what the look did without because this network cannot be asked about it, such as
-            a larger input of a network that takes one size only.
-        no_view: what it did without because there is no more to see in this image.
-        gate: the corrector's: which images get a second look.
+        box: (left, top, right, bottom) of the crop, in pixels of the original.
+        before: (C,), the first answer Y; sums to 1.
+        after: (C,), the corrected answer Y' / sum(Y'); equal to `before` without a second look.
+        classes: (k,), indices of the top-k classes, most probable first.
+        corrected: whether there was a second look; False if the gate kept the first answer.
+        made: all views of the look, including those that were not run: mask images of classes that
+            were not found, and the views that remained when the answer was settled.
+        forwards: number of forward passes, one per image: 1 + `attribution_forwards` + number of
+            `views`.
+        cost: cost of all passes, in forward passes at the network's own input size.
+        seconds: wall-clock time, including reading the image.
+        left_out: what was skipped because the network does not support it, such as a larger input
+            for a network that accepts one size only.
+        no_view: what was skipped because this image has no such view.
+        gate: the gate of the corrector.
 
     >>> correction = corrector.correct("photo.jpg")
     >>> correction
@@ -179,30 +182,29 @@ class Correction:
 
     @property
     def views(self) -> tuple[SeenView, ...]:
-        """The views that the network was asked about, in order."""
+        """The views that were run through a network, in order."""
         return tuple(view for view in self.made if view.probabilities is not None)
 
     def view_of(self, place: int) -> SeenView | None:
-        """The view that was made for one of the top-k classes, such as its mask image; None where
-        there is none.
+        """Return the view of one of the top-k classes, such as its mask image; None if it has none.
 
         Args:
-            place: of the class in `classes`.
+            place: index of the class in `classes`.
         """
         return next((view for view in self.made if view.of == place), None)
 
     @property
     def maps(self) -> Float[Tensor, "m h w"]:
         """(k, H, W) in [0, 1], the attribution maps of the top-k classes, with values ≤ 0.1 set to
-        0; (0, H, W) where the look made none.
+        0; (0, H, W) if the look uses no maps.
         """
         maps = (view.maps for view in self.made if view.maps is not None)
         return next(maps, self.pixels.new_zeros(0, *self.pixels.shape[1:]))
 
     @property
     def mask_images(self) -> Float[Tensor, "n 3 h w"]:
-        """(k, 3, H, W) in [0, 1], the mask images of the top-k classes; (0, 3, H, W) where the look
-        made none.
+        """(k, 3, H, W) in [0, 1], the mask images of the top-k classes; (0, 3, H, W) if the look
+        makes none.
         """
         views = (self.view_of(place) for place in range(self.k))
         found = [view.pixels for view in views if view is not None and view.box is None]
@@ -210,42 +212,46 @@ class Correction:
 
     @property
     def attribution_forwards(self) -> int:
-        """How many forward passes were spent on the attribution maps."""
+        """Number of forward passes spent on attribution maps."""
         return self.forwards - 1 - len(self.views)
 
     @property
     def k(self) -> int:
-        """How many classes the second look is about."""
+        """Number of top classes that the second look considers."""
         return len(self.classes)
 
     @property
     def changed(self) -> bool:
-        """Whether the most probable class is another one now."""
+        """Whether the second look changed the most probable class."""
         return bool(self.before.argmax() != self.after.argmax())
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All that the look did without, in words: what is left out on this network first."""
+        """Everything that was skipped, in words: `left_out`, then `no_view`."""
         return self.left_out + self.no_view
 
     def save_picture(self, file: str | os.PathLike[str] | WritableFile) -> None:
-        """Write what `relook predict --output` does: the photo, the classes before and after, each
-        class's map and the views asked about, as a PNG file.
+        """Save the picture of `relook predict --output` as a PNG file.
+
+        It shows the photo, the most probable classes before and after, the map of each class and
+        the views.
 
         Args:
-            file: a path that ends in .png, or a file that is open for writing bytes.
+            file: a path that ends in .png, or a file that is open for writing in binary mode.
 
         Raises:
-            RelookError: the file's name does not end in .png.
-            OSError: it cannot be written.
+            RelookError: the file name does not end in .png.
+            OSError: the file cannot be written.
         """
-        from relook.report.picture import save_picture  # a drawing of it, some floors up
+        from relook.report.picture import (
+            save_picture,
+        )  # imported here because report builds on this
         from relook.report.story import tell
 
         save_picture(tell(self), file)
 
     def to_json(self) -> dict[str, Any]:
-        """The object of `relook predict --json`; "notes" only where there are any."""
+        """Return the JSON object of `relook predict --json`; "notes" only if there are any."""
         return {
             "image": self.image,
             "model": self.model,
@@ -269,17 +275,18 @@ class Correction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One image's first look, its second look and their sum, as tensors of the classifier's device.
+    """First look, second look and corrected answer of one image, on the classifier's device.
 
     Attributes:
         first: the first look.
-        classes: (k,), the top-k classes, most probable first.
-        second: the second look; None where the gate held it back.
-        view_answers: (n, C) for each batch of views that the network was asked about.
-        after: (C,), Y' / sum(Y'); Y where there was no second look.
-        forwards: images that went through the network, the first look counted.
-        cost: the same in units of one forward at the network's own input size.
-        seconds: wall-clock time of the second look; of views asked together its share.
+        classes: (k,), indices of the top-k classes, most probable first.
+        second: the second look; None if the gate kept the first answer.
+        view_answers: for each batch of views that was run, the (n, C) answers.
+        after: (C,), the corrected answer Y' / sum(Y'); Y without a second look.
+        forwards: number of forward passes, one per image, including the first look.
+        cost: cost of all passes, in forward passes at the network's own input size.
+        seconds: wall-clock time of the second look; the time of a batch that holds views of
+            several images is divided among them.
     """
 
     first: FirstLook
@@ -293,14 +300,14 @@ class Outcome:
 
 
 class Corrector(nn.Module):
-    """A classifier that takes a second look: in place of the classifier, same input, same output.
+    """A classifier that takes a second look: a drop-in replacement with the same input and output.
 
     Attributes:
         classifier: the frozen classifier.
-        k: how many of the most probable classes the second look is about.
-        gate: which images get a second look, a `relook.gate.Gate`.
-        look: the way to look again.
-        called: the name of the look with its options; None for an object.
+        k: number of top classes that the second look considers.
+        gate: the `relook.gate.Gate` that decides which images get a second look.
+        look: the second look.
+        called: name of the look with its options; None if an object was passed.
 
     >>> corrector = relook.Corrector(classifier, look="flip", gate="gap2:0.6")
     >>> corrector.correct("photo.jpg")
@@ -320,25 +327,26 @@ class Corrector(nn.Module):
         """Wrap a classifier.
 
         Args:
-            classifier: what `relook.load` or `relook.Classifier` gave.
-            k: 1 to the number of classes; None is 5, or all of fewer classes (2 for "best").
-            gate: an image that the classifier is surer of stays as it is, at the cost of one
-                forward: a number from 0 to 1 for gap(1,5), "gap2:0.6" for gap(1,2), the lead of
-                the first class over the second, below 0.6, or a `relook.gate.Gate`. "none" looks
-                again at every image; None is the look's own gate ("quick" and "best" have one),
-                or "none" where it has none.
-            look: a name as `relook.looks.make_look` takes it ("poster", "quick", "best", "flip",
-                "network:MODEL" for a second network, several joined by +), a file that tuning
-                saved or a `relook.looks.Preset`, whose k and gate hold where none are given here,
-                or an object, such as `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
-            budget: at most how many masked forwards an image gets for its maps; None is all that
-                exact Score-CAM takes, "fast" is 64 (see `relook.ScoreCAM`).
+            classifier: a classifier from `relook.load` or `relook.Classifier`.
+            k: number of top classes, from 1 to the number of classes; None means 5, or all classes
+                if there are fewer (2 for the look "best").
+            gate: threshold below which an image gets a second look; other images keep their first
+                answer and cost one forward pass. A number from 0 to 1 for gap(1,5), "gap2:0.6" for
+                gap(1,2), the lead of the first class over the second, or a `relook.gate.Gate`.
+                "none" looks again at every image. None means the default of the look ("quick" and
+                "best" have a gate), or else "none".
+            look: a name for `relook.looks.make_look` ("poster", "quick", "best", "flip",
+                "network:MODEL" for a second network, several joined by +); a file saved by tuning
+                or a `relook.looks.Preset`, whose k and gate are the defaults; or an object, such as
+                `relook.looks.Mask(relook.ScoreCAM(fill="mean"))`.
+            budget: maximum number of masked forward passes per image for the maps; None means exact
+                Score-CAM, "fast" means 64 (see `relook.ScoreCAM`).
 
         Raises:
-            RelookError: k, gate or budget is out of range, there is no such look, or it takes no
+            RelookError: k, gate or budget is out of range, the look is unknown, or it has no
                 budget.
-            ModelError: the look needs a target layer and the classifier has none; a second network
-                cannot be loaded, or has other classes.
+            ModelError: the look needs a target layer and the classifier has none, or a second
+                network cannot be loaded or has different classes.
         """
         super().__init__()
         if not isinstance(classifier, Classifier):
@@ -352,7 +360,7 @@ class Corrector(nn.Module):
         own = EVERY_IMAGE
         if budget is not None and not isinstance(look, str | os.PathLike):
             raise RelookError(
-                "budget goes with a look's name; an object has its own, as in "
+                "budget can only be combined with the name of a look; set it on the object, as in "
                 "relook.looks.Mask(relook.ScoreCAM(budget=64))"
             )
         called = None
@@ -364,7 +372,7 @@ class Corrector(nn.Module):
             look = look.make(classifier)
         elif not isinstance(look, Look):
             raise RelookError(
-                f"look must be a name, a file that tuning saved, or a look of relook.looks; not "
+                f"look must be a name, a file saved by tuning, or a look from relook.looks, not "
                 f"{look!r}"
             )
         k = default if k is None else k
@@ -379,35 +387,40 @@ class Corrector(nn.Module):
         self.called = called
         self._said = False
         if needs_layer(self.look):
-            _ = classifier.target_layer  # raises if there is none: now, not at the first image
+            _ = classifier.target_layer  # raises here, not at the first image, if there is none
         for number, network in enumerate(networks(self.look), 2):
-            class_order(classifier, network)  # raises if there is none
-            forward_cost(network, classifier)  # measured now, not while images are counted
-            self.add_module(f"network_{number}", network)  # `.to(device)` moves it too
+            class_order(classifier, network)  # raises if the classes differ
+            forward_cost(
+                network, classifier
+            )  # measured here, so that it does not count as an image's time
+            self.add_module(f"network_{number}", network)  # so that `.to(device)` moves it too
 
     @property
     def needs_activations(self) -> bool:
-        """Whether first looks have to keep the target layer's maps, if the network has one."""
+        """Whether first looks keep the target layer's maps: the look uses them, and they exist."""
         return keeps_maps(self.look, self.classifier)
 
     def extra_repr(self) -> str:
-        """The settings, for `print(corrector)`."""
+        """Return the settings, for `print(corrector)`."""
         return f"look {self.called or self.look}, k = {self.k}, gate {self.gate.setting}"
 
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Corrected probabilities, one row an image that sums to 1, on the classifier's device.
+        """Compute corrected probabilities, on the classifier's device.
 
-        Each image has its own top-k classes; its answer does not depend on the rest of the batch.
-        A look that cuts from the original image cuts from the pixels here, which a warning says
-        once.
+        Each image has its own top-k classes, and its answer does not depend on the rest of the
+        batch. Looks that cut views from the original image have only the pixels here; a warning is
+        logged once.
 
         Args:
-            pixels: in [0, 1].
+            pixels: (N, 3, H, W) in [0, 1].
+
+        Returns:
+            (N, C), one row per image that sums to 1.
 
         Raises:
             RelookError: the pixels are not in [0, 1].
-            NotFiniteError: the network answered NaN.
+            NotFiniteError: the network returned NaN or infinity.
         """
         check_pixels(pixels)
         if not len(pixels):
@@ -416,8 +429,8 @@ class Corrector(nn.Module):
             self._said = True
             _log.warning(
                 "relook: the look %s has only pixels to cut from: it cannot show what resize and "
-                "crop threw away, nor finer detail; correct() and relook.evaluate have the "
-                "original images, and what they measure does not hold for this call",
+                "crop removed, nor finer detail. correct() and relook.evaluate use the original "
+                "images; their results do not apply to this call",
                 self.called or type(self.look).__name__,
             )
         firsts = (
@@ -428,16 +441,16 @@ class Corrector(nn.Module):
         return torch.stack([outcome.after for outcome in self.look_again(firsts)])
 
     def correct(self, image: ImageSource, progress: Progress | None = None) -> Correction:
-        """Correct one image and keep everything seen on the way.
+        """Correct one image and keep all intermediate results.
 
         Args:
             image: a path, open file, PIL image or array (see `relook.images.open_image`).
-            progress: called with (forward passes done, forward passes in all) while the attribution
-                goes on.
+            progress: called with (forward passes done, forward passes in total) while attribution
+                maps are computed.
 
         Raises:
             ImageError: the image cannot be read.
-            NotFiniteError: the network answered NaN for it.
+            NotFiniteError: the network returned NaN or infinity.
         """
         photo = Photo.read(image, self.classifier)
         [found] = self._corrected([photo], progress)
@@ -448,26 +461,28 @@ class Corrector(nn.Module):
     def correct_many(
         self, images: Iterable[ImageSource]
     ) -> Iterator[Correction | ImageError | NotFiniteError]:
-        """Correct images, several in one batch, and keep everything seen on the way.
+        """Correct many images in batches and keep all intermediate results.
 
-        The results are those of `correct`, in the order of the images, each as soon as it is there.
-        Images are read by threads while the network is busy with those before them: at most 64
-        ahead, fewer where they are large, so that there may be any number of them.
+        Results equal those of `correct`, in the order of the images, and are yielded as soon as
+        they are ready. Threads read up to 64 images ahead of the network, fewer if the images are
+        large, so memory stays bounded for any number of images.
 
         Args:
-            images: each as in `correct`; may be a generator.
+            images: the images, each as in `correct`; may be a generator.
 
         Returns:
-            One result an image: its correction, or the error that `correct` would raise for it. It
-            does not keep the others from being corrected.
+            An iterator over one result per image: its correction, or the error that `correct` would
+            raise. An error does not affect the other images.
 
         Raises:
             RelookError: `images` is a single image.
-            ModelError: the look asks about another size than the network's, which it refuses.
+            ModelError: the look needs an input size that the network does not accept.
         """
         single = (str, bytes, os.PathLike, Image.Image, ReadableFile)
         if isinstance(images, single) or getattr(images, "ndim", 4) < 4:
-            raise RelookError("correct_many takes several images, as in a list; correct takes one")
+            raise RelookError(
+                "correct_many takes several images, such as a list; for one image use correct"
+            )
         return quietly(self._many_corrected(images))
 
     def _many_corrected(
@@ -492,7 +507,7 @@ class Corrector(nn.Module):
     def _corrected(
         self, batch: Sequence[Photo | ImageError], progress: Progress | None = None
     ) -> Iterator[Correction | ImageError | NotFiniteError]:
-        """What became of each of them, in order."""
+        """Yield the result for each photo or error, in order."""
         outcomes = self._each([each for each in batch if isinstance(each, Photo)], progress)
         for each in batch:
             yield each if isinstance(each, ImageError) else next(outcomes)
@@ -500,7 +515,7 @@ class Corrector(nn.Module):
     def _each(
         self, photos: Sequence[Photo], progress: Progress | None
     ) -> Iterator[Correction | NotFiniteError]:
-        """Photos in one batch; if the network answers NaN for it, one by one."""
+        """Correct photos in one batch; if the network returns NaN for the batch, one by one."""
         if not photos:
             return
         done = 0
@@ -526,7 +541,7 @@ class Corrector(nn.Module):
             yield from self._each([photo], progress)
 
     def _correction(self, photo: Photo, outcome: Outcome, seconds: float) -> Correction:
-        """With the seconds that its first look took."""
+        """Convert an outcome; `seconds` is the time of the first look."""
         second = outcome.second or SecondLook()
         return Correction(
             image=photo.name,
@@ -552,15 +567,16 @@ class Corrector(nn.Module):
     def look_again(
         self, firsts: Iterable[FirstLook], progress: Progress | None = None
     ) -> Iterator[Outcome]:
-        """Second look and sum for each image, in order; views of several are asked together.
+        """Take the second look at each image, in order; views of several images share batches.
 
         Args:
             firsts: first looks of this classifier, with activations if the look needs them.
-            progress: told (forwards done, forwards in all) while an attribution goes on.
+            progress: called with (forward passes done, forward passes in total) while attribution
+                maps are computed.
 
         Raises:
-            NotFiniteError: the network answered NaN.
-            ModelError: the look asks about another size than the network's, which it refuses.
+            NotFiniteError: the network returned NaN or infinity.
+            ModelError: the look needs an input size that the network does not accept.
         """
         waiting: list[_Waiting] = []
         for first in firsts:
@@ -576,10 +592,10 @@ class Corrector(nn.Module):
         yield from self._outcomes(waiting)
 
     def about(self, outcome: Outcome, k: int) -> Outcome:
-        """The same second look about the first k of its classes only; it asks nothing anew.
+        """Restrict an outcome to the first k of its classes, without further forward passes.
 
-        Views that were made for no class in particular stay. Right for looks whose weights for a
-        class do not depend on the others, such as the poster's.
+        Views that belong to no class are kept. The result is only correct for looks whose weights
+        for a class do not depend on the other classes, such as the poster's.
         """
         if outcome.second is None or k >= len(outcome.classes):
             return outcome
@@ -609,8 +625,8 @@ class Corrector(nn.Module):
             yield self._sum(w, tuple(view_answers), seconds * w.asked / max(1, forwards))
 
     def _ask(self, batches: Sequence[Views]) -> list[Tensor]:
-        """Answers to every view, in order; views of one size for one network go through it
-        together.
+        """Return the answers to all views, in order; views of the same size and network share
+        batches.
         """
         answers: dict[int, Tensor] = {}
         groups: dict[tuple[Classifier, torch.Size], list[int]] = {}
@@ -666,7 +682,7 @@ class Corrector(nn.Module):
 
 @dataclass(frozen=True)
 class _Waiting:
-    """An image whose views are not asked about yet."""
+    """An image whose views have not been run yet."""
 
     first: FirstLook
     classes: Tensor
@@ -678,12 +694,12 @@ class _Waiting:
         return self.second.asked if self.second else ()
 
     def turn(self, done: int) -> tuple[Views, ...]:
-        """What to ask about next."""
+        """Return the batches of views to run next."""
         in_turn = self.second is not None and self.second.in_turn
         return self.views[done : done + 1] if in_turn else self.views
 
     def is_settled(self, answers: Sequence[Tensor]) -> bool:
-        """Whether nothing is left to ask about, or nothing that would change the answer."""
+        """Whether no views remain, or none that would change the answer."""
         left = self.views[len(answers) :]
         if not left:
             return True
@@ -696,7 +712,7 @@ class _Waiting:
         )
 
     def after(self, asked: int) -> _Waiting:
-        """The same with only so many batches of views, which is said."""
+        """Return a copy with only the first `asked` batches marked as run, and a note on the rest."""
         if self.second is None or asked == len(self.views):
             return self
         views, left = [], asked
@@ -719,17 +735,17 @@ def _refusal(network: Classifier, views: Tensor, why: str) -> ModelError:
     height, width = views.shape[-2:]
     return ModelError(
         f"{network.name} takes no inputs of {height}×{width} "
-        f"({why}); use a look at its own size, such as tencrop"
+        f"({why}); use a look at the network's own input size, such as tencrop"
     )
 
 
 def _made(outcome: Outcome) -> tuple[SeenView, ...]:
-    """Every view, those that the network was asked about with its answer."""
+    """Collect all views, with the answers to those that were run."""
     first = outcome.first
     shown, own = first.shown, first.size
 
     def frame(views: Views, pixels: Tensor, box: Box | None) -> Frame | None:
-        if box is None or views.by is not None:  # another network has another scale
+        if box is None or views.by is not None:  # the scale of another network is not comparable
             return None
         return Frame.of(box, (pixels.shape[1], pixels.shape[2]), shown, first.extent, own)
 

@@ -1,4 +1,4 @@
-"""Images read for a classifier, and by threads while it is busy with those before them."""
+"""Reading images for a classifier, in threads that work ahead of the network."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 THREADS = min(8, os.cpu_count() or 1)
-"""They read images while the network is busy."""
+"""Number of threads that read images while the network is busy."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An image that was read, and what a classifier's network will see of it.
+    """An image and the network's crop of it.
 
     Attributes:
-        name: what results call it.
+        name: name of the image in results.
         original: the whole image, upright RGB.
         pixels: (3, H, W) in [0, 1], the classifier's crop.
-        seconds: wall-clock time that this took.
+        seconds: wall-clock time of reading and cropping.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Photo:
 
     @classmethod
     def read(cls, image: ImageSource, classifier: Classifier) -> Photo:
-        """Read an image (see `relook.images.open_image`).
+        """Read an image (see `relook.images.open_image`) and cut the classifier's crop.
 
         Raises:
-            ImageError: it cannot be read, or not be brought to the network's input size.
+            ImageError: the image cannot be read, or cannot be resized to the network's input.
         """
         start = time.perf_counter()
         name = image_name(image)
@@ -61,17 +61,17 @@ class Photo:
 
 
 class ReadAhead(Generic[T, R]):
-    """Reads items one batch ahead of whoever takes the results, and no further.
+    """Read items in threads, at most one batch ahead of the consumer.
 
-    A context manager: at its end nothing more is read.
+    Use it as a context manager: on exit, items that are not being read yet are dropped.
     """
 
     def __init__(self, read: Callable[[T], R], items: Iterable[T]) -> None:
-        """Read nothing yet.
+        """Set up the threads; nothing is read before the first call of `take`.
 
         Args:
-            read: called with each item, in a thread.
-            items: iterated over as they are needed, in the thread that takes the results.
+            read: function that is called with each item in one of the threads.
+            items: the items, iterated over as needed in the thread that calls `take`.
         """
         self._read = read
         self._items = iter(items)
@@ -79,13 +79,13 @@ class ReadAhead(Generic[T, R]):
         self._begun: deque[Future[R]] = deque()
 
     def take(self, count: int) -> list[R]:
-        """The next results, in the order of the items; none at the end.
+        """Return the next results in the order of the items; fewer, then none, at the end.
 
         Args:
-            count: how many, and how many after them to begin reading.
+            count: number of results to return, and of further items to start reading.
 
         Raises:
-            Exception: what `read` or the items raised.
+            Exception: whatever `read` or the iteration over the items raised.
         """
         for item in islice(self._items, max(0, 2 * count - len(self._begun))):
             self._begun.append(self._pool.submit(self._read, item))

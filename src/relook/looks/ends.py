@@ -11,7 +11,7 @@ from relook.looks.protocol import SecondLook, Views
 
 _LONGER = 0.1
 """How much longer than the crop a photo has to be, as a share of the crop's side."""
-_NO_ENDS = Note("the ends of the photo, which has none beyond what the network has seen")
+_NO_ENDS = Note("the ends of the photo, which is not longer than what the first look showed")
 
 
 @dataclass(frozen=True)

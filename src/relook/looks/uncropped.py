@@ -12,7 +12,7 @@ from relook.looks.ends import Ends
 from relook.looks.frame import per_pixel, sees_all
 from relook.looks.protocol import SecondLook, Views
 
-_SEEN = Note("what lies around the crop: the network has seen all of the image")
+_SEEN = Note("the area around the crop, since the first look showed the whole image")
 
 
 @dataclass(frozen=True)
