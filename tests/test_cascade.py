@@ -122,8 +122,8 @@ def test_classes_without_names_are_taken_in_their_order_and_that_is_said(halves,
     correction = relook.Corrector(halves, look=Network(named(None))).correct(photo_of_halves)
     torch.testing.assert_close(correction.after, torch.tensor([0.75, 0.25]))
     assert correction.left_out == (
-        "without names to match the classes of other by, which are taken to be in the order of "
-        "those of HalvesNet",
+        "without matching classes by name, so the classes of other are assumed to be in the order "
+        "of those of HalvesNet",
     )
 
 
@@ -167,8 +167,8 @@ def test_a_graph_is_timed_and_that_is_said(halves, photo_of_halves, tmp_path):
     assert not is_counted(second, halves)
     assert correction.cost == 1 + forward_cost(second, halves) > 1
     assert correction.left_out == (
-        f"without a count of what {tmp_path / 'net.onnx'} computes, so that the cost of its "
-        "forward pass was measured by the clock",
+        f"without counting the multiply-adds of {tmp_path / 'net.onnx'}, so the cost of its forward "
+        "pass was measured by its time",
     )
 
 
@@ -203,7 +203,7 @@ def test_a_name_is_loaded_once_while_it_is_in_use(halves, turned, tmp_path):
     [
         ("network:nothing", "look 'network:nothing': model 'nothing' is unknown"),
         ("flip+network:networks:no", "look 'network:networks:no': "),
-        ("network:", "names no network; name a model behind it"),
+        ("network:", "names no network; add the name of a model"),
         ("network:a+b.onnx", r"look 'b.onnx' is unknown \(the name of a second network may hold"),
         ("network", "look 'network' is unknown; choose one of .* or network:MODEL"),
     ],

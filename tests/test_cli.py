@@ -187,7 +187,7 @@ def test_images_none_of_which_is_there_load_no_network(tmp_path, photo):
         ([*HALVES, "--attribution", "lime"], "attribution 'lime' is unknown"),
         ([*HALVES, "--variant", "fast"], "variant 'fast' is unknown"),
         ([*HALVES, "--variant", "torchcam", "--fill", "black"], "drop fill 'black'"),
-        ([*HALVES, "--attribution", "cam", "--variant", "paper"], "CAM has none"),
+        ([*HALVES, "--attribution", "cam", "--variant", "paper"], "CAM has no variants"),
         ([*HALVES, "--budget", "0"], "budget must be at least 1 forward pass"),
         ([*HALVES, "--budget", "few"], "Invalid value for '--budget'"),
         ([*HALVES, "--fast", "--budget", "8"], "drop it or --budget 8"),

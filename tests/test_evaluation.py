@@ -660,10 +660,10 @@ def test_what_a_look_does_without_is_in_the_rows_and_survives_a_resume(data, tmp
     for _ in range(2):
         found = relook.evaluate(corrector, data, tmp_path / "run", versus=["flip", "larger"])
         counted = found.statistics
-        seen = "without a larger part, since the first look showed the largest part of the input's shape"
+        seen = "without a larger part, since the first look showed all that fits the input's shape"
         assert counted.after.notes == {seen: 40}
         assert counted.rivals["flip"].notes == {}
-        few = "without the larger input, for which the image has too few pixels"
+        few = "without the larger input, since the image has too few pixels"
         assert counted.rivals["larger"].notes == {few: 40}
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["methods"]["larger"]["notes"] == {few: 40}

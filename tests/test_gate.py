@@ -204,8 +204,8 @@ def test_a_file_keeps_a_gate_of_either_kind(tmp_path):
         ("gap7:0.5", "look.json: gate must be a gap from 0 to 1"),
         (1.5, "look.json: gate must be a gap from 0 to 1"),
         ("20%", "look.json: gate 20% is a share"),
-        ([0.5], "look.json: k, gate and budget are numbers"),
-        (True, "look.json: k, gate and budget are numbers"),
+        ([0.5], "look.json: k, gate and budget must be numbers"),
+        (True, "look.json: k, gate and budget must be numbers"),
     ):
         (tmp_path / "look.json").write_text(json.dumps({"look": "flip", "gate": gate}))
         with pytest.raises(relook.RelookError, match=said):

@@ -190,10 +190,10 @@ def test_options_have_the_last_word_over_a_file(tmp_path):
     ("content", "said"),
     [
         ("{", "cannot be read as a saved look"),
-        ("[]", "is no saved look"),
-        (json.dumps({"k": 3}), "is no saved look"),
-        (json.dumps({"look": "poster", "colour": 1}), "is no saved look"),
-        (json.dumps({"look": "poster", "k": "three"}), "k, gate and budget are numbers"),
+        ("[]", "is not a saved look"),
+        (json.dumps({"k": 3}), "is not a saved look"),
+        (json.dumps({"look": "poster", "colour": 1}), "is not a saved look"),
+        (json.dumps({"look": "poster", "k": "three"}), "k, gate and budget must be numbers"),
         (json.dumps({"look": "postr"}), "look 'postr' is unknown"),
         (json.dumps({"look": "poster", "fill": "pink"}), "pink"),
     ],
@@ -550,9 +550,7 @@ def test_best_works_where_no_layer_has_maps():
     assert [view.what for view in correction.views] == [
         "uncropped, mirrored", "largest part", "uncropped"
     ]  # fmt: skip
-    assert correction.left_out == (
-        "without a closer look, since the network has no layer with maps to find a place by",
-    )
+    assert correction.left_out == ("without a closer look, since the network has no target layer",)
     with pytest.raises(ModelError, match="found no layer with maps"):
         relook.Corrector(means(8), look="zoom")
 
@@ -629,7 +627,7 @@ def test_a_network_of_one_size_is_said_to_lack_the_larger_input():
     less = relook.Corrector(fixed, look=look).correct(wide())
     assert (len(full.views), full.left_out, full.no_view) == (3, (), ())
     assert [view.what for view in less.views] == ["largest part"]
-    refused = "without the larger input, which Means does not take (its own is 56×56)"
+    refused = "without the larger input, since Means accepts only 56×56"
     assert (less.left_out, less.no_view) == ((refused,), ())
     assert less.to_json()["notes"] == [refused]
     assert "notes" not in full.to_json()
@@ -642,9 +640,9 @@ def test_an_image_with_no_more_to_see_is_told_from_a_network_that_cannot():
     correction = relook.Corrector(classifier, look=best).correct(small)
     assert correction.left_out == ()
     assert correction.no_view == (
-        "without a larger part, since the first look showed the largest part of the input's shape; "
+        "without a larger part, since the first look showed all that fits the input's shape; "
         "the mirror image instead",
-        "without the larger input, for which the image has too few pixels",
+        "without the larger input, since the image has too few pixels",
     )
     assert [view.what for view in correction.views] == ["mirror image"]
 
@@ -652,8 +650,8 @@ def test_an_image_with_no_more_to_see_is_told_from_a_network_that_cannot():
 def test_corners_of_an_image_that_was_seen_whole_are_said_to_be_smaller():
     classifier = means()
     assert relook.Corrector(classifier, look=Crops()).correct(wide()).no_view == (
-        "without corners beyond what the network has seen, which is the whole image; corners of "
-        "7/8 of its sides instead",
+        "without corners outside the crop, since the first look showed the whole image; corners "
+        "with 7/8 of its sides instead",
     )
     cropping = means(crop_pct=0.5)
     assert relook.Corrector(cropping, look=Crops()).correct(wide()).notes == ()
@@ -667,15 +665,15 @@ def test_closer_looks_that_are_not_taken_are_explained(halves):
         for look in (Zoom(), Zoom(joint=True), Mask(relook.CAM()))
     }
     assert list(said.values()) == [
-        ("without a closer look: the classes were seen nowhere",),
-        ("without a closer look: the classes were seen nowhere",),
-        ("without a mask image of any of the classes, which were seen nowhere",),
+        ("without a closer look, since no class was found in the image",),
+        ("without a closer look, since no class was found in the image",),
+        ("without mask images of any class, since none was found in the image",),
     ]
     everywhere = Zoom(joint=True, threshold=0.01)
     image = np.zeros((4, 4, 3), np.uint8)
     image[:2, :, 0] = image[2:, :, 1] = 255
     assert relook.Corrector(halves, look=everywhere).correct(image).no_view == (
-        "without a closer look, which would show what the network has seen already",
+        "without a closer look, since it would show the same as the first look",
     )
 
 

@@ -60,9 +60,7 @@ def test_no_view_is_explained_where_the_answer_is_shown(tmp_path, halves, correc
     assert told[-3].startswith(
         "red, as before: there was no view to ask about · 1 forward, no view"
     )
-    seen = (
-        "without a larger part, since the first look showed the largest part of the input's shape"
-    )
+    seen = "without a larger part, since the first look showed all that fits the input's shape"
     assert told[-2] == seen
     save_picture(tell(whole), tmp_path / "picture.png")
     render_page("demo.html.j2", tmp_path / "page.html", pairs=[[tell(whole)] * 2], model="m", layer="l",

@@ -256,7 +256,7 @@ def test_a_gap_at_the_gate_is_on_one_side_only(images):
 @pytest.mark.parametrize(
     ("keep", "said"),
     [
-        (Preset(attribution="cam", variant="paper"), "CAM has none"),
+        (Preset(attribution="cam", variant="paper"), "CAM has no variants"),
         (Preset(attribution="cam", budget=3), "CAM needs no forward"),
         (Preset("flip", fill="mean"), "no fill"),
         (Preset(k=9), "k must be 1 to 4"),

@@ -91,7 +91,7 @@ def test_a_network_of_one_size_gets_both_ends_of_a_long_photo():
     first, *two = (classifier(image[None])[0] for image in classifier.network.shown[-3:])
     torch.testing.assert_close(correction.after, (first + (two[0] + two[1]) / 2) / 2)
     assert correction.left_out == (
-        "without the uncropped image, since Means takes 8×8 alone; the two ends of longer "
+        "without the uncropped image, since Means accepts only 8×8; the two ends of longer "
         "photos instead",
     )
 
@@ -164,7 +164,7 @@ def test_an_input_that_is_not_square_is_turned_by_a_half_where_quarters_are_refu
     classifier = means((4, 8), only=8)
     correction = relook.Corrector(classifier, look=Symmetries()).correct(numbered(4, 8))
     assert corners(classifier.network.shown[-1:]) == [(7, 3, 0, 0)]
-    assert correction.left_out == ("without quarter turns, since Means does not take 8×4",)
+    assert correction.left_out == ("without quarter turns, since Means does not accept 8×4",)
 
 
 def test_nothing_is_settled_where_what_is_left_could_decide_it():
@@ -272,15 +272,15 @@ def test_what_there_is_instead_is_said_once():
     around = Mirrored(Uncropped(), otherwise=Mirrored(Whole(), alone=True), alone=True)
     corrector = relook.Corrector(fixed, look=Together((around, Uncropped())))
     assert corrector.correct(numbered(64, 64)).notes == (
-        "without the uncropped image, since Means takes 32×32 alone; the largest part, mirrored "
+        "without the uncropped image, since Means accepts only 32×32; the largest part, mirrored "
         "instead",
     )
     assert corrector.correct(numbered(64, 128)).notes == (
-        "without the uncropped image, since Means takes 32×32 alone; the two ends of longer photos "
+        "without the uncropped image, since Means accepts only 32×32; the two ends of longer photos "
         "instead",
     )
     alone = relook.Corrector(fixed, look=Uncropped()).correct(numbered(64, 64))
-    assert alone.notes == ("without the uncropped image, since Means takes 32×32 alone",)
+    assert alone.notes == ("without the uncropped image, since Means accepts only 32×32",)
 
 
 def test_views_that_are_left_when_the_answer_is_settled_are_kept_with_their_maps(halves):

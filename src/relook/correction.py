@@ -712,7 +712,7 @@ class _Waiting:
         )
 
     def after(self, asked: int) -> _Waiting:
-        """Return a copy with only the first `asked` batches marked as run, and a note on the rest."""
+        """Return a copy with only the first `asked` batches marked as run, and say so in a note."""
         if self.second is None or asked == len(self.views):
             return self
         views, left = [], asked

@@ -13,8 +13,8 @@ from relook.looks.protocol import SecondLook, Views
 _SHARE = 7 / 8
 """Share of each side that a crop keeps when the network sees the whole image: 224 of 256 pixels."""
 _NOTHING_BEYOND = Note(
-    "corners beyond what the network has seen, which is the whole image",
-    instead="corners of 7/8 of its sides",
+    "corners outside the crop, since the first look showed the whole image",
+    instead="corners with 7/8 of its sides",
 )
 
 

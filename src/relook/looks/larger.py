@@ -12,7 +12,7 @@ from relook.looks.protocol import SecondLook, Views
 _SCALE = 9 / 7
 """Factor for each side of the input: 288 instead of 224 pixels."""
 _STEP = 8
-_TOO_FEW = Note("the larger input, for which the image has too few pixels")
+_TOO_FEW = Note("the larger input, since the image has too few pixels")
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Larger:
             return SecondLook(no_view=(_TOO_FEW,))
         if not (self.required or classifier.takes(*size)):
             refused = Note(
-                f"the larger input, which {classifier.name} does not take (its own is "
-                f"{own[0]}×{own[1]})"
+                f"the larger input, since {classifier.name} accepts only {own[0]}×{own[1]}"
             )
             return SecondLook(left_out=(refused,))
         views = Views.cut(context, box, what="larger input", size=size)

@@ -77,8 +77,8 @@ class Mask:
                 views.append(Views(images[of], weights, of, "mask image", maps=maps, asked=asked))
         nowhere: tuple[Note, ...] = ()
         if not found.all():
-            which = "some" if found.any() else "any"
-            nowhere = (Note(f"a mask image of {which} of the classes, which were seen nowhere"),)
+            which = "the classes that were not" if found.any() else "any class, since none was"
+            nowhere = (Note(f"mask images of {which} found in the image"),)
         return SecondLook(
             tuple(views), seen.forwards, seen.backwards, left_out=seen.notes, no_view=nowhere
         )

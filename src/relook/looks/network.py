@@ -75,15 +75,15 @@ def _notes(first: Classifier, second: Classifier) -> tuple[Note, ...]:
     if not are_named(first, second):
         notes.append(
             Note(
-                f"names to match the classes of {second.name} by, which are taken to be in the "
-                f"order of those of {first.name}"
+                f"matching classes by name, so the classes of {second.name} are assumed to be in "
+                f"the order of those of {first.name}"
             )
         )
     if not is_counted(second, first):
         notes.append(
             Note(
-                f"a count of what {second.name} computes, so that the cost of its forward pass was "
-                "measured by the clock"
+                f"counting the multiply-adds of {second.name}, so the cost of its forward pass was "
+                "measured by its time"
             )
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Looks by name, and presets: a look with its k and gate, which a file can hold."""
+"""Looks by name, and presets, which combine a look with its options, k and gate."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ def _attribution(
         raise RelookError(
             f"attribution {attribution!r} is unknown; choose one of {', '.join(ATTRIBUTIONS)}"
         )
-    name, needs = ("CAM", "no forward") if attribution == "cam" else ("Grad-CAM", "one forward")
+    name, needs = (
+        ("CAM", "no forward pass") if attribution == "cam" else ("Grad-CAM", "one forward pass")
+    )
     if variant is not None:
-        raise RelookError(f"variant {variant!r} is one of Score-CAM; {name} has none")
+        raise RelookError(f"variant {variant!r} belongs to Score-CAM; {name} has no variants")
     if budget is not None:
-        raise RelookError(f"budget {budget} is one of Score-CAM; {name} needs {needs}")
+        raise RelookError(f"budget {budget} belongs to Score-CAM; {name} needs {needs}")
     return CAM() if attribution == "cam" else GradCAM()
 
 
@@ -67,11 +69,11 @@ def _poster(
 def _zoom(
     attribution: str | None = None, variant: str | None = None, budget: Budget | None = None
 ) -> Look:
-    settled = variant is not None or budget is not None  # of Score-CAM
+    settled = variant is not None or budget is not None  # options of Score-CAM
     return Zoom(_attribution(attribution or ("scorecam" if settled else "cam"), variant, budget))
 
 
-# Views in the order of what they tell, chosen in docs/second-look.md.
+# The most informative views come first; the order was chosen in docs/second-look.md.
 _AROUND = Mirrored(
     Uncropped(), otherwise=Mirrored(Whole(), otherwise=Flip(), alone=True), alone=True
 )
@@ -91,7 +93,7 @@ def _best() -> Look:
         weights="doubt",
         required=False,
     )
-    # At their full weights so many views outvote a first answer that was right too often.
+    # With full weights, so many views would too often outvote a correct first answer.
     return InTurn(Together((_AROUND, closer, _SMALLER, Uncropped()), weight=0.75))
 
 
@@ -110,10 +112,10 @@ LOOKS: dict[str, Callable[..., Look]] = {
     "fivecrop": Crops,
     "tencrop": partial(Crops, flip=True),
 }
-"""Every look that has a name, and what makes it."""
+"""Factories of all looks, by name."""
 
 NETWORK = "network:"
-"""How the name of a look begins that asks a second network, whose own name follows."""
+"""Prefix of the name of a look that runs a second network; the model's name follows."""
 
 _KS = {"best": 2}
 """Default k of looks for which it is not 5."""
@@ -123,11 +125,11 @@ _GATES = {"quick": Gate(0.4, j=2), "best": Gate(0.4, j=2)}
 classes."""
 
 OPTIONS = ("fill", "attribution", "variant", "budget")
-"""What can be said of a look beside its name, its k and its gate."""
+"""Options of looks, in addition to name, k and gate."""
 
 
 def takes(name: str) -> tuple[str, ...]:
-    """Which of the `OPTIONS` the look of that name has; of several joined by + all of theirs."""
+    """Return which of the `OPTIONS` a look has; for looks joined by +, those of all of them."""
     makers = [LOOKS[part] for part in name.split("+") if part in LOOKS]
     found = {option for maker in makers for option in inspect.signature(maker).parameters}
     return tuple(option for option in OPTIONS if option in found)
@@ -142,25 +144,26 @@ def make_look(
     budget: Budget | None = None,
     network: Callable[[str], Look] = load_network,
 ) -> Look:
-    """The look of that name.
+    """Create a look by name.
+
+    In tests on full-size photos, of 462 unsure answers of three networks, "quick" corrected 30 and
+    broke 9, and "best" corrected 30 and broke 11; for one of the networks there was no evidence of
+    a gain (docs/second-look.md). Measure the gain on your own images first.
 
     Args:
-        name: "poster" (mask images, the default everywhere), "quick" or "best" (at a cost of
-            at most 4 and 7), "uncropped", "whole", "larger", "ends", "zoom", "flip", "rotations",
-            "symmetries", "fivecrop", "tencrop" or "network:MODEL", which asks a second network,
-            the model of that name (see `relook.load`; it may hold no + and no comma); or several
-            joined by +, as in "zoom+flip". Of 462 unsure answers of three networks on full-size
-            photos "quick" fixed / broke 30 / 9 and "best" 30 / 11; on one of the networks there
-            was no evidence of a gain (docs/second-look.md): measure on images of your own first.
-        fill: of "poster": "black" (default), "mean" or "blur".
-        attribution: of "poster" and "zoom": "scorecam" (default of the former), "cam" (of the
-            latter) or "gradcam".
-        variant: of Score-CAM: "poster" (default), "paper", "torchcam" or "gradcam".
-        budget: of Score-CAM: at most so many masked forwards an image; "fast" is 64.
-        network: makes the look of a second network of its model's name.
+        name: "poster" (mask images, the default), "quick" or "best" (at a cost of at most 4 and 7
+            forward passes), "uncropped", "whole", "larger", "ends", "zoom", "flip", "rotations",
+            "symmetries", "fivecrop", "tencrop" or "network:MODEL" for a second network; or several
+            joined by +, such as "zoom+flip". MODEL is a name for `relook.load` without + or comma.
+        fill: fill of "poster": "black" (default), "mean" or "blur".
+        attribution: attribution method of "poster" and "zoom": "scorecam" (default of "poster"),
+            "cam" (default of "zoom") or "gradcam".
+        variant: variant of Score-CAM: "poster" (default), "paper", "torchcam" or "gradcam".
+        budget: maximum number of masked forward passes of Score-CAM per image; "fast" is 64.
+        network: function that creates the look for MODEL.
 
     Raises:
-        RelookError: there is no such look, or it does not take one of the options given.
+        RelookError: the look is unknown, or it does not have one of the given options.
         ModelError: the second network cannot be loaded.
 
     >>> relook.looks.make_look("flip")
@@ -176,14 +179,14 @@ def make_look(
     if unknown:
         cut = ""
         if len(unknown) < len(names) and any(part.startswith(NETWORK) for part in names):
-            cut = " (the name of a second network may hold no + and no comma: rename it)"
+            cut = " (the name of a second network must not contain + or a comma: rename it)"
         raise RelookError(
             f"look {unknown[0]!r} is unknown{cut}; choose one of {', '.join(LOOKS)} or "
-            f"{NETWORK}MODEL, several joined by +, or name a file that tuning saved"
+            f"{NETWORK}MODEL, several joined by +, or pass a file saved by tuning"
         )
     if NETWORK in names:
         raise RelookError(
-            f"the look {NETWORK!r} names no network; name a model behind it, as in "
+            f"the look {NETWORK!r} names no network; add the name of a model, as in "
             f"{NETWORK}bundled/efficientnet_lite2"
         )
     left_over = [option for option in given if option not in takes(name)]
@@ -200,13 +203,13 @@ def make_look(
 
 @dataclass(frozen=True)
 class Preset:
-    """A look by name with all that goes with it: what tuning chooses and a file keeps.
+    """The name of a look with its options, k and gate, as chosen by tuning and saved to a file.
 
     Attributes:
-        look: a name as `make_look` takes it.
-        fill, attribution, variant, budget: its options, see `make_look`; None where not given.
-        k: how many of the most probable classes; None where not given.
-        gate: which images get a second look; None where not given.
+        look: a name for `make_look`.
+        fill, attribution, variant, budget: options of the look, see `make_look`; None for defaults.
+        k: number of top classes; None for the default.
+        gate: which images get a second look; None for the default.
 
     >>> preset = relook.looks.Preset.of("poster", k=3, budget="fast")
     >>> preset.describe()
@@ -234,21 +237,20 @@ class Preset:
         budget: Number | Literal["fast"] | None = None,
         **options: str | None,
     ) -> Preset:
-        """Of a look's name, or of a file; what is given beside it has the last word.
+        """Create a preset from the name of a look or from a file; other arguments take precedence.
 
         Args:
-            look: a name as `make_look` takes it, or a file that `save` wrote.
-            k: as for `relook.Corrector`.
-            gate: the same.
-            budget: as for `make_look`.
-            options: fill, attribution and variant, as for `make_look`.
+            look: a name for `make_look`, or a file written by `save`.
+            k: see `relook.Corrector`.
+            gate: see `relook.Corrector`.
+            budget: see `make_look`.
+            options: fill, attribution and variant, see `make_look`.
 
         Raises:
-            RelookError: there is no such look, the file cannot be used, or k, gate or budget is
-                no number.
+            RelookError: the file is not a valid preset, or k, gate or budget is invalid.
         """
         file = Path(look).expanduser()
-        # A path is a file, and a name may be one.
+        # A path always means a file; a string means one unless it is the name of a look.
         is_file = not isinstance(look, str) or (look not in LOOKS and file.is_file())
         preset = cls.read(file) if is_file else cls(str(look))
         given: dict[str, Any] = {
@@ -261,42 +263,46 @@ class Preset:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that were given."""
+        """The options that are not None."""
         given = {option: getattr(self, option) for option in OPTIONS}
         return {option: value for option, value in given.items() if value is not None}
 
     def of_look(self, look: str) -> Preset:
-        """The same of another look; options that it does not have are left out."""
+        """Return a copy for another look, without the options that it does not have."""
         return replace(self, look=look, **dict.fromkeys(set(OPTIONS) - set(takes(look))))
 
     def make(self, beside: Classifier | None = None) -> Look:
-        """The look itself; a second network that it names is loaded, to where the network `beside`
-        it is.
+        """Create the look, loading the second network if there is one.
+
+        Args:
+            beside: the first network, whose device the second is moved to.
 
         Raises:
-            RelookError: as `make_look`.
-            ModelError: as `make_look`.
+            RelookError: see `make_look`.
+            ModelError: see `make_look`.
         """
         return make_look(self.look, network=partial(load_network, beside=beside), **self.options)
 
     def check(self) -> None:
-        """Raise what `make` raises, but for a second network, which is not loaded."""
+        """Raise the errors of `make`, without loading a second network."""
         make_look(self.look, network=lambda name: Flip(), **self.options)
 
     def k_or(self, default: int) -> int:
-        """The k that was given, or the look's own (of several joined by + that of the first that
-        has one), or else `default`.
+        """Return k; if it is None, the default of the look, or else `default`.
+
+        For looks joined by +, the first that has a default decides.
         """
         return self.k if self.k is not None else _own(_KS, self.look) or default
 
     def gate_or(self, default: Gate = EVERY_IMAGE) -> Gate:
-        """The gate that was given, or the look's own (of several joined by + that of the first
-        that has one), or else `default`.
+        """Return the gate; if it is None, the default of the look, or else `default`.
+
+        For looks joined by +, the first that has a default decides.
         """
         return self.gate or _own(_GATES, self.look) or default
 
     def describe(self) -> str:
-        """In words: what is not given is left out."""
+        """Return the preset in words, without values that are None."""
         if self.gate is not None and not self.gate.below:
             return "no second look"
         more = {**self.options, "k": self.k, "gate": self.gate and self.gate.setting}
@@ -304,25 +310,25 @@ class Preset:
         return ", ".join([self.look, *given])
 
     def to_json(self) -> dict[str, Any]:
-        """What `save` writes."""
+        """Return the values that `save` writes."""
         return {**asdict(self), "gate": self.gate and self.gate.setting}
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Preset:
-        """The preset that `to_json` gave."""
+        """Create a preset from the values of `to_json`."""
         gate = found.get("gate")
         return cls(**{**found, "gate": None if gate is None else Gate.of(gate)})
 
     def save(self, file: str | os.PathLike[str]) -> None:
-        """Write a JSON file that `--look` and `Corrector(look=...)` take."""
+        """Save the preset as a JSON file for `--look` and `Corrector(look=...)`."""
         Path(file).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, file: str | os.PathLike[str]) -> Preset:
-        """What `save` wrote.
+        """Read a preset from a file that `save` wrote.
 
         Raises:
-            RelookError: it cannot be read, or holds something else.
+            RelookError: the file cannot be read, or is not a valid preset.
         """
         try:
             found = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -330,13 +336,13 @@ class Preset:
             raise RelookError(f"{file}: cannot be read as a saved look ({error})") from error
         if not isinstance(found, dict) or "look" not in found or not set(found) <= set(_KINDS):
             raise RelookError(
-                f"{file}: is no saved look; one holds {', '.join(_KINDS)} (relook evaluate --tune "
-                "writes it)"
+                f"{file}: is not a saved look, which has the fields {', '.join(_KINDS)}; "
+                "relook evaluate --tune writes one"
             )
         if not all(_KINDS[name](value) for name, value in found.items() if value is not None):
             raise RelookError(
-                f"{file}: k, gate and budget are numbers (a gate may be none or gap2:NUMBER), the "
-                "others names; or null"
+                f"{file}: k, gate and budget must be numbers (a gate may be none or gap2:NUMBER), "
+                "the other fields strings; any field but look may be null"
             )
         try:
             preset = cls.of_json(found)
@@ -347,7 +353,7 @@ class Preset:
 
 
 def _own(table: Mapping[str, T], look: str) -> T | None:
-    """What the table holds for a look; of several joined by + for the first that it knows."""
+    """Look a name up in a table; for looks joined by +, the first that the table has."""
     return next((table[part] for part in look.split("+") if part in table), None)
 
 
@@ -369,4 +375,4 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "k": _is_count,
     "gate": lambda value: _is_text(value) or _is_number(value),
 }
-"""What a saved value is, where it is not null."""
+"""Check of each saved value that is not null."""

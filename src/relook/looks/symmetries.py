@@ -49,7 +49,7 @@ class Symmetries:
             Views(_turned(first.pixels, *way).unsqueeze(0), weights, what=_what(*way), boxes=shown)
             for way in ways
         ]
-        refused = Note(f"quarter turns, since {classifier.name} does not take {width}×{height}")
+        refused = Note(f"quarter turns, since {classifier.name} does not accept {width}×{height}")
         return SecondLook(tuple(views), left_out=() if quarters else (refused,))
 
 

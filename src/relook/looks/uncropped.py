@@ -55,7 +55,7 @@ class Uncropped:
         if size != own and not classifier.takes(*size):
             ends = Ends()(context).views
             note = Note(
-                f"the uncropped image, since {classifier.name} takes {own[0]}×{own[1]} alone",
+                f"the uncropped image, since {classifier.name} accepts only {own[0]}×{own[1]}",
                 instead="the two ends of longer photos" if ends else "",
             )
             return SecondLook(ends, left_out=(note,))

@@ -9,7 +9,7 @@ from relook.attribution import Context, Note
 from relook.looks.frame import grown
 from relook.looks.protocol import SecondLook, Views
 
-_SEEN = Note("a larger part, since the first look showed the largest part of the input's shape")
+_SEEN = Note("a larger part, since the first look showed all that fits the input's shape")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from relook.geometry import Box
 from relook.looks.protocol import SecondLook, Views
 from relook.looks.weights import check_rule, weigh
 
-_NO_LAYER = Note("a closer look, since the network has no layer with maps to find a place by")
+_NO_LAYER = Note("a closer look, since the network has no target layer")
 _FAINT = 0.1
 """Map values up to this are not displayed, as in mask images."""
 
@@ -124,11 +124,11 @@ def _no_view(maps: Float[Tensor, "k h w"], views: int) -> tuple[Note, ...]:
     """Notes about the classes that got no view, and why."""
     seen = int(maps.flatten(1).any(dim=1).sum())
     if not seen:
-        return (Note("a closer look: the classes were seen nowhere"),)
+        return (Note("a closer look, since no class was found in the image"),)
     if not views:
-        return (Note("a closer look, which would show what the network has seen already"),)
+        return (Note("a closer look, since it would show the same as the first look"),)
     if views < len(maps):
-        return (Note("a closer look at some of the classes, which were seen nowhere"),)
+        return (Note("a closer look at the classes that were not found in the image"),)
     return ()
 
 
