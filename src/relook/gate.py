@@ -22,12 +22,11 @@ EXAMPLES = "0.5 is gap(1,5) below 0.5, and gap2:0.6 is gap(1,2) below 0.6"
 
 
 def gap(probabilities: Float[Tensor, "*n c"], j: int = 5) -> Float[Tensor, "*n"]:
-    """Compute gap(1,j) = Y[c_1] − Y[c_j], a measure of how confident the classifier is.
+    """Return Y[c_1] − Y[c_j], a measure of how confident the classifier is.
 
     Args:
         probabilities: (..., C), class probabilities.
         j: rank of the class to compare with; the last class if there are fewer than j.
-
 
     >>> gap = relook.gate.gap(torch.tensor([0.5, 0.25, 0.125, 0.125]), j=2)
     >>> gap.item()
@@ -122,7 +121,7 @@ class Gate:
         return "any gap" if math.isinf(self.below) else f"{self.name} below {self.below}"
 
     def gap(self, probabilities: Float[Tensor, " c"]) -> float:
-        """Compute gap(1,j) of one image, exactly as `Answer.gap` does."""
+        """Return Y[c_1] − Y[c_j] of one image, exactly as `Answer.gap` does."""
         top = probabilities.topk(min(self.j, len(probabilities))).values.tolist()
         return float(top[0] - top[-1])
 
