@@ -35,7 +35,7 @@ def test_another_process_is_refused_until_the_first_one_dies(tmp_path):
     ) as other:
         try:
             assert other.stdout.readline() == "claimed\n"
-            with pytest.raises(RunError, match="another process is at work in it; wait, or stop"):
+            with pytest.raises(RunError, match="another process is using it; wait for it, or stop"):
                 claim(tmp_path)
         finally:
             os.kill(other.pid, signal.SIGKILL)
@@ -76,13 +76,13 @@ def test_a_run_of_another_format_or_kind_is_told_in_words(tmp_path):
         read_settings(tmp_path, "evaluation")
     file.write_text('{"kind": "evaluation", "format": 1}')
     assert read_settings(tmp_path, "evaluation") == {"kind": "evaluation", "format": 1}
-    with pytest.raises(RunError, match=r"holds an evaluation .*; name the folder of a comparison"):
+    with pytest.raises(RunError, match=r"holds an evaluation .*; pass the folder of a comparison"):
         read_settings(tmp_path, "comparison")
-    with pytest.raises(RunError, match=r"holds an evaluation .*, which another command wrote"):
+    with pytest.raises(RunError, match=r"holds an evaluation .*, written by another command"):
         claim(tmp_path)
     file.write_text("[]")
-    with pytest.raises(RunError, match="it holds no settings"):
+    with pytest.raises(RunError, match="it contains no settings"):
         read_settings(tmp_path, "evaluation")
     file.unlink()
-    with pytest.raises(RunError, match=r"holds no run\.json; name the folder of a run"):
+    with pytest.raises(RunError, match=r"contains no run\.json; pass the folder of a run"):
         read_settings(tmp_path, "evaluation")

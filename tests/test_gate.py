@@ -298,7 +298,7 @@ def test_images_that_cannot_be_read_have_no_part_in_a_share(colours, folder):
     assert (gate.setting, gate.images, gate.unsure) == ("gap2:0.06", 5, 1)
     for file in files[:5]:
         file.write_bytes(file.read_bytes()[:45])
-    with pytest.raises(DataError, match="no image tells which gap"):
+    with pytest.raises(DataError, match="no image could be classified to find the gate"):
         gate_of_share(colours, read_data(folder, colours.labels), 0.2)
 
 

@@ -621,7 +621,7 @@ def test_folders_that_hold_no_model_say_so(trained, grey, data, tmp_path):
     with pytest.raises(RelookError, match=r"target/weights.safetensors: cannot be used"):
         relook.load(tmp_path / "run" / "target")
     relook.evaluate(relook.Corrector(grey), data, tmp_path / "rows")
-    with pytest.raises(RelookError, match=r"holds an evaluation .*; name the folder of a training"):
+    with pytest.raises(RelookError, match=r"holds an evaluation .*; pass the folder of a training"):
         relook.load(tmp_path / "rows")
     with pytest.raises(ModelError, match=r"a folder without run\.json"):
         relook.load(scenes)

@@ -346,7 +346,7 @@ def test_a_gallery_is_made_once_and_again_where_it_is_damaged(evaluated, tmp_pat
 
 def test_folders_that_hold_no_page(tmp_path):
     for content, said in (
-        (None, "holds no run.json; name the folder of a run"),
+        (None, "contains no run.json; pass the folder of a run"),
         ({"kind": "multicam", "format": 1}, "holds a training (relook train-multicam); name the "
          "folder of an evaluation (relook evaluate) or a comparison (relook compare)"),
         ({"kind": "evaluation"}, "was written by another version of relook"),

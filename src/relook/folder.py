@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, one set of settings, files that are whole or not there."""
+"""A run's folder: one process at a time, one set of settings, files written completely or not."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ _log = logging.getLogger("relook")
 
 _PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
 FORMAT = 1
-"""Of what run.json and the files beside it hold; a run of another format is refused."""
+"""Version of the format of run.json and the files beside it; other formats are refused."""
 _SHOWN = 80
 _TOLD = ("answers", "matched", "pairs", "left_out", "remarks", "training")
-"""Keys of run.json that are not compared, since they follow from others: the names of the answers
-from the looks, how labels were matched from the digest of the data (it holds the class of each
-image), what is known of a training from the digests of its networks."""
+"""Keys of run.json that are not compared, because they follow from others: the names of the answers
+from the looks, the matching of labels from the digest of the data (which includes each image's
+class), the description of a training from the digests of its networks."""
 
 
 class RunError(RelookError):
-    """The folder holds another run, or something that cannot be read.
+    """A run's folder cannot be used: it holds another run, is in use, or cannot be read.
 
     >>> try:
     ...     relook.Evaluation.read("photos")
     ... except relook.evaluation.RunError as error:
     ...     print(error)
-    photos: holds no run.json; name the folder of a run
+    photos: contains no run.json; pass the folder of a run
     """
 
 
 @contextmanager
 def claimed(folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]) -> Iterator[None]:
-    """Begin a run in this folder, or go on with the one that is there; nobody else can meanwhile.
+    """Start a run in a folder or continue the one there; the folder is locked in the block.
 
-    A run that ends before anything is kept of it leaves no run.json: another may begin there.
+    A run that ends before it has saved any results leaves no run.json, so that another can start.
 
     Args:
-        folder: made where it is not there.
-        settings: all that the run depends on, as JSON has it; kept in run.json.
-        begun: whether anything of a run is kept there.
+        folder: the run's folder; it is created if it does not exist.
+        settings: everything that the run depends on, as JSON values; stored in run.json.
+        begun: returns whether the folder holds results of a run.
 
     Raises:
-        RunError: the folder holds a run of other settings, data or versions, and the message
-            shows the difference; another process works in it; it cannot be read or made.
+        RunError: the folder holds a run with other settings, data or versions (the message shows
+            the difference), is in use by another process, or cannot be read or created.
     """
     file = folder / "run.json"
     with ExitStack() as stack:
@@ -70,7 +70,7 @@ def claimed(folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]
 
 
 def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
-    """Write run.json, or compare with what is there."""
+    """Write run.json, or compare the settings with those in it."""
     try:
         if not file.exists():
             if begun:
@@ -84,41 +84,40 @@ def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
             raise
         raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
     if not isinstance(found, dict):
-        raise RunError(f"{file}: cannot be used (it holds no settings); choose another folder")
+        raise RunError(f"{file}: cannot be used (it contains no settings); choose another folder")
     _refuse_format(file.parent, found, "choose another folder")
     if found.get("kind") != settings.get("kind"):
         raise RunError(
-            f"{file.parent} holds {_kind(found)}, which another command wrote; choose another "
-            "folder"
+            f"{file.parent} holds {_kind(found)}, written by another command; choose another folder"
         )
     different = list(_differences(found, settings))
     if different:
         raise RunError(
-            f"{file.parent} holds another run; choose another folder, or delete it to begin "
-            f"anew. Different: {'; '.join(different)}"
+            f"{file.parent} holds another run; choose another folder, or delete this one to start "
+            f"again. Different: {'; '.join(different)}"
         )
 
 
 def read_settings(folder: Path, *kinds: str) -> dict[str, Any]:
-    """What run.json of a run of one of these kinds holds.
+    """Read the settings in run.json of a run of one of these kinds.
 
     Raises:
-        RunError: the folder holds no run, one of another kind or of another format, or run.json
-            cannot be read.
+        RunError: the folder holds no run or one of another kind or format, or run.json cannot be
+            read.
     """
     file = folder / "run.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{folder}: holds no run.json; name the folder of a run") from None
+        raise RunError(f"{folder}: contains no run.json; pass the folder of a run") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read ({first_line(error)})") from error
     if not isinstance(found, dict):
-        raise RunError(f"{file}: cannot be read (it holds no settings)")
+        raise RunError(f"{file}: cannot be read (it contains no settings)")
     _refuse_format(folder, found, "run the command again with another folder")
     if found.get("kind") not in kinds:
         wanted = " or ".join(_KINDS[kind] for kind in kinds)
-        raise RunError(f"{folder}: holds {_kind(found)}; name the folder of {wanted}")
+        raise RunError(f"{folder}: holds {_kind(found)}; pass the folder of {wanted}")
     return found
 
 
@@ -131,12 +130,12 @@ _KINDS = {
 
 
 def _kind(settings: Mapping[str, Any]) -> str:
-    """What a run of these settings is called."""
+    """Describe the kind of a run with these settings, for messages."""
     return _KINDS.get(str(settings.get("kind")), "something else")
 
 
 def _refuse_format(folder: Path, found: Mapping[str, Any], remedy: str) -> None:
-    """Raise RunError for a run of another format, with the version of relook that wrote it."""
+    """Raise RunError if a run has another format; the message gives its version of relook."""
     written = found.get("format", 0)
     if written != FORMAT:
         by = (found.get("versions") or {}).get("relook", "unknown")
@@ -148,25 +147,25 @@ def _refuse_format(folder: Path, found: Mapping[str, Any], remedy: str) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep the folder for this process alone, until the block or the process ends.
+    """Lock the folder for this process until the block or the process ends.
 
-    The lock is the operating system's, on the file `.lock`, so that a killed process leaves none.
-    On a disk without such locks the folder is used unlocked, and a warning says so.
+    The operating system locks the file `.lock`, so that a killed process leaves no lock behind. On
+    a disk without file locks the folder is used unlocked, after a warning.
 
     Raises:
-        RunError: another process has the folder.
+        RunError: the folder is in use by another process.
         OSError: the folder cannot be written to.
     """
     file = folder / ".lock"
-    file.open("ab").close()  # where this fails, the reason is the folder and not the lock
+    file.open("ab").close()  # if this fails, the folder is the reason, not the lock
     lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout as error:
-        raise RunError(f"{folder}: another process is at work in it; wait, or stop it") from error
+        raise RunError(f"{folder}: another process is using it; wait for it, or stop it") from error
     except OSError as error:
         _log.warning(
-            "relook: %s: its disk has no file locks (%s); start no second process in this folder",
+            "relook: %s: its disk has no file locks (%s); use the folder in one process only",
             folder,
             first_line(error),
         )
@@ -177,11 +176,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def run_of(name: str) -> tuple[Path, str | None] | None:
-    """The run that a name stands for, and the part of the run that is meant.
+    """Find the run that a path refers to.
 
     Returns:
-        The run's folder, and the name of the folder in it that is meant (None: the run itself);
-        None where the name stands for no run.
+        The run's folder, and the name of the folder in it that the path refers to (None: the run
+        itself). None if the path refers to no run.
     """
     place = Path(name)
     try:
@@ -189,17 +188,17 @@ def run_of(name: str) -> tuple[Path, str | None] | None:
             return place, None
         if place.is_dir() and (place.parent / "run.json").is_file():
             return place.parent, place.name
-    except OSError:  # the name is too long for a file, among others
+    except OSError:  # for example, the name is too long for a file
         pass
     return None
 
 
 def write_atomically(file: Path, content: bytes | str) -> None:
-    """All of it or nothing."""
+    """Write a file completely or, if interrupted, not at all."""
     beside = file.with_name(file.name + ".writing")
     with beside.open("wb") as stream:
         stream.write(
-            # In JSON, `\udce9` is the character itself: half of one is no UTF-8.
+            # UTF-8 cannot encode lone surrogates; in JSON the escape \udce9 means the same.
             content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
         )
         stream.flush()
@@ -208,7 +207,7 @@ def write_atomically(file: Path, content: bytes | str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes the results."""
+    """Return the versions of Python and of the packages that compute the results."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -221,7 +220,7 @@ def versions() -> dict[str, str]:
 def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
         names = found.get("called"), wanted.get("called")
-        # What two looks are called tells them apart better than all of their options.
+        # The names of two looks show the difference better than all of their options.
         told = "look" if all(names) and names[0] != names[1] else "called"
         for key in dict.fromkeys((*wanted, *found)):
             if key == told or key in _TOLD:
@@ -236,7 +235,7 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
 
 
 def _short(text: str, start: int) -> str:
-    """All of it, or what lies around the first difference."""
+    """Return a text, or, if it is long, the part around the first difference."""
     if len(text) <= _SHOWN:
         return text
     end = start + _SHOWN

@@ -290,7 +290,7 @@ class Answers:
         return top if j is None else top - probabilities[np.minimum(starts + j, ends) - 1]
 
     def holds(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Whether each label, (n,), is among the five most probable classes of its answer."""
+        """Return whether each label, (n,), is among the top five classes of its answer."""
         classes, starts, ends = self._list("classes")
         rows = np.repeat(np.arange(len(starts)), ends - starts)
         return np.bincount(rows[classes == labels[rows]], minlength=len(starts)) > 0

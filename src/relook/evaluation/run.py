@@ -80,7 +80,7 @@ class Run:
         return table.take(places)
 
     def write(self, rows: pyarrow.Table) -> None:
-        """Write rows to a new file: all of them or, if the process is killed, none."""
+        """Write rows to a new file, all or, if the process is killed meanwhile, none."""
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(rows, sink)
         name = f"part-{time.time_ns()}-{os.getpid()}.parquet"

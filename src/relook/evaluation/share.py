@@ -1,7 +1,7 @@
-"""The gate that lets a share of the images pass: of all images the least sure fifth, for instance.
+"""Find the gate that a given share of the images pass, such as the least sure fifth.
 
-One image has no rank among others; a gap it has. So the gap that this share lies below is found on
-images of the data, without their labels, and that is the gate.
+A single image has a gap, but no rank among other images. The gate is therefore the gap below which
+that share of a data set's images lie. Their labels are not used.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from relook.evaluation.work import Rows, work
 from relook.gate import Gate
 
 SAMPLE = 1000
-"""The first answers of so many images tell which gap it is."""
+"""Maximum number of images on which the gate is found."""
 
 _DIGITS = 6
-"""After the point, at most: float32 knows no finer gaps near 1."""
+"""Maximum number of decimals of the gate: float32 has no finer gaps near 1."""
 
 _J = 2
 
 
 @dataclass(frozen=True)
 class GateOfShare(Gate):
-    """A gate by gap(1,2), and how it was found. A `Corrector` takes it like any other gate.
+    """A gate on gap(1,2) that a share of the images pass; a `Corrector` accepts it as a gate.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> gate = relook.evaluation.gate_of_share(classifier, data, 0.5)
@@ -42,9 +42,9 @@ class GateOfShare(Gate):
     (2, 0.5, 2, 1)
 
     Attributes:
-        share: of the images that were to pass it, between 0 and 1.
-        images: how many it was found on.
-        unsure: how many of those pass it; where many gaps are equal not quite the share.
+        share: requested share of images that pass the gate, between 0 and 1.
+        images: number of images on which the gate was found.
+        unsure: number of these that pass it; if many gaps are equal, not exactly the share.
     """
 
     share: float = 0.0
@@ -52,20 +52,20 @@ class GateOfShare(Gate):
     unsure: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What run.json holds of it."""
+        """Return the gate as it is stored in run.json."""
         return asdict(self)
 
     @classmethod
     def of_run(cls, folder: str | os.PathLike[str], share: float) -> GateOfShare | None:
-        """The gate that the run in this folder found for the same share, or its choice (`tune`).
+        """Read the gate that the run (or tuning) in a folder found for this share, if any.
 
-        Going on with it, a run has the same gate to the last digit on another machine too.
+        A run continued on another machine thus has exactly the same gate.
         """
         for file in (Path(folder) / "run.json", Path(folder) / "tuning" / "run.json"):
             try:
                 found = cls(**json.loads(file.read_text(encoding="utf-8"))["gate_of_share"])
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # no run, or of another gate: what is wrong with it, going on will say
+                continue  # no run, or another gate; an unusable run raises its error when continued
             if found.share == share:
                 return found
         return None
@@ -77,10 +77,10 @@ def gate_of_share(
     share: Number,
     on_rows: Rows | None = None,
 ) -> GateOfShare:
-    """The gate by gap(1,2) that the least sure share of the data passes.
+    """Find the gate on gap(1,2) that the least sure share of the images pass.
 
-    Of more than 1,000 images a sample tells, the same every time. Labels are not looked at, and the
-    forward passes, one an image, count for no image of an evaluation.
+    If there are more than 1,000 images, 1,000 are chosen at random, the same ones every time.
+    Labels are not used. The forward passes, one per image, are not counted in an evaluation.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> gate = relook.evaluation.gate_of_share(classifier, data, 0.5)
@@ -91,8 +91,8 @@ def gate_of_share(
     Args:
         classifier: takes the first looks.
         data: the images.
-        share: between 0 and 1, as in 0.2 for the least sure fifth.
-        on_rows: told of the images' rows as they come.
+        share: share of the images, between 0 and 1: 0.2 for the least sure fifth.
+        on_rows: called with the images' rows as they are computed.
 
     Raises:
         RelookError: the share is not between 0 and 1, or the network failed on many images.
@@ -101,8 +101,8 @@ def gate_of_share(
     share = real_number(share, "share")
     if not 0 < share < 1:
         raise RelookError(
-            f"the share of images that pass a gate lies between 0 and 1 (0 % and 100 %); not "
-            f"{share:g}. The gate 0 is for no image, none for every image"
+            f"the share of images that pass a gate must be between 0 and 1 (0 % and 100 %), not "
+            f"{share:g}; use the gate 0 for no image, or none for every image"
         )
 
     names = Names("first look")
@@ -111,13 +111,13 @@ def gate_of_share(
     gaps = sorted(table["gap_1_2"].drop_null().to_pylist())
     if not gaps:
         error = next((e for e in table["error"].to_pylist() if e), "there are no images")
-        raise DataError(f"no image tells which gap the share lies below: {error}")
+        raise DataError(f"no image could be classified to find the gate of this share: {error}")
     below = _between(gaps, max(1, round(share * len(gaps))))
     return GateOfShare(below, _J, share, len(gaps), sum(gap < below for gap in gaps))
 
 
 def _between(gaps: Sequence[float], count: int) -> float:
-    """The shortest number that so many of the sorted gaps lie below; where gaps are equal, more."""
+    """The shortest decimal above the `count` smallest gaps; equal gaps may also lie below it."""
     last, following = gaps[count - 1], gaps[count] if count < len(gaps) else math.inf
     below = 1.0
     for digits in range(2, _DIGITS + 1):

@@ -1,7 +1,7 @@
-"""Looks, networks and data as settings: plain values that tell one run from another.
+"""Looks, networks and data as settings: JSON values by which runs are compared.
 
-They name kinds and options, never classes of relook, so that a class may get another name without
-ending the runs that it is in.
+Settings contain names of kinds and options, never of relook's classes, so that a renamed class does
+not invalidate existing runs.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ KINDS: dict[type, str] = {
     Whole: "whole",
     Zoom: "zoom",
 }
-"""What run.json calls looks and attributions; another name here ends every run that it is in."""
+"""Names of looks and attributions in run.json; changing one invalidates the runs that use it."""
 
 
 def spelt(thing: Any) -> Any:
-    """A look or an attribution with all of its options, as JSON has it.
+    """Convert a look or an attribution with all of its options to JSON values.
 
-    A class of somebody else goes by its own name, with its fields where it is a dataclass.
+    A class that is not relook's goes by its own name; a dataclass is stored with its fields.
     """
     if isinstance(thing, Classifier):
-        return thing.name  # what it is stands in `second_networks`
+        return thing.name  # described by `second_networks`
     if isinstance(thing, tuple | list):
         return [spelt(part) for part in thing]
     if thing is None or isinstance(thing, bool | int | float | str):
@@ -79,8 +79,9 @@ def spelt(thing: Any) -> Any:
 
 
 def named(corrector: Corrector) -> dict[str, Any]:
-    """A corrector's settings: k, gate, what its look is called, all of the look's options, and the
-    second networks that it asks.
+    """Return a corrector's settings.
+
+    These are k, the gate, the name and all options of the look, and the second networks it uses.
     """
     look = corrector.look
     return {
@@ -93,7 +94,7 @@ def named(corrector: Corrector) -> dict[str, Any]:
 
 
 def describe(classifier: Classifier) -> dict[str, Any]:
-    """The network and the versions as settings: what changes them changes this."""
+    """Return the network and the versions of packages as settings, with a digest of the weights."""
     return {
         "model": {
             **_network(classifier),
@@ -106,7 +107,7 @@ def describe(classifier: Classifier) -> dict[str, Any]:
 
 
 def describe_data(data: LabelledImages) -> dict[str, Any]:
-    """The same of the data."""
+    """Return the data as settings, with a digest of names, labels and file sizes."""
     return {
         "data": {
             "images": len(data),
@@ -120,8 +121,9 @@ def describe_data(data: LabelledImages) -> dict[str, Any]:
 
 
 def second_networks(looks: Iterable[Look]) -> dict[str, Any]:
-    """The second networks that looks ask; a digest in place of their labels. Nothing where there
-    are none.
+    """Return the settings of the second networks that looks use, if any.
+
+    Their labels are replaced by a digest.
     """
     found = dict.fromkeys(network for look in looks for network in networks(look))
     told = {
@@ -132,7 +134,7 @@ def second_networks(looks: Iterable[Look]) -> dict[str, Any]:
 
 
 def weights_digest(classifier: Classifier) -> str:
-    """A digest of a network and its weights: another for another network."""
+    """Return a digest of a network's layers and weights, which differs between networks."""
     digest = hashlib.sha256()
     for name, module in classifier.network.named_modules():
         digest.update(f"{name} {_module(module)}".encode())
@@ -145,7 +147,7 @@ def weights_digest(classifier: Classifier) -> str:
 
 
 def _module(module: nn.Module) -> str:
-    """What a layer is; of relook's own classes the name does not count."""
+    """Describe a layer by class and options; without the class if it is one of relook's own."""
     own = type(module).__module__.partition(".")[0] == "relook"
     return f"{'' if own else type(module).__name__}({module.extra_repr()})"
 

@@ -1,7 +1,7 @@
-"""What the rows say: accumulators that merge, and the tests of the difference.
+"""Statistics of the rows: counts and sums that can be added, and tests of the difference.
 
-`Statistics` of parts computed apart add up to those of the whole; everything else is worked out
-from them.
+The `Statistics` of parts of a data set add up to those of the whole. Accuracies, intervals and
+p-values are computed from them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from relook.gate import AMBIGUOUS
 Counted = TypeVar("Counted", "Tally", "Pairing", "Method", "Statistics")
 
 BINS = 15
-"""Of the reliability diagram: confidence in equal steps (Guo et al. 2017)."""
+"""Number of bins of the reliability diagram: equal steps of confidence (Guo et al. 2017)."""
 STEPS = 20
-"""Of the histograms: gaps in equal steps from 0 to 1."""
+"""Number of bins of the histograms: gaps in equal steps from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How good one method's answers are, and what they cost.
+    """Accuracy, calibration and cost of one method's answers; tallies can be added.
 
     >>> one = relook.evaluation.Tally(images=10, right=7, right5=9)
     >>> both = one + relook.evaluation.Tally(images=10, right=9, right5=10)
@@ -39,12 +39,16 @@ class Tally:
     [0.58, 0.92]
 
     Attributes:
-        images, right, right5: how many; top-1 right; the true class among the first five.
+        images: number of images.
+        right: number of images whose most probable class is the true one.
+        right5: number of images whose true class is among the five most probable.
         brier: sum of the images' Brier scores.
-        forwards, cost, seconds: sums.
-        confident: (BINS,), images whose first probability is in each step.
-        confidence: (BINS,), sum of those probabilities.
-        correct: (BINS,), how many of them are right.
+        forwards: total number of forward passes.
+        cost: total cost in units of one forward pass at the network's own input size.
+        seconds: total time in seconds.
+        confident: (BINS,), number of images whose highest probability lies in each bin.
+        confidence: (BINS,), sum of these probabilities.
+        correct: (BINS,), number of these images that are right.
     """
 
     images: int = 0
@@ -60,7 +64,7 @@ class Tally:
 
     @classmethod
     def of(cls, answers: Answers, labels: NDArray[Any]) -> Tally:
-        """Of the answers to images of these classes."""
+        """Tally answers to images with the true classes `labels`, (n,)."""
         confidence = answers.gap(None)
         step = np.minimum((confidence * BINS).astype(int), BINS - 1)
         right = answers.best == labels
@@ -82,12 +86,12 @@ class Tally:
 
     @property
     def top1(self) -> float | None:
-        """Share of right answers; None of no images."""
+        """Share of right answers, from 0 to 1; None without images."""
         return self.right / self.images if self.images else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of `top1` (Wilson 1927, the score interval of a proportion)."""
+        """95 % confidence interval of `top1` (score interval, Wilson 1927); None without images."""
         from scipy.stats import binomtest
 
         if not self.images:
@@ -97,18 +101,20 @@ class Tally:
 
     @property
     def top5(self) -> float | None:
-        """Share with the true class among the first five."""
+        """Share of images whose true class is among the first five; None without images."""
         return self.right5 / self.images if self.images else None
 
     @property
     def mean_brier(self) -> float | None:
-        """Brier score: mean of sum over the classes of (probability − truth)²."""
+        """Mean Brier score: sum over the classes of (probability − truth)², from 0 to 2."""
         return self.brier / self.images if self.images else None
 
     @property
     def ece(self) -> float | None:
-        """Expected calibration error: mean over the images of |confidence − accuracy| of the
-        step (Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3).
+        """Expected calibration error, from 0 to 1; None without images.
+
+        It is the mean over the images of |confidence − accuracy| of their bin (Guo et al. 2017, "On
+        Calibration of Modern Neural Networks", eq. 3).
         """
         if not self.images:
             return None
@@ -118,7 +124,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The same images before and after: the 2×2 table.
+    """Right and wrong answers to the same images before and after: a 2×2 table.
 
     >>> pairing = relook.evaluation.Pairing(both_right=70, fixed=12, broken=3, both_wrong=15)
     >>> pairing.before, pairing.after, pairing.gain
@@ -127,7 +133,10 @@ class Pairing:
     (0.035, 'helps')
 
     Attributes:
-        both_right, fixed, broken, both_wrong: images; fixed were wrong before and right after.
+        both_right: number of images that were right before and are right after.
+        fixed: number that were wrong before and are right after.
+        broken: number that were right before and are wrong after.
+        both_wrong: number that were wrong before and are wrong after.
     """
 
     both_right: int = 0
@@ -137,7 +146,7 @@ class Pairing:
 
     @classmethod
     def of(cls, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Pairing:
-        """Of images that were and are right."""
+        """Count images by whether they were right before and after, (n,) each."""
         return cls(
             int((before & after).sum()),
             int((after & ~before).sum()),
@@ -150,28 +159,30 @@ class Pairing:
 
     @property
     def images(self) -> int:
-        """How many."""
+        """Number of images."""
         return self.both_right + self.fixed + self.broken + self.both_wrong
 
     @property
     def before(self) -> float | None:
-        """Share that was right before; None of no images."""
+        """Share of images that were right before; None without images."""
         return (self.both_right + self.broken) / self.images if self.images else None
 
     @property
     def after(self) -> float | None:
-        """Share that is right after."""
+        """Share of images that are right after; None without images."""
         return (self.both_right + self.fixed) / self.images if self.images else None
 
     @property
     def gain(self) -> float | None:
-        """After − before."""
+        """Change in accuracy, after − before, from −1 to 1; None without images."""
         return (self.fixed - self.broken) / self.images if self.images else None
 
     @property
     def p_value(self) -> float | None:
-        """McNemar's exact test, two-sided: were fixed and broken equally likely, how often would
-        they differ at least so much? 1 where nothing changed; None of no images.
+        """Two-sided p-value of McNemar's exact test.
+
+        It is the probability that fixed and broken differ at least as much as here if both are
+        equally likely. 1 if no answer changed; None without images.
         """
         from scipy.stats import binomtest
 
@@ -182,10 +193,11 @@ class Pairing:
 
     @property
     def mid_p(self) -> float | None:
-        """McNemar's mid-p (Fagerland, Lydersen and Laake 2013, "The McNemar test for binary
-        matched-pairs data: mid-p and asymptotic are better than exact conditional"): as `p_value`,
-        but tables as likely as this one count half. It is less cautious with few changed answers.
-        1 where nothing changed; None of no images.
+        """McNemar's mid-p value, which is less conservative than `p_value` if few answers changed.
+
+        Tables exactly as likely as this one count half (Fagerland, Lydersen and Laake 2013, "The
+        McNemar test for binary matched-pairs data: mid-p and asymptotic are better than exact
+        conditional"). 1 if no answer changed; None without images.
         """
         from scipy.stats import binom
 
@@ -200,10 +212,11 @@ class Pairing:
 
     @property
     def images_needed(self) -> int | None:
-        """About how many images McNemar's test at 5 % would need to find a difference with a power
-        of 80 %, were images fixed and broken at just these rates (Connor 1987, "Sample size for
-        testing differences in proportions for the paired-sample design"); rounded to two digits.
-        None where as many were fixed as broken.
+        """Approximate sample size for McNemar's test at 5 % to detect this difference.
+
+        The power is 80 %, for images fixed and broken at the rates seen here (Connor 1987, "Sample
+        size for testing differences in proportions for the paired-sample design"); rounded up to
+        two digits. None if equally many were fixed and broken.
         """
         if not self.images or self.fixed == self.broken:
             return None
@@ -217,9 +230,11 @@ class Pairing:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the gain: Wald's after one pseudo-image was added to fixed and to
-        broken (Bonett and Price 2012, "Adjusted Wald Confidence Interval for a Difference of
-        Binomial Proportions Based on Paired Data").
+        """95 % confidence interval of `gain`; None without images.
+
+        It is the Wald interval with one pseudo-image added to fixed and one to broken (Bonett and
+        Price 2012, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions
+        Based on Paired Data").
         """
         if not self.images:
             return None
@@ -230,7 +245,7 @@ class Pairing:
 
     @property
     def verdict(self) -> Literal["helps", "no evidence", "hurts"]:
-        """By McNemar's exact test at 5 %."""
+        """Whether the second look helps or hurts, by McNemar's exact test at 5 %."""
         if self.p_value is None or self.p_value >= 0.05:
             return "no evidence"
         return "helps" if self.fixed > self.broken else "hurts"
@@ -238,7 +253,7 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Method:
-    """One look's answers against the first ones.
+    """The answers of one look, compared with the first answers.
 
     >>> evaluation = relook.evaluate(corrector, "photos", versus=["larger"])
     >>> larger = evaluation.statistics.rivals["larger"]
@@ -246,11 +261,11 @@ class Method:
     (1.0, 1, 1)
 
     Attributes:
-        tally: over all images.
-        pairing: the same, before and after.
-        ambiguous: over those with gap(1,5) < 0.5 at the first look.
-        against: the corrected answers as "before", these as "after": who is better of the two.
-        notes: what the look did without, and on how many images.
+        tally: accuracy, calibration and cost on all images.
+        pairing: all images, before and after this look.
+        ambiguous: the same for images with gap(1,5) < 0.5 at the first look.
+        against: the main corrected answers as "before", this look's as "after".
+        notes: what the look had to leave out, with the number of images.
     """
 
     tally: Tally = field(default_factory=Tally)
@@ -265,7 +280,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Everything that is counted. `Statistics.of(rows_a) + Statistics.of(rows_b)` is that of both.
+    """All counts and sums over the rows of a run; `Statistics` of parts of a run can be added.
 
     >>> table = relook.evaluate(corrector, "photos").table
     >>> first, second = (relook.evaluation.Statistics.of(table[i : i + 1]) for i in range(2))
@@ -275,16 +290,19 @@ class Statistics:
     Counter({285: 1, 967: 1})
 
     Attributes:
-        errors: images that could not be classified.
-        corrected: images that got a second look.
-        labels: images of each class.
-        before: the first answers.
-        after: the corrected ones.
-        rivals: other looks, by name.
-        right_gaps: (STEPS,), gap(1,2) of the images first classified rightly: small is at risk.
-        wrong_gaps: (STEPS,), Y[c_1] − Y[true] of those classified wrongly: small can be fixed.
-        right_small, wrong_small: how many of each are ≤ 0.5.
-        changes: how often an image of a class (true, before, after) changed its answer.
+        errors: number of images that could not be classified.
+        corrected: number of images that got a second look.
+        labels: number of images of each class.
+        before: the answers before the second look.
+        after: the corrected answers.
+        rivals: the answers of other looks, by name.
+        right_gaps: (STEPS,), histogram of gap(1,2) of the images that were right before; those with
+            a small gap are at risk.
+        wrong_gaps: (STEPS,), histogram of Y[c_1] − Y[true] of the images that were wrong before;
+            those with a small gap may be fixed.
+        right_small: number of images in `right_gaps` with a gap ≤ 0.5.
+        wrong_small: number of images in `wrong_gaps` with a gap ≤ 0.5.
+        changes: number of images whose answer changed, by (true class, class before, class after).
     """
 
     errors: int = 0
@@ -301,8 +319,9 @@ class Statistics:
 
     @classmethod
     def of(cls, table: pyarrow.Table) -> Statistics:
-        """Of the rows of a table, see `relook.evaluation.rows.schema`; main answers are its `after`
-        and all others its `rivals`.
+        """Compute the statistics of a table of rows (see `relook.evaluation.rows.schema`).
+
+        The main answers become `after`, and the answers of the other looks `rivals`.
         """
         names = names_of(table)
         assert names.main is not None, "a choice has no main answers"
@@ -353,12 +372,12 @@ def _steps(gaps: NDArray[Any]) -> NDArray[Any]:
 
 
 def _histogram(steps: NDArray[Any], length: int) -> tuple[int, ...]:
-    """How often each step comes."""
+    """Count the values in each bin."""
     return tuple(np.bincount(steps, minlength=length).tolist())
 
 
 def _sums(steps: NDArray[Any], values: NDArray[Any], length: int) -> tuple[float, ...]:
-    """The sum of the values at each step."""
+    """Sum the values in each bin."""
     return tuple(np.bincount(steps, weights=values, minlength=length).tolist())
 
 
@@ -368,7 +387,7 @@ def _counted(values: NDArray[Any]) -> Counter[int]:
 
 
 def _sum(one: Counted, other: Counted) -> Counted:
-    """Both, field by field."""
+    """Add two objects field by field."""
     values = ((getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
     return type(one)(*(_plus(a, b) for a, b in values))
 

@@ -1,4 +1,4 @@
-"""The work of a run: images read while the network is busy, rows out, what fails on the way."""
+"""The loop of a run: read images while the network works, save rows, and handle failures."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from relook.images import quiet
 from relook.reading import ReadAhead
 
 PART_SECONDS = 6.0
-"""Seconds of work per part: with the batch in flight, a part is written at least every 15 s."""
+"""Seconds between writes; with the batch in progress, rows are written at least every 15 s."""
 
 _BATCH = 32
 _BATCH_OF_ORIGINALS = 4
-"""Whole photos are tens of megabytes each, and twice as many are read ahead."""
+"""Smaller, as whole photos take tens of megabytes each and twice as many are read ahead."""
 
 _IN_A_ROW = 20
 """Abort after this many consecutive failures of the network."""
 
 MANY = 128
-"""From so many images on, or wherever there are maps to make, the fastest engine is made first."""
+"""For this many images or more, or for looks that need maps, build the fastest engine first."""
 
 Rows = Callable[[Sequence[Row]], None]
-"""Told of rows as they come; first of those that were there already."""
+"""Called with rows as they are computed; first with those that the run already has."""
 
 
 def work(
@@ -41,17 +41,17 @@ def work(
     on_rows: Rows | None,
     on_left: Callable[[Sequence[int]], None] | None = None,
 ) -> pyarrow.Table:
-    """The rows of all images, as a table in the order of the data.
+    """Run an experiment and return the rows of all images, as a table in the order of the data.
 
     Args:
-        experiment: answers those images that `run` has no rows of.
+        experiment: the experiment, run on the images that have no row in `run` yet.
         data: the images.
-        run: where the rows are kept; None: nowhere.
-        on_rows: told of the rows: first of those that were there already.
-        on_left: told which images are still to be done, before the first of them is.
+        run: where rows are saved; None: they are not saved.
+        on_rows: called with rows as they are computed; first with those already in `run`.
+        on_left: called with the indices of the images left to do, before the first of them.
 
     Raises:
-        RelookError: the network failed on many images in a row, which are not written.
+        RelookError: the network failed on many consecutive images; these are not saved.
     """
     kept = run.table() if run else to_table((), experiment.names)
     if len(kept) and on_rows:
@@ -60,7 +60,7 @@ def work(
     left = [index for index in shuffled(len(data)) if index not in done]
     classifier = experiment.classifier
     if len(left) >= MANY or (left and experiment.keeps_maps):
-        # Now, so that neither the time of an image nor its answer depends on where a run began.
+        # Built now, so that an image's time and answer do not depend on where the run started.
         classifier.warm_up(MANY)
     if on_left:
         on_left(left)
@@ -84,7 +84,7 @@ def work(
                 keep()
                 written = time.monotonic()
     finally:
-        if waiting:  # whatever stopped it: what is done is done
+        if waiting:  # save the finished rows, whatever stopped the run
             keep()
     if run:
         run.compact()
@@ -100,8 +100,8 @@ def _rows(experiment: Experiment, data: LabelledImages, indices: Sequence[int]) 
                 failed.append(row)
                 if len(failed) == _IN_A_ROW:
                     raise RelookError(
-                        f"the network failed on {_IN_A_ROW} images in a row, the last time with: "
-                        f"{row.error}; the rows before them are kept"
+                        f"the network failed on {_IN_A_ROW} images in a row; the last error: "
+                        f"{row.error}; the rows before them are saved"
                     )
                 continue
             yield from failed
@@ -111,7 +111,7 @@ def _rows(experiment: Experiment, data: LabelledImages, indices: Sequence[int]) 
 
 
 def _each(experiment: Experiment, batch: list[Labelled]) -> Iterator[Row]:
-    """Rows of a batch; if the network fails on it, image by image, and a row for the culprit."""
+    """Yield rows of a batch; if the network fails, run each image alone to find the culprit."""
     if not batch:
         return
     done = 0
@@ -121,9 +121,9 @@ def _each(experiment: Experiment, batch: list[Labelled]) -> Iterator[Row]:
             done += 1
         return
     except ModelError:
-        raise  # of no image in particular
+        raise  # not the fault of any one image
     except (RelookError, RuntimeError, MemoryError) as error:
-        # RuntimeError: what PyTorch raises, out of memory among it.
+        # PyTorch raises RuntimeError, also when it is out of memory.
         failure = error
     if len(batch) == 1:
         message = f"{batch[0].name}: {' '.join(str(failure).split())}"
@@ -136,7 +136,7 @@ def _each(experiment: Experiment, batch: list[Labelled]) -> Iterator[Row]:
 def _batches(
     experiment: Experiment, data: LabelledImages, indices: Sequence[int]
 ) -> Iterator[list[Labelled]]:
-    """The images, read by threads while the network is busy, one batch ahead of it."""
+    """Yield batches of images, which threads read one batch ahead of the network."""
     originals = experiment.needs_original
 
     def read_one(index: int) -> Labelled:
@@ -148,7 +148,7 @@ def _batches(
 
 
 def read(classifier: Classifier, index: int, image: LabelledImage, original: bool) -> Labelled:
-    """An image and what the network sees of it, or why it cannot be used."""
+    """Open and preprocess an image; if it cannot be used, return the reason as `error`."""
     labelled = Labelled(index, image.name, image.label)
     try:
         opened = image.open()
