@@ -190,12 +190,12 @@ def test_images_none_of_which_is_there_load_no_network(tmp_path, photo):
         ([*HALVES, "--attribution", "cam", "--variant", "paper"], "CAM has no variants"),
         ([*HALVES, "--budget", "0"], "budget must be at least 1 forward pass"),
         ([*HALVES, "--budget", "few"], "Invalid value for '--budget'"),
-        ([*HALVES, "--fast", "--budget", "8"], "drop it or --budget 8"),
+        ([*HALVES, "--fast", "--budget", "8"], "give either --fast or --budget 8"),
         ([*HALVES, "--look", "flip", "--fast"], "the look 'flip' has no budget"),
         ([*HALVES, "--attribution", "cam", "--budget", "8"], "CAM needs no forward"),
         ([*HALVES, "--device", "gpu"], "device 'gpu' cannot be used here"),
         ([*HALVES, "--dtype", "int8"], "dtype 'int8' is unknown"),
-        ([*HALVES, "--output", __file__], "--output names a folder"),
+        ([*HALVES, "--output", __file__], "pass a folder as --output"),
         (["--nonsense"], "No such option"),
     ],
 )
@@ -468,7 +468,7 @@ def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo
     result = relook(*arguments)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["images"] == 20
-    assert "ways on 20 images: " in result.stderr
+    assert "settings on 20 images: " in result.stderr
     assert "to choose: 20 images, of which about " in result.stderr
     # --fill is of the poster's look; the others are tried without it.
     ways = json.loads((run / "tuning" / "run.json").read_text())["ways"]

@@ -1,4 +1,4 @@
-"""The command line: one file a command; each parses, calls and prints."""
+"""The command line, with one file per command: each parses, calls and prints."""
 
 from relook.cli import demo, evaluate, export, multicam, predict, report  # noqa: F401
 from relook.cli.app import app as app

@@ -1,4 +1,4 @@
-"""The `relook` command, which the files beside this one add their commands to."""
+"""The `relook` command, to which the other files of this folder add their commands."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def _version(wanted: bool) -> bool:
 def relook_command(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """A second look for trained image classifiers, without retraining."""
@@ -50,7 +52,7 @@ def main() -> None:
     except OSError:
         failure = streams.failure()
         if failure is None:
-            raise  # it was something else than the output
+            raise  # another error, not one of standard output
         complain(f"the output cannot be written ({failure.strerror})")
         sys.exit(FAILED)
     finally:

@@ -1,4 +1,4 @@
-"""`relook demo`: the method at work on a few real photos."""
+"""`relook demo`: a page that shows the method on a few real photos."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from relook.cli.messages import make_folder, usage_errors
 
 @app.command(epilog="Example: relook demo --output demo")
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("relook-demo"),
+    output: Annotated[Path, typer.Option(help="Folder to write the page to.")] = Path(
+        "relook-demo"
+    ),
 ) -> None:
-    """See the method at work on a few real photos: writes one page, needs no network access."""
+    """Write a page that shows the method on a few real photos. Needs no network access."""
     make_folder(output)
     with usage_errors():
         from relook.cli.progress import progress_bars
@@ -26,4 +28,4 @@ def demo(
     with progress_bars(count) as bars:
         write_demo(page, bars.show)
     typer.echo(f"The demo is at {page.resolve()}")
-    typer.echo("Now a photo of yours: relook predict photo.jpg --output pictures", err=True)
+    typer.echo("Next, try a photo of yours: relook predict photo.jpg --output pictures", err=True)

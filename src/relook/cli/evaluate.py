@@ -1,4 +1,4 @@
-"""`relook evaluate`: does a second look help on labelled images, and what does it cost?"""
+"""`relook evaluate`: accuracy and cost of a second look on labelled images."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from relook.looks import Preset
 
 _LONG = 20.0
-"""An evaluation that is expected to take at least this many seconds is announced."""
+"""Seconds from which the expected duration of an evaluation is printed before it starts."""
 _FEW = 10
-"""So few changed answers say little about which of many ways is better."""
+"""With fewer changed answers, it is mostly chance which of many settings is best."""
 
 
 @app.command(
@@ -47,23 +47,25 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder of class folders, or a CSV or Parquet table with the columns image and "
-            "label.",
+            help="Labelled images: a folder with a folder of images for each class, or a CSV or "
+            "Parquet table with the columns image and label.",
         ),
     ],
     output: Annotated[
-        Path, typer.Option(help="Folder of the run; a run that is there is continued.")
+        Path,
+        typer.Option(help="Folder to write the results to; an interrupted run in it is continued."),
     ],
     network: NetworkOptions,
     looking: LookOptions,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only N of the images, at random.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Evaluate on a random sample of N images."),
     ] = None,
     versus: Annotated[
         str | None,
         typer.Option(
             metavar="LOOK,LOOK",
-            help="Looks to compare with on the same images: flip, tencrop, network:MODEL ...",
+            help="Other looks to compare with on the same images, for example flip,tencrop.",
         ),
     ] = None,
     class_order: ClassOrder = None,
@@ -71,21 +73,21 @@ def evaluate(
         bool,
         typer.Option(
             "--tune",
-            help="Choose look, k, gate, fill, attribution and budget on half of the images (what "
-            "you give stays), evaluate on the other half, and save the choice.",
+            help="Choose the look, k, gate, fill, attribution and budget on half of the images "
+            "(options that you give are kept), evaluate on the other half, and save the choice.",
         ),
     ] = False,
     exact: Annotated[
         bool,
         typer.Option(
             "--exact",
-            help="With --tune: try exact Score-CAM too, which may take hundreds of forward passes "
+            help="With --tune: also try exact Score-CAM, which may take hundreds of forward passes "
             "per unsure image.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Does a second look help on labelled images, and what does it cost? Tables, and a report."""
+    """Measure the accuracy and cost of a second look on labelled images, and write a report."""
     if exact and not tune:
         refuse("--exact goes with --tune; without it Score-CAM is exact unless --fast is given")
     with usage_errors():
@@ -97,7 +99,7 @@ def evaluate(
         share = looking.share
         preset = (looking if share is None else replace(looking, gate=None)).preset()
         classifier = network.load()
-        # What is to be chosen yet needs no target layer; flip stands in.
+        # The look is chosen later; flip stands in for it, as it needs no target layer.
         open_look = tune and looking.look is None
         chosen = Preset("flip", k=preset.k, gate=preset.gate) if open_look else preset
         corrector = _corrector(classifier, chosen)
@@ -105,7 +107,7 @@ def evaluate(
         if limit is not None:
             labelled = labelled.sample(limit)
         rivals = [name.strip() for name in (versus or "").split(",") if name.strip()]
-        # Kept until the end: a second network is not loaded again while it is.
+        # Kept until the end, so that second networks are not loaded twice.
         others = rivals_of(corrector, rivals)
     found = None
     if share is not None:
@@ -117,7 +119,7 @@ def evaluate(
     say_second_networks([corrector, *others.values()])
     say_data(labelled, "image")
     if class_order and not labelled.matched.startswith(BY_ORDER):
-        typer.echo("--class-order is not needed: the names tell the classes", err=True)
+        typer.echo("--class-order is not needed: the classes are known by their names", err=True)
     _warn_of_training(network.model, labelled)
     with rows_kept(output):
         if tune:
@@ -130,7 +132,7 @@ def evaluate(
 
 
 def _corrector(classifier: Classifier, preset: Preset) -> Corrector:
-    """Unless a gate was given or the look has one, ambiguous images are looked at again."""
+    """A corrector with the given gate, else the look's own, else the one for ambiguous images."""
     from relook.correction import Corrector
     from relook.gate import AMBIGUOUS, Gate
 
@@ -138,7 +140,7 @@ def _corrector(classifier: Classifier, preset: Preset) -> Corrector:
 
 
 def _warn_of_training(model: str, data: LabelledImages) -> None:
-    """A folder of train-multicam knows which images its networks were trained on."""
+    """Warn if a network of train-multicam was trained on some of the images."""
     from relook.folder import run_of
 
     run = run_of(model)
@@ -149,8 +151,8 @@ def _warn_of_training(model: str, data: LabelledImages) -> None:
     seen = len(seen_in_training(Training.read(run[0]), data))
     if seen:
         complain(
-            f"{model} was trained on {seen:,} of these {len(data):,} images: the figures will "
-            "flatter it"
+            f"{model} was trained on {seen:,} of these {len(data):,} images: its accuracy will be "
+            "overestimated"
         )
 
 
@@ -163,7 +165,7 @@ def _tune(
     exact: bool,
     found: GateOfShare | None,
 ) -> tuple[Corrector, LabelledImages]:
-    """A corrector of the choice on one half of the data, and the other half."""
+    """Choose settings on one half of the data; return their corrector and the other half."""
     from relook.cli.progress import evaluation_bar
     from relook.correction import Corrector
     from relook.evaluation import tune
@@ -187,19 +189,21 @@ def _tune(
     file = output / "tuned.json"
     best = tuning.candidates[0].pairing
     typer.echo(
-        f"chosen of {len(tuning.candidates):,} ways on {count(tuning.images, 'image')}: "
+        f"chosen from {len(tuning.candidates):,} settings on {count(tuning.images, 'image')}: "
         f"{tuning.chosen.describe()} (fixed {best.fixed}, broke {best.broken})",
         err=True,
     )
     if not any(c.pairing.fixed or c.pairing.broken for c in tuning.candidates):
-        typer.echo("none of them changed an answer: there was nothing to choose by", err=True)
+        typer.echo(
+            "none of the settings changed an answer: there was nothing to choose by", err=True
+        )
     elif max(c.pairing.fixed + c.pairing.broken for c in tuning.candidates) < _FEW:
         typer.echo(
-            f"no way changed {_FEW} answers: these are few images to choose by, and the best of "
-            "many ways is then the best by luck",
+            f"no setting changed {_FEW} answers: with so few images, the best of many settings is "
+            "best by chance",
             err=True,
         )
-    typer.echo(f"saved for --look and Corrector(look=...): {file}", err=True)
+    typer.echo(f"saved: {file}, for --look and Corrector(look=...)", err=True)
     return Corrector(classifier, look=str(file)), other
 
 
@@ -234,7 +238,7 @@ def _evaluate(
 def _gate_of_share(
     classifier: Classifier, data: LabelledImages, output: Path, share: float
 ) -> GateOfShare:
-    """The gap that the least sure share of the data lies below, and a line that says so."""
+    """Find and print the gap that the least sure share of the data lies below."""
     from relook.cli.progress import evaluation_bar
     from relook.evaluation import GateOfShare, gate_of_share
     from relook.evaluation.share import SAMPLE

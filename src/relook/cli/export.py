@@ -16,16 +16,19 @@ from relook.errors import RelookError
 @app.command(epilog="Example: relook export timm/resnet18 resnet18.onnx")
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The same as --model of the other commands.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The classifier, named as for --model of relook predict."
+        ),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file to be written.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="ONNX file to write.")],
     checkpoint: Checkpoint = None,
     layer: Layer = None,
     dtype: Dtype = None,
     token_grid: TokenGrid = None,
     labels: Labels = None,
 ) -> None:
-    """Write a network as ONNX, with its preprocessing and labels in a .json beside it."""
+    """Write a network to an ONNX file, with its preprocessing and labels in a .json file."""
     if file.suffix.lower() != ".onnx":
         refuse(f"{file}: name a file that ends in .onnx")
     network = NetworkOptions(

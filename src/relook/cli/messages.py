@@ -1,4 +1,4 @@
-"""What the commands say on stderr, and the exit status that goes with it."""
+"""Messages of the commands on stderr, and the exit statuses that go with them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _ERRORS_SHOWN = 20
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
+    """Print a message to stderr, as one line."""
     typer.echo(f"relook: {' '.join(message.split())}", err=True)
 
 
 def refuse(message: str) -> NoReturn:
-    """The same, and the end: the command cannot be done as it was given."""
+    """Print a message to stderr and exit: the command cannot be run with these arguments."""
     complain(message)
     raise typer.Exit(BAD_USAGE)
 
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """What goes wrong before any image is touched is the arguments' fault."""
+    """Exit with status 2 on errors inside: before the first image, they are errors of usage."""
     try:
         yield
     except RelookError as error:
@@ -43,31 +43,31 @@ def usage_errors() -> Iterator[None]:
 
 @contextmanager
 def rows_kept(output: Path) -> Iterator[None]:
-    """Whatever stops a run, its rows are kept; this says so, and how to go on."""
+    """When a run fails or is interrupted, print that its rows are kept and how to continue."""
     try:
         yield
     except RelookError as error:
         _refuse_run(error)
     except OSError as error:
-        complain(f"{output}: cannot be written ({error}); the rows so far are kept")
+        complain(f"{output}: cannot be written ({error}); the rows written so far are kept")
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
-        complain(f"stopped, with {_kept(output)}; the same command goes on from there ({output})")
+        complain(f"stopped with {_kept(output)}; run the same command again to continue ({output})")
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _kept(output: Path) -> str:
-    """How many rows a run's folder holds, in words."""
+    """The number of rows in a run's folder, in words."""
     from relook.evaluation import Run
     from relook.words import count
 
     chosen_on, images = map(Run.done, (output / "tuning", output))
-    choosing = f" and {chosen_on:,} of the choice" if chosen_on else ""
+    choosing = f" and {chosen_on:,} to choose on" if chosen_on else ""
     return f"{count(images, 'image')} done{choosing}"
 
 
 def _refuse_run(error: RelookError) -> NoReturn:
-    """Data or a folder of no use are the arguments' fault; a network that fails is not."""
+    """Exit with status 2 if the data or the run's folder cannot be used, 1 if the network fails."""
     from relook.evaluation import DataError, RunError
 
     complain(str(error))
@@ -75,15 +75,15 @@ def _refuse_run(error: RelookError) -> NoReturn:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the output folder now, and not after minutes of work that would have nowhere to go."""
+    """Make the output folder first, so that no work is lost if this fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        refuse(f"{folder}: cannot be made a folder ({error.strerror}); --output names a folder")
+        refuse(f"{folder}: the folder cannot be made ({error.strerror}); pass a folder as --output")
 
 
 def say_model(corrector: Corrector) -> None:
-    """The network, the target layer, k, the gate and the input, and each second network."""
+    """Print the network, its target layer, k, the gate, and the size and range of its input."""
     classifier, gate = corrector.classifier, corrector.gate
     layer = ""
     if corrector.needs_activations:
@@ -105,7 +105,7 @@ def say_model(corrector: Corrector) -> None:
 
 
 def say_second_networks(correctors: Sequence[Corrector]) -> None:
-    """Each second network that the looks ask, its input and its cost."""
+    """Print each second network of the looks, with its input size and cost."""
     from relook.cascade import forward_cost, is_counted
     from relook.looks import networks
 
@@ -122,7 +122,7 @@ def say_second_networks(correctors: Sequence[Corrector]) -> None:
 
 
 def say_data(data: LabelledImages, what: str) -> None:
-    """How many images there are, which classes they were taken for, and what was left out."""
+    """Print the number of images, how their labels were matched, and which files are not used."""
     from relook.words import count
 
     typer.echo(
@@ -133,7 +133,7 @@ def say_data(data: LabelledImages, what: str) -> None:
 
 
 def say_forecast(what: str, least: float, expected: Forecast) -> None:
-    """What a run will take, before it begins, if that is at least so many seconds."""
+    """Print the expected work of a run, if it takes at least `least` seconds."""
     from relook.words import count, duration
 
     if expected.seconds < least:
@@ -147,7 +147,7 @@ def say_forecast(what: str, least: float, expected: Forecast) -> None:
 
 
 def say_errors(rows: pyarrow.Table, output: Path) -> int:
-    """The images that could not be used; returns the exit status."""
+    """Print the images that could not be used; return the exit status."""
     errors = rows["error"].drop_null().to_pylist()
     for error in errors[:_ERRORS_SHOWN]:
         complain(error)

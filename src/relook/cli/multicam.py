@@ -1,4 +1,4 @@
-"""`relook train-multicam` and `relook compare`: the trained rival, and how it compares."""
+"""`relook train-multicam` and `relook compare`: train MultiCAM, and compare it with relook."""
 
 from __future__ import annotations
 
@@ -38,18 +38,22 @@ def train_multicam(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder with train/ and test/ class folders; or class folders or a table, of "
-            "which 30 % are split off as test images.",
+            help="Labelled images: a folder with train/ and test/, each with a folder of images "
+            "for each class; or class folders or a table, of which 30 % are set aside as test "
+            "images.",
         ),
     ],
     output: Annotated[
-        Path, typer.Option(help="Folder of the run; a training that is there is continued.")
+        Path,
+        typer.Option(
+            help="Folder to write the run to; an interrupted training in it is continued."
+        ),
     ],
     backbone: Annotated[
         str,
         typer.Option(
             metavar="M",
-            help="Architecture of both networks: bundled/, timm/ or torchvision/NAME, or "
+            help="Architecture of both networks: bundled/NAME, timm/NAME, torchvision/NAME or "
             "module:function. It must end in global average pooling and one fully connected layer.",
         ),
     ] = "bundled/efficientnet_lite0",
@@ -57,9 +61,9 @@ def train_multicam(
         str | None,
         typer.Option(
             metavar="bundled|none|FILE",
-            help="Weights that both begin from: those that come installed, random ones, or a "
-            "checkpoint (without its class layer); by default the first, or those of the "
-            "backbone's library.",
+            help="Initial weights of both networks: the installed ones (bundled), random ones "
+            "(none), or those of a checkpoint, except its class layer. By default bundled, or for "
+            "other backbones the weights of their library.",
         ),
     ] = None,
     epochs: Annotated[
@@ -67,16 +71,16 @@ def train_multicam(
         typer.Option(
             metavar="N",
             min=1,
-            help="At most N epochs for each of the three stages; by default 8, or 40 from random "
-            "weights.",
+            help="Maximum number of epochs for each of the three stages; by default 8, or 40 from "
+            "random weights.",
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="S", help="Seed of the split and of the training.")
+        int, typer.Option(metavar="S", help="Random seed of the split and the training.")
     ] = 0,
     device: Device = None,
 ) -> None:
-    """Train MultiCAM: a second network on what the first one looked at, and their fusion."""
+    """Train MultiCAM: a second network on the regions where the first one saw the classes."""
     from rich.console import Console
 
     from relook.cli.progress import training_bar
@@ -106,23 +110,25 @@ def train_multicam(
         complain(str(error))
         raise typer.Exit(FAILED) from None
     except OSError as error:
-        complain(f"{output}: cannot be written ({error}); what is done is kept")
+        complain(f"{output}: cannot be written ({error}); the training so far is kept")
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
-        complain(f"stopped; the same command goes on from there ({output})")
+        complain(f"stopped; run the same command again to continue ({output})")
         raise typer.Exit(INTERRUPTED) from None
     print_training(Console(), training)
     if left_out := training.settings["data"].get("left_out"):
         typer.echo(f"left out: {left_out}", err=True)
-    typer.echo(f"trained: {output}; a model name, for --model and relook.load", err=True)
     typer.echo(
-        f"Does it pay? relook compare {data} --model {output} --output {output}-compared", err=True
+        f"trained: {output}; use this folder as a model name, for --model and relook.load", err=True
+    )
+    typer.echo(
+        f"Does it help? relook compare {data} --model {output} --output {output}-compared", err=True
     )
 
 
 @app.command(
-    epilog="Example: relook compare scenes --model run --output compared  (run: of relook "
-    "train-multicam)"
+    epilog="Example: relook compare scenes --model run --output compared  (run: the output folder "
+    "of relook train-multicam)"
 )
 def compare(
     data: Annotated[
@@ -130,14 +136,17 @@ def compare(
         typer.Argument(
             metavar="DATA",
             help="Labelled images that the networks were not trained on: a folder with test/, "
-            "class folders or a table; or what the training split.",
+            "class folders or a table; or the data of the training, whose test images are used.",
         ),
     ],
     model: Annotated[
-        Path, typer.Option(metavar="RUN", help="The folder of relook train-multicam.")
+        Path, typer.Option(metavar="RUN", help="Output folder of relook train-multicam.")
     ],
     output: Annotated[
-        Path, typer.Option(help="Folder of the comparison; one that is there is continued.")
+        Path,
+        typer.Option(
+            help="Folder to write the results to; an interrupted comparison in it is continued."
+        ),
     ],
     as_json: Json = False,
     device: Device = None,
@@ -145,7 +154,7 @@ def compare(
     budget: Budget = None,
     fast: Fast = False,
 ) -> None:
-    """Retrain with MultiCAM, or just correct? All methods on the same images. Table and report."""
+    """Compare retraining with MultiCAM to correction without training, and write a report."""
     with usage_errors():
         from relook.gate import AMBIGUOUS, Gate
         from relook.models import load
@@ -159,8 +168,8 @@ def compare(
     if within is None:
         channels = trained.target.layout.channels
         typer.echo(
-            f"the poster's maps take up to {channels:,} forward passes per unsure image; with "
-            "--fast, 64",
+            f"the poster's maps take up to {channels:,} forward passes per unsure image, or 64 "
+            "with --fast",
             err=True,
         )
     with rows_kept(output):

@@ -1,4 +1,4 @@
-"""The options, each declared once, and what they make: a classifier, a look with its settings."""
+"""The options, each declared once, and the classifier and look that are made from them."""
 
 from __future__ import annotations
 
@@ -22,33 +22,44 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
-# Choices are spelt out in the help texts because asking relook.looks for them would import torch;
-# a test keeps them in step.
+# The help texts list the choices themselves, because reading them from relook.looks would import
+# torch; a test keeps both lists equal.
 Model = Annotated[
     str,
     typer.Option(
-        help="bundled/efficientnet_lite0, timm/NAME[.TAG], torchvision/NAME[.WEIGHTS], hf/FOLDER, "
-        "net.onnx, module:function, or a folder of train-multicam."
+        help="The classifier: bundled/efficientnet_lite0, timm/NAME[.TAG], "
+        "torchvision/NAME[.WEIGHTS], hf/FOLDER, an ONNX file (net.onnx), module:function for "
+        "Python code of yours, or the output folder of train-multicam."
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Your weights: a safetensors file, or one that torch.save wrote."),
+    typer.Option(help="File with your own weights, written by safetensors or torch.save."),
 ]
 Layer = Annotated[
-    str | None, typer.Option(help="Name of the target layer; detected and printed by default.")
+    str | None,
+    typer.Option(
+        help="Name of the target layer, whose maps show where a class was seen; detected and "
+        "printed by default."
+    ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default CUDA where there is one.")
+    str | None,
+    typer.Option(
+        help="Device to run on: cpu, cuda, cuda:1 or mps; by default CUDA if it is available."
+    ),
 ]
-Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bfloat16.")]
-_OWN = "If the model file does not say, or to override it"
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Floating-point type of the network: float32, float64, float16 or bfloat16."),
+]
+_OWN = "What a model file may lack (or to override it)"
 TokenGrid = Annotated[
     str | None,
     typer.Option(
         metavar="ROWSxCOLS",
         rich_help_panel=_OWN,
-        help="Rows and columns of a transformer's tokens, for example 14x14.",
+        help="Rows and columns of the token grid of a transformer, for example 14x14.",
     ),
 ]
 Labels = Annotated[
@@ -56,7 +67,7 @@ Labels = Annotated[
     typer.Option(
         metavar="FILE",
         rich_help_panel=_OWN,
-        help="Class names: a text file with one a line, or JSON (a list or a dict).",
+        help="File with the class names: text with one name per line, or JSON (a list or a dict).",
     ),
 ]
 InputSize = Annotated[
@@ -72,7 +83,7 @@ TensorLayout = Annotated[
     typer.Option(
         "--layout",
         rich_help_panel=_OWN,
-        help="ONNX files only: order of the input's dimensions.",
+        help="For ONNX files: order of the input's dimensions.",
     ),
 ]
 Mean = Annotated[
@@ -80,8 +91,8 @@ Mean = Annotated[
     typer.Option(
         metavar="R,G,B",
         rich_help_panel=_OWN,
-        help="ONNX files only: mean of the normalisation, of pixels in [0, 1], for example "
-        "0.5,0.5,0.5.",
+        help="For ONNX files: mean of each colour channel in the normalisation, for pixels in "
+        "[0, 1]; for example 0.5,0.5,0.5.",
     ),
 ]
 Std = Annotated[
@@ -89,13 +100,15 @@ Std = Annotated[
     typer.Option(
         metavar="R,G,B",
         rich_help_panel=_OWN,
-        help="ONNX files only: standard deviation of the normalisation, in the same form.",
+        help="For ONNX files: standard deviation of each colour channel, in the same form.",
     ),
 ]
 K = Annotated[
     int | None,
     typer.Option(
-        "-k", help="How many of the most probable classes to look at again; 5, or 2 with best."
+        "-k",
+        help="Number of most probable classes that are looked at again; by default 5, or 2 with "
+        "--look best.",
     ),
 ]
 GateGiven = Annotated[
@@ -103,10 +116,11 @@ GateGiven = Annotated[
     typer.Option(
         "--gate",
         metavar="GAP",
-        show_default="the look's own; without one: predict none, evaluate and compare 0.5",
-        help="Which images get a second look: those with gap(1,5) below this (0 to 1) or, as "
-        "gap2:0.6, with gap(1,2), the lead of the first class over the second, below 0.6; none: "
-        "every image. evaluate also takes a share: 20% is the least sure fifth of the images.",
+        show_default="the look's own gate, else none for predict, 0.5 for evaluate and compare",
+        help="Which images get a second look. A number from 0 to 1: those with a gap(1,5), the "
+        "lead of the most probable class over the fifth, below it. gap2:0.6: those with a gap(1,2) "
+        "below 0.6. none: every image. evaluate also takes a share: 20% is the least sure fifth "
+        "of the images.",
     ),
 ]
 LookName = Annotated[
@@ -114,20 +128,21 @@ LookName = Annotated[
     typer.Option(
         metavar="NAME|FILE",
         show_default="poster",
-        help="poster (mask images); quick or best (all of the photo and more, at a cost of at most "
-        "4 and 7; best fixed 30 and broke 11 of 462 unsure answers on full-size photos: measure on "
-        "yours); uncropped, whole, larger, ends, zoom, flip, rotations, symmetries, fivecrop, "
-        "tencrop; network:MODEL, which asks a second network of the same classes; several joined "
-        "by +; or a file that --tune saved.",
+        help="The second look. poster: mask images. quick and best: the whole photo and other "
+        "views, at a cost of at most 4 and 7 forward passes (in our study best fixed 30 and broke "
+        "11 of 462 unsure answers on full-size photos: measure on yours). Single views: uncropped, "
+        "whole, larger, ends, zoom, flip, rotations, symmetries, fivecrop, tencrop. network:MODEL: "
+        "a second network with the same classes. Several can be joined by +. Or a file that "
+        "evaluate --tune saved.",
     ),
 ]
 FillName = Annotated[
     str | None,
-    typer.Option(help="What a hidden pixel becomes: black (default), mean or blur."),
+    typer.Option(help="Colour of the hidden pixels in mask images: black (default), mean or blur."),
 ]
 AttributionName = Annotated[
     str | None,
-    typer.Option(help="How attribution maps are made: scorecam (default), cam or gradcam."),
+    typer.Option(help="Method for the attribution maps: scorecam (default), cam or gradcam."),
 ]
 Variant = Annotated[
     str | None,
@@ -137,16 +152,16 @@ Budget = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="At most N masked forward passes per image for its maps; by default all that exact "
-        "Score-CAM takes.",
+        help="Maximum number of masked forward passes per image for Score-CAM; unlimited by "
+        "default, and the maps are exact.",
     ),
 ]
-Fast = Annotated[bool, typer.Option("--fast", help="The same as --budget 64.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Short for --budget 64.")]
 ClassOrder = Annotated[
     Literal["string", "natural"] | None,
     typer.Option(
-        help="Order of the classes, where the folders' names do not tell: string (0, 1, 10, 2; as "
-        "torchvision's ImageFolder has it) or natural (0, 1, 2, 10).",
+        help="Order of the classes if the names of the folders do not tell: string (0, 1, 10, 2, "
+        "as in torchvision's ImageFolder) or natural (0, 1, 2, 10).",
     ),
 ]
 Json = Annotated[
@@ -155,10 +170,10 @@ Json = Annotated[
 
 
 def given_by(**groups: type) -> Callable[[Command], Command]:
-    """Give a command the options of dataclasses, each under the name of one of its parameters.
+    """Add the fields of dataclasses to a command as options.
 
-    The command is called with an instance of each; to the command line its options are those of
-    the dataclasses' fields.
+    Args:
+        groups: the dataclass for each of the command's parameters that takes an instance of one.
     """
 
     def decorate(command: Command) -> Command:
@@ -189,7 +204,7 @@ def given_by(**groups: type) -> Callable[[Command], Command]:
             command(**given, **made)
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + more
-        del run.__wrapped__  # its parameters are not these
+        del run.__wrapped__  # so that Typer reads the signature below, not that of the command
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run  # type: ignore[return-value]
@@ -199,7 +214,7 @@ def given_by(**groups: type) -> Callable[[Command], Command]:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Which network is asked."""
+    """The options that select the network."""
 
     model: Model = "bundled/efficientnet_lite0"
     checkpoint: Checkpoint = None
@@ -214,10 +229,10 @@ class NetworkOptions:
     std: Std = None
 
     def load(self) -> Classifier:
-        """The classifier.
+        """Load the classifier; see `relook.load`.
 
         Raises:
-            ModelError: as `relook.load`.
+            ModelError: the model cannot be loaded.
         """
         token_grid = _numbers("--token-grid", self.token_grid, "x", "14x14")
         input_size = _size(self.input_size)
@@ -243,7 +258,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class LookOptions:
-    """How the network is asked again."""
+    """The options of the second look."""
 
     look: LookName = None
     k: K = None
@@ -255,10 +270,10 @@ class LookOptions:
     fast: Fast = False
 
     def preset(self) -> Preset:
-        """The look with its settings, checked before any network is loaded.
+        """The look with its settings, checked before a network is loaded.
 
         Raises:
-            RelookError: they do not go together, or the gate is a share of the images.
+            RelookError: the options contradict each other, or the gate is a share of the images.
         """
         from relook.looks import Preset
 
@@ -276,7 +291,7 @@ class LookOptions:
 
     @property
     def share(self) -> float | None:
-        """What a gate such as 20% is the share of; None for other gates."""
+        """A gate such as 20% as a fraction of 1; None for other gates."""
         if self.gate is None or not self.gate.endswith("%"):
             return None
         try:
@@ -286,16 +301,17 @@ class LookOptions:
         if not 0 < percent < 100:
             refuse(
                 f"--gate takes a share of the images between 0% and 100%, as in 20%; not "
-                f"{self.gate!r} (none is every image, 0 is no image)"
+                f"{self.gate!r} (none: every image; 0: no image)"
             )
         return percent / 100
 
 
 def gate_of(text: str | None) -> Gate | None:
-    """The gate that was given.
+    """The value of --gate as a gate; None if it is not given.
 
     Raises:
-        RelookError: it is a share of the images; the message says where one can be given.
+        RelookError: the value is a share of the images; the message names the command that takes
+            one.
     """
     from relook.gate import EXAMPLES, Gate
 
@@ -315,9 +331,9 @@ def gate_of(text: str | None) -> Gate | None:
 
 
 def budget_of(budget: int | None, fast: bool) -> int | Literal["fast"] | None:
-    """The budget that was given."""
+    """The budget from --budget and --fast; None if neither is given."""
     if fast and budget is not None:
-        refuse(f"--fast is a budget of its own; drop it or --budget {budget}")
+        refuse(f"--fast is short for --budget 64; give either --fast or --budget {budget}")
     return "fast" if fast else budget
 
 
@@ -329,7 +345,7 @@ def _size(text: str | None) -> tuple[float, ...] | None:
 
 
 def _numbers(option: str, text: str | None, between: str, example: str) -> tuple[float, ...] | None:
-    """Two whole numbers from 1 on with an x between them, or three numbers with commas."""
+    """Two whole numbers of at least 1 joined by x, or three numbers joined by commas."""
     if text is None:
         return None
     kind, count = (int, 2) if between == "x" else (float, 3)

@@ -1,4 +1,4 @@
-"""`relook predict`: class probabilities of photos, before and after a second look."""
+"""`relook predict`: class probabilities of photos before and after a second look."""
 
 from __future__ import annotations
 
@@ -28,31 +28,33 @@ if TYPE_CHECKING:
     from relook.correction import Correction, Corrector
 
 _BEST = (
-    "There is --look best too, other views of the photo at a cost of at most 7: of 462 unsure "
-    "answers on full-size photos it fixed 30 and broke 11 in our study; the default, the poster's "
-    "look, 12 and 15 (with maps from CAM). Measure on your own images first: relook "
-    "evaluate."
+    "There is --look best too, which classifies other views of the photo at a cost of at most 7 "
+    "forward passes. In our study, of 462 unsure answers on full-size photos, it fixed 30 and "
+    "broke 11; the default, the poster's look, fixed 12 and broke 15 (with maps from CAM). Measure "
+    "on your own images first: relook evaluate."
 )
 _LONGEST_STEM = 230
-"""In bytes, of a picture's name: systems allow 255 with all endings."""
+"""Maximum length in bytes of a picture's name; file systems allow 255 with all suffixes."""
 
 
 @app.command(epilog="Example: relook predict photo.jpg --output pictures")
 @given_by(network=NetworkOptions, looking=LookOptions)
 def predict(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files to classify.")
+    ],
     network: NetworkOptions,
     looking: LookOptions,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for one picture per image, with its maps and the views the network was "
-            "asked about."
+            help="Folder to write a picture for each image to, with its attribution maps and the "
+            "views that were classified."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Class probabilities of photos, before and after a second look."""
+    """Print the class probabilities of photos before and after a second look."""
     if output is not None:
         make_folder(output)
     with usage_errors():
@@ -83,7 +85,7 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
                 try:
                     correction = corrector.correct(image, bars.forwards)
                 except (RelookError, RuntimeError, MemoryError) as error:
-                    # RuntimeError: what PyTorch raises, out of memory among it. The others go on.
+                    # PyTorch raises RuntimeError, also when out of memory. Go on to the next image.
                     name = readable(image)
                     failed.append(name)
                     message = str(error) if isinstance(error, RelookError) else f"{name}: {error}"
@@ -97,10 +99,10 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
                 if output is not None:
                     try:
                         correction.save_picture(output / _picture_name(image, written))
-                    except OSError as error:  # the answer stands; the picture is what failed
+                    except OSError as error:  # only the picture failed; the answer was printed
                         failed.append(readable(image))
                         complain(f"{readable(image)}: its picture cannot be written ({error})")
-    except KeyboardInterrupt:  # wherever in an image it comes
+    except KeyboardInterrupt:  # at any point of an image
         complain(f"stopped after {max(0, begun - 1)} of {len(images)} images")
         return INTERRUPTED
     if output is not None and written:
@@ -111,7 +113,7 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
 
 
 def _show(correction: Correction, as_json: bool) -> None:
-    """On stdout."""
+    """Print an answer to stdout."""
     if as_json:
         typer.echo(json.dumps(correction.to_json()))
         return
@@ -124,12 +126,12 @@ def _show(correction: Correction, as_json: bool) -> None:
 
 
 def _refuse_absent(images: list[str], as_json: bool) -> None:
-    """Now, and not after a network was loaded for images none of which is there."""
+    """Stop before a network is loaded if none of the images exists."""
     from relook.errors import ImageError
     from relook.images import open_image
 
     if any(os.path.exists(image) and not os.path.isdir(image) for image in images):
-        return  # what cannot be read among them is said in its turn
+        return  # unreadable images are reported in their turn
     for image in images:
         try:
             open_image(image)
@@ -141,7 +143,7 @@ def _refuse_absent(images: list[str], as_json: bool) -> None:
 
 
 def _picture_name(image: str, written: set[str]) -> str:
-    """Never the image's own name; images of the same name in other folders get a number."""
+    """The file name of an image's picture; images of one name in several folders are numbered."""
     stem = Path(image).stem
     while len(os.fsencode(stem)) > _LONGEST_STEM:
         stem = stem[:-1]

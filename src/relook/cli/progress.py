@@ -1,4 +1,4 @@
-"""Progress bars on stderr, with an estimate; nothing at all in a pipe."""
+"""Progress bars on stderr with the estimated time left; none if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Bars:
-    """A bar over the images and one over the forwards of the image at hand."""
+    """A bar for the images, and one for the forward passes of the current image."""
 
     def __init__(self, progress: Progress, images: int) -> None:
         self._progress = progress
@@ -39,7 +39,7 @@ class Bars:
         self._name = ""
 
     def show(self, name: str, done: int, total: int) -> None:
-        """So many of the forward passes of this image are done; another name is another image."""
+        """Show the finished forward passes of an image; a new name begins a new image."""
         if name != self._name:
             if self._name:
                 self.end()
@@ -48,21 +48,21 @@ class Bars:
         self.forwards(done, total)
 
     def begin(self, name: str) -> None:
-        """A new image."""
+        """Begin a new image."""
         self._progress.reset(self._forwards, description=escape(name), total=None)
 
     def forwards(self, done: int, total: int) -> None:
-        """So many of its forwards are done."""
+        """Show the finished forward passes of the current image."""
         self._progress.update(self._forwards, completed=done, total=total)
 
     def end(self) -> None:
-        """The image is done, or given up."""
+        """Count the current image as done, even if it failed."""
         if self._images is not None:
             self._progress.advance(self._images)
 
 
 class EvaluationBar:
-    """A bar over the images of an evaluation: rate, how many are right so far, estimate."""
+    """A bar for the images of an evaluation, with the rate, accuracy and estimated time left."""
 
     def __init__(self, progress: Progress, what: str, images: int) -> None:
         self._progress = progress
@@ -72,8 +72,8 @@ class EvaluationBar:
         self._start = time.monotonic()
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        """Rows came; first those that were there already, if any."""
-        if not self._done and len(rows) > 1:  # an earlier run's, which say nothing of the rate
+        """Add new rows; the first call may bring those of an earlier run."""
+        if not self._done and len(rows) > 1:  # an earlier run's, which do not count for the rate
             self._resumed = len(rows)
             self._progress.reset(self._task, completed=len(rows))
         self._done += len(rows)
@@ -91,7 +91,7 @@ class EvaluationBar:
 
 
 class TrainingBar:
-    """A bar over the steps of each stage: loss, accuracy, estimate; a line for each epoch."""
+    """A bar for each stage's steps, with loss and accuracy, and a line for each epoch."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -103,12 +103,12 @@ class TrainingBar:
         self._names = STAGE_NAMES
 
     def images(self, done: int, total: int) -> None:
-        """So many images are read, before the training."""
+        """Show how many images are read before the training starts."""
         task = self._task("reading the images", total)
         self._progress.update(task, completed=done, visible=done < total)
 
     def __call__(self, told: TrainingProgress) -> None:
-        """A step is done, or an epoch."""
+        """Show the progress after a step or an epoch."""
         name = self._names[told.stage]
         task = self._task(told.stage, told.epochs * told.steps)
         done = max(0, told.epoch - 1) * told.steps + told.step
@@ -117,7 +117,7 @@ class TrainingBar:
             running = f"loss {told.loss:.3f}, {percent(told.accuracy)} right"
         if told.ended:
             self._validated = f"validation {percent(told.ended.validation_accuracy)}"
-            if self._printed != (told.ended.epoch, name):  # what was resumed is told again
+            if self._printed != (told.ended.epoch, name):  # resumed epochs are reported again
                 self._line(name, told.ended)
             self._printed = (told.ended.epoch, name)
         self._progress.update(
@@ -149,21 +149,21 @@ class TrainingBar:
 
 @contextmanager
 def training_bar() -> Iterator[TrainingBar]:
-    """Of `relook train-multicam`; nothing at all in a pipe."""
+    """The bar of `relook train-multicam`."""
     with _progress(TextColumn("{task.fields[told]}")) as progress:
         yield TrainingBar(progress)
 
 
 @contextmanager
 def progress_bars(images: int) -> Iterator[Bars]:
-    """Bars with an estimate on a terminal; nothing at all in a pipe."""
+    """Bars for images that are corrected one by one."""
     with _progress() as progress:
         yield Bars(progress, images)
 
 
 @contextmanager
 def evaluation_bar(what: str, images: int) -> Iterator[EvaluationBar]:
-    """The same for an evaluation."""
+    """The bar of an evaluation, or of another run over many images."""
     with _progress(TextColumn("{task.fields[told]}")) as progress:
         yield EvaluationBar(progress, what, images)
 
@@ -181,7 +181,7 @@ def _progress(*more: TextColumn) -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        speed_estimate_period=600,  # images come in batches, some of which take far longer
+        speed_estimate_period=600,  # seconds; batches of images differ much in duration
     )
     with progress if console.is_terminal else nullcontext():
         yield progress

@@ -1,4 +1,4 @@
-"""`relook report`: the page of a run, made again from its folder alone."""
+"""`relook report`: the report of a run, written again from its folder alone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from relook.cli.app import app
 from relook.cli.messages import FAILED, complain, usage_errors
 
 
-@app.command(epilog="Example: relook report run  (run: the --output of relook evaluate)")
+@app.command(epilog="Example: relook report run  (run: the output folder of relook evaluate)")
 def report(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Folder of relook evaluate or relook compare."),
+        typer.Argument(metavar="RUN", help="Output folder of relook evaluate or relook compare."),
     ],
 ) -> None:
-    """Make the page of a run again, from its folder alone: without the data and the model."""
+    """Write the report of a run again, from its folder alone: without its images and its model."""
     with usage_errors():
         from relook.report import write_report
 

@@ -1,4 +1,4 @@
-"""What the commands print on stdout: tables, and what was found."""
+"""Output of the commands on stdout: tables and findings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STYLES = {True: "green", False: "red"}
 
 
 def print_training(console: Console, training: Training) -> None:
-    """What each stage of a training came to."""
+    """A table of the stages of a training."""
     table = Table(title=escape(str(training.folder)), title_justify="left", title_style="bold")
     table.add_column("stage")
     for column in ("epochs", "kept", "validation loss", "right of validation", "time"):
@@ -32,11 +32,13 @@ def print_training(console: Console, training: Training) -> None:
         )
     console.print(table)
     if not all(stage.best.epoch for stage in training.stages.values()):
-        console.print("kept 0: no epoch did better on the validation images than what it began as")
+        console.print(
+            "kept 0: no epoch was better on the validation images than the initial weights"
+        )
 
 
 def print_comparison(console: Console, comparison: Comparison, found: Findings) -> None:
-    """The methods side by side, and what was found."""
+    """A table of the methods, and the findings."""
     statistics = comparison.statistics
     if statistics.before.images:
         title = count(statistics.before.images, "test image")
@@ -71,7 +73,7 @@ def _print_findings(console: Console, found: Findings) -> None:
 
 
 def print_story(console: Console, story: Story) -> None:
-    """A table of the classes before and after, and a line of what changed and what it cost."""
+    """A table of the classes before and after, and a line with the change and its cost."""
     table = Table(title=escape(story.title), title_justify="left", title_style="bold")
     table.add_column("class", overflow="fold")
     table.add_column("before", justify="right")
@@ -105,7 +107,7 @@ def print_story(console: Console, story: Story) -> None:
 
 
 def print_statistics(console: Console, statistics: Statistics, found: Findings, name: str) -> None:
-    """The tables of an evaluation, and what it found."""
+    """The tables of an evaluation, and its findings."""
     if statistics.before.images:
         console.print(_whole_set(statistics, name))
         if statistics.after.ambiguous.images:
@@ -143,7 +145,7 @@ def _per_image(tally: Tally) -> str:
 
 
 def _cost(tally: Tally) -> str:
-    """Of an image, in forward passes at the network's own input size."""
+    """Mean cost per image, in forward passes at the network's own input size."""
     return f"{tally.cost / tally.images:,.2f}"
 
 
