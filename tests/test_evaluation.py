@@ -36,7 +36,7 @@ from relook.evaluation import (
     to_table,
     work,
 )
-from relook.evaluation.spelling import KINDS
+from relook.evaluation.spelling import KINDS, spelt
 from relook.gate import EVERY_IMAGE
 from relook.geometry import Geometry
 from relook.looks import Flip, Mask
@@ -366,6 +366,13 @@ def test_every_look_and_attribution_has_a_kind(grey):
     assert len(called) >= 16
     assert set(called) <= set(KINDS)
     assert len(set(KINDS.values())) == len(KINDS)
+
+
+def test_a_look_is_spelt_out_as_strict_json():
+    spelling = spelt(relook.looks.Zoom(margin=0.5))
+    assert json.loads(json.dumps(spelling, allow_nan=False)) == spelling
+    assert (spelling["kind"], spelling["margin"]) == ("zoom", 0.5)
+    assert (spelling["magnification"], spelling["attribution"]["kind"]) == ("inf", "cam")
 
 
 def test_a_sample_is_the_same_every_time_and_of_all_classes(grey, data):

@@ -7,6 +7,7 @@ not invalidate existing runs.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass
@@ -69,6 +70,8 @@ def spelt(thing: Any) -> Any:
         return thing.name  # described by `second_networks`
     if isinstance(thing, tuple | list):
         return [spelt(part) for part in thing]
+    if isinstance(thing, float) and not math.isfinite(thing):
+        return str(thing)  # JSON has no infinity
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
     kind = KINDS.get(type(thing), type(thing).__name__)
