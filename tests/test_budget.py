@@ -197,5 +197,5 @@ def test_a_budget_without_score_cam_is_refused(wide):
         make_look("poster", attribution="cam", budget=8)
     with pytest.raises(RelookError, match="'flip' has no budget"):
         relook.Corrector(wide, look="flip", budget=8)
-    with pytest.raises(RelookError, match="an object has its own"):
+    with pytest.raises(RelookError, match="set it on the object"):
         relook.Corrector(wide, look=Flip(), budget=8)

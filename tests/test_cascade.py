@@ -107,7 +107,7 @@ def test_classes_are_matched_by_name():
     assert class_order(first, named(["red fox", "green"])) == (0, 1)
     assert class_order(first, named(["Green", "Red_Fox"])) == (1, 0)
     with pytest.raises(ModelError, match=r"other does not have the classes .* \(it has no one "
-                       r"class for 'green'\).*choose a network of the same classes"):  # fmt: skip
+                       r"class for 'green'\).*choose a network with the same classes"):  # fmt: skip
         class_order(first, named(["red fox", "blue"]))
 
 
@@ -204,7 +204,7 @@ def test_a_name_is_loaded_once_while_it_is_in_use(halves, turned, tmp_path):
         ("network:nothing", "look 'network:nothing': model 'nothing' is unknown"),
         ("flip+network:networks:no", "look 'network:networks:no': "),
         ("network:", "names no network; add the name of a model"),
-        ("network:a+b.onnx", r"look 'b.onnx' is unknown \(the name of a second network may hold"),
+        ("network:a+b.onnx", r"look 'b.onnx' is unknown \(the name of a second network must not"),
         ("network", "look 'network' is unknown; choose one of .* or network:MODEL"),
     ],
 )

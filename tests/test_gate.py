@@ -144,7 +144,7 @@ def test_what_is_no_gate_is_said(colours, value):
 
 
 def test_a_gate_is_by_the_second_or_the_fifth_class():
-    with pytest.raises(relook.RelookError, match=r"not by gap\(1,3\)"):
+    with pytest.raises(relook.RelookError, match=r"not gap\(1,3\)"):
         Gate(0.5, 3)
     with pytest.raises(relook.RelookError, match=r"not 'gap2:1.5'"):
         Gate(1.5, 2)
