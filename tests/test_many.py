@@ -168,7 +168,9 @@ def test_what_is_no_images_fault_is_raised(halves):
     with pytest.raises(relook.ModelError, match="takes no inputs of 72×72"):
         list(corrector.correct_many(photos))
     for single in ("a.png", b"", io.BytesIO(), Image.new("RGB", (4, 4)), shades(1)[0]):
-        with pytest.raises(relook.RelookError, match="several images, such as a list; for one image"):
+        with pytest.raises(
+            relook.RelookError, match="several images, such as a list; for one image"
+        ):
             relook.Corrector(halves).correct_many.__wrapped__(relook.Corrector(halves), single)
     assert len(list(relook.Corrector(halves).correct_many(np.stack(shades(3))))) == 3
 

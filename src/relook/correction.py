@@ -243,9 +243,7 @@ class Correction:
             RelookError: the file name does not end in .png.
             OSError: the file cannot be written.
         """
-        from relook.report.picture import (
-            save_picture,
-        )  # imported here because report builds on this
+        from relook.report.picture import save_picture  # here, since report builds on this
         from relook.report.story import tell
 
         save_picture(tell(self), file)
@@ -390,9 +388,7 @@ class Corrector(nn.Module):
             _ = classifier.target_layer  # raises here, not at the first image, if there is none
         for number, network in enumerate(networks(self.look), 2):
             class_order(classifier, network)  # raises if the classes differ
-            forward_cost(
-                network, classifier
-            )  # measured here, so that it does not count as an image's time
+            forward_cost(network, classifier)  # measured here, not in the time of an image
             self.add_module(f"network_{number}", network)  # so that `.to(device)` moves it too
 
     @property

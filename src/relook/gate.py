@@ -22,7 +22,7 @@ EXAMPLES = "0.5 is gap(1,5) below 0.5, and gap2:0.6 is gap(1,2) below 0.6"
 
 
 def gap(probabilities: Float[Tensor, "*n c"], j: int = 5) -> Float[Tensor, "*n"]:
-    """Return Y[c_1] − Y[c_j], a measure of how confident the classifier is.
+    """Compute Y[c_1] − Y[c_j], a measure of how confident the classifier is.
 
     Args:
         probabilities: (..., C), class probabilities.
@@ -121,7 +121,7 @@ class Gate:
         return "any gap" if math.isinf(self.below) else f"{self.name} below {self.below}"
 
     def gap(self, probabilities: Float[Tensor, " c"]) -> float:
-        """Return Y[c_1] − Y[c_j] of one image, exactly as `Answer.gap` does."""
+        """Compute the gap of one image, to the same digits as `Answer.gap`."""
         top = probabilities.topk(min(self.j, len(probabilities))).values.tolist()
         return float(top[0] - top[-1])
 

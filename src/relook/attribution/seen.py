@@ -83,9 +83,7 @@ class Seen:
         >>> seen.overlay("tabby").size
         (224, 224)
         """
-        from relook.report.tiles import (
-            map_tile,
-        )  # imported here because report builds on attribution
+        from relook.report.tiles import map_tile  # here, since report builds on attribution
 
         wanted = 0 if of is None else self._place(of)
         return map_tile(self.pixels, self.maps[wanted])
