@@ -146,9 +146,9 @@ def make_look(
 ) -> Look:
     """Create a look by name.
 
-    In tests on full-size photos, of 462 unsure answers of three networks, "quick" corrected 30 and
-    broke 9, and "best" corrected 30 and broke 11; for one of the networks there was no evidence of
-    a gain (docs/second-look.md). Measure the gain on your own images first.
+    In tests on full-size photos, of 462 unsure answers of three networks, "quick" fixed 30 and
+    broke 9, and "best" fixed 30 and broke 11; for one of the networks there was no evidence of a
+    gain (docs/second-look.md). Measure the gain on your own images first.
 
     Args:
         name: "poster" (mask images, the default), "quick" or "best" (at a cost of at most 4 and 7
