@@ -112,7 +112,7 @@ def test_exact_score_cam_of_many_channels_is_tried_only_if_asked_for(wide, image
     [left_out] = tuning.left_out
     assert left_out == (
         "poster with exact Score-CAM (up to 70 masked forward passes for an unsure image), nor "
-        "with the fills mean and blur; --exact (exact=True) tries them"
+        "with the fills mean and blur; try them with --exact (exact=True)"
     )
     everything, tuning = tried(exact=True)
     assert everything == {(fill, budget) for fill in fills for budget in (None, 64)}
@@ -143,7 +143,7 @@ def test_an_option_applies_to_the_looks_that_have_it(wide, images):
     }
     [left_out] = tuning.left_out
     assert left_out == (
-        "poster with Score-CAM and the fills mean and blur; --exact (exact=True) tries them"
+        "poster with Score-CAM and the fills mean and blur; try them with --exact (exact=True)"
     )
 
 
@@ -161,8 +161,8 @@ def test_what_a_budget_leaves_out_of_the_poster_is_said(wide, images):
     presets = [c.preset for c in tuning.candidates if c.preset.gate != NO_IMAGE]
     assert {(p.fill, p.attribution, p.budget) for p in presets} == {("black", "scorecam", 7)}
     assert tuning.left_out == (
-        "poster with Score-CAM and the fills mean and blur; --exact (exact=True) tries them",
-        "poster with CAM, which has no budget; without a budget it is tried too",
+        "poster with Score-CAM and the fills mean and blur; try them with --exact (exact=True)",
+        "poster with CAM, which has no budget; to try it, do not give a budget",
     )
     tuning = tune(wide, images.sample(3), keep=Preset(budget=7), gates=["none"], exact=True)
     presets = [c.preset for c in tuning.candidates if c.preset.gate != NO_IMAGE]

@@ -1,4 +1,4 @@
-"""Choosing a look, its options, k and gate on labelled images, to be measured on others."""
+"""Choose a look, its options, k and gate on labelled images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOOKS = (
     *("poster", "quick", "best", "zoom", "uncropped", "whole", "larger", "flip", "symmetries"),
     "tencrop",
 )
-"""Tried where no look is settled; a look that the network cannot take is left out."""
+"""Looks that are tried if none is given; those that the network does not support are left out."""
 
 KIND = "tuning"
 _FIRST = "first look"
@@ -48,17 +48,18 @@ _FIRST = "first look"
 KS = (1, 2, 3, 5)
 
 _FIXED_FILL = ("torchcam", "gradcam")
-"""Variants of Score-CAM that go with one fill."""
+"""Variants of Score-CAM that require one particular fill."""
 
 GATES = tuple(Gate(below, j=2) for below in (0.25, 0.5, 0.75, 0.9))
-"""By gap(1,2), which tells unsure images of few classes too, where gap(1,5) tells hardly any. They
-are few because each more candidate flatters the choice. No second look at surer images: they are
-seldom moved and would cost as much as all others."""
+"""Gates that are tried. They use gap(1,2), which finds unsure images for any number of classes;
+gap(1,5) finds hardly any if there are few classes. There are only four, because every further
+candidate makes the result of the choice more optimistic. None lets surer images pass: their answers
+seldom change, and they would cost as much as all others."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to look again, on the images of the choice.
+    """One combination of look, options, k and gate, and its results on the images of the choice.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> tuning = relook.tune(classifier, data, looks=["flip", "larger"], gates=[0.5])
@@ -67,9 +68,10 @@ class Candidate:
     ('larger', 1, 1.5)
 
     Attributes:
-        preset: the way; its gate is 0 for no second look at all.
-        pairing: what it fixed and broke.
-        forwards, cost: of an image, on average.
+        preset: the combination; its gate is 0 for no second look at all.
+        pairing: number of answers that it fixed and broke.
+        forwards: mean number of forward passes per image.
+        cost: mean cost per image in units of one forward pass at the network's own input size.
     """
 
     preset: Preset
@@ -80,7 +82,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried, best first: most fixed less broken, of equals the cheapest.
+    """All combinations that were tried, best first.
+
+    The best has the highest number of fixed minus broken answers; among equals, the lowest cost.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> tuning = relook.tune(classifier, data, "run", looks=["flip", "larger"], gates=[0.5])
@@ -90,9 +94,9 @@ class Tuning:
     True
 
     Attributes:
-        candidates: all of them; "no second look" is one.
-        images: how many the choice was made on.
-        left_out: what was not tried, and why, a sentence each.
+        candidates: the combinations, at least "no second look".
+        images: number of images on which the choice was made.
+        left_out: what was not tried and why, one sentence each.
     """
 
     candidates: tuple[Candidate, ...]
@@ -101,10 +105,10 @@ class Tuning:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Tuning:
-        """Read what a run with `tune` chose from, RUN/tuning.
+        """Read the candidates from the folder of a run that used `tune` (RUN/tuning).
 
         Raises:
-            RunError: the folder holds no choice, is of another format, or cannot be read.
+            RunError: the folder holds no tuning, has another format, or cannot be read.
         """
         place = Path(folder) / "tuning"
         settings = read_settings(place, KIND)
@@ -112,17 +116,17 @@ class Tuning:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], table: pyarrow.Table) -> Tuning:
-        """Rank all ways under all gates.
+        """Rank all combinations under all gates.
 
         Args:
-            settings: of the choice, as in run.json.
-            table: its rows.
+            settings: settings of the tuning, as in run.json.
+            table: rows of the tuning.
         """
         ways = {name: Preset.of_json(way) for name, way in settings["ways"].items()}
         keep = Preset.of_json(settings["keep"])
         table = table.filter(pyarrow.compute.is_null(table["error"])).combine_chunks()
         labels, first = table["label"].to_numpy(), Answers.of(table, _FIRST)
-        # No second look: of a look that the network can take, so that the file can be used.
+        # "No second look" needs some look that the network supports, so that its file can be used.
         look = next(iter(ways.values()), keep).look
         none = replace(keep, look=look, gate=NO_IMAGE)
         tried = [Candidate(none, *_counted(first, None, labels, NO_IMAGE))]
@@ -136,7 +140,7 @@ class Tuning:
 
     @property
     def chosen(self) -> Preset:
-        """The best."""
+        """The best combination."""
         return self.candidates[0].preset
 
 
@@ -153,11 +157,12 @@ def tune(
     on_rows: Rows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Tuning:
-    """Try looks, their k, gate, fill, attribution and budget, and choose.
+    """Choose the best of several looks with their k, gate, fill, attribution and budget.
 
-    The gain of the choice on these images is flattered by the choice: measure it on others (see
-    `LabelledImages.halves`). One second look about the most classes tells of fewer ones too, and
-    of every gate, so that each image is looked at once for each fill, attribution and budget.
+    The gain of the best candidate on these images is optimistic, because it was chosen on them:
+    measure it on others (see `LabelledImages.halves`). One second look with the largest k also
+    gives the answers for every smaller k and every gate. Each image therefore gets one second look
+    for each fill, attribution and budget.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> tuning = relook.tune(classifier, data, looks=["flip", "larger"], gates=[0.5])
@@ -165,34 +170,35 @@ def tune(
     ('larger', 'gap(1,5) below 0.5')
 
     Args:
-        classifier: whose answers are to be corrected.
+        classifier: the classifier whose answers are corrected.
         data: labelled images to choose on.
-        output: the run's folder: rows in `tuning/`, resumable as in `evaluate`, the choice in
+        output: folder of the run: rows in `tuning/`, resumable as in `evaluate`, and the choice in
             `tuned.json`.
-        keep: what is settled: the look, and each of its options that is not None. Where several
-            looks are tried, an option holds for those that have it, a budget for Score-CAM alone;
-            where the poster's look is settled, a budget settles Score-CAM too.
-        looks: names of those to try; None is the look of `keep`, or all of `LOOKS` without it. Of
-            looks other than the poster's and zoom, which has a k, only the gate is chosen.
-        gates: those to try, as for `Corrector`, where `keep` has none.
-        exact: whether all is tried of Score-CAM where it takes more masked forwards an image than
-            the budget, or than 64 where none is settled, which may be thousands; else it is tried
-            with so many, and with one fill.
-        gate_found: how the gate of `keep` was found, as in `evaluate`.
-        on_rows: told of the rows as they come.
-        on_forecast: told once, before the first image, what this will take.
+        keep: the look and options that are fixed; options that are None are tried. If several looks
+            are tried, an option applies to the looks that have it, and a budget only to Score-CAM.
+            If the poster's look is fixed, a budget also fixes Score-CAM as the attribution.
+        looks: names of the looks to try; None: the look of `keep`, or all of `LOOKS` without
+            `keep`. The poster's look is tried with all options, zoom with several k, and others
+            only with several gates.
+        gates: gates to try, as for `Corrector`, if `keep` has none.
+        exact: whether to try exact Score-CAM and all fills even if Score-CAM needs more masked
+            forward passes per image (maybe thousands) than the budget, or than 64 without one. If
+            not, Score-CAM is tried with that budget and one fill.
+        gate_found: the gate of `keep` as found by `gate_of_share`, to be recorded in run.json.
+        on_rows: called with rows as they are computed; first with those already in `output`.
+        on_forecast: called once, before the first image, with the expected time and forward passes.
 
     Raises:
         RunError: `output` holds another run.
-        RelookError: the options that are settled do not go together, or k is out of range.
+        RelookError: the fixed options cannot be combined, or k is out of range.
     """
     if looks is None:
         looks = LOOKS if keep is None else (keep.look,)
     keep = keep or Preset()
     several = len(looks) > 1
     tried = [Gate.of(gate) for gate in gates] if keep.gate is None else [keep.gate]
-    # Raises if what is settled cannot be; of a look that is not, k alone.
-    # Kept until the end: a second network is not loaded again while it is.
+    # Raises if the fixed options cannot be combined; if several looks are tried, checks only k.
+    # Kept in a variable until the end, so that a second network is loaded only once.
     settled = Flip() if several else keep.make(classifier)
     Corrector(classifier, k=keep.k, look=settled)
     folder = None if output is None else Path(output)
@@ -240,12 +246,12 @@ def tune(
 
 @dataclass(frozen=True)
 class _Contender:
-    """One way to look again at an image, and the candidates that its answers tell of.
+    """One second look, and the candidates whose answers follow from it.
 
     Attributes:
-        corrector: looks again about the most classes.
-        ways: candidates by name, their gate aside: the same about fewer classes.
-        gates: an image that none of them lets pass is not looked at again.
+        corrector: takes the second look with the largest k.
+        ways: the candidates by name, without gates: the same look with each k.
+        gates: images that pass none of these get no second look.
     """
 
     corrector: Corrector
@@ -260,20 +266,20 @@ class _Contender:
         ks: Sequence[int | None],
         gates: Sequence[Gate],
     ) -> _Contender:
-        """Of a preset and the k's to try, the largest last; None for its own k alone."""
+        """Build a contender from a preset and the k to try, largest last; None is its own k."""
         corrector = Corrector(classifier, k=ks[-1], look=preset.make(classifier))
         ways = [replace(preset, k=k) for k in ks]
         return cls(corrector, {_name(way): way for way in ways}, gates)
 
     @property
     def looks(self) -> Sequence[Look]:
-        """Its look."""
+        """The corrector's look."""
         return (self.corrector.look,)
 
     def answers(
         self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Mapping[str, Answer]]:
-        """One answer for each of the ways; none for an image that no gate lets pass."""
+        """Yield one answer per way for each image; none if it passes no gate."""
         for image, first in zip(images, firsts, strict=True):
             if not any(gate.passes(gate.gap(first.probabilities)) for gate in self.gates):
                 yield {}
@@ -287,17 +293,17 @@ class _Contender:
 
 
 def _of_look(keep: Preset, look: str) -> Preset:
-    """What is settled of one of several looks: a budget is Score-CAM's, and settles no method."""
+    """Return the fixed options of one of several looks; a budget does not fix the attribution."""
     keep = keep.of_look(look)
     if look == "zoom" and keep.attribution is None and keep.variant is None:
-        return replace(keep, budget=None)  # a zoom is one with CAM where no method is named
+        return replace(keep, budget=None)  # without an attribution, zoom uses CAM
     return keep
 
 
 def _left_out_of_posters(
     classifier: Classifier, found: Sequence[_Contender], keep: Preset, exact: bool
 ) -> Iterator[str]:
-    """What of the poster's look is not tried, though nobody settled that, a sentence each."""
+    """Yield a sentence for each option of the poster's look that is left out to save time."""
     tried = [
         preset
         for contender in found
@@ -315,19 +321,20 @@ def _left_out_of_posters(
         )
         if keep.budget is None:
             others = "" if all_fills else ", nor with the fills mean and blur"
-            yield f"poster with {exactly}{others}; --exact (exact=True) tries them"
+            yield f"poster with {exactly}{others}; try them with --exact (exact=True)"
         elif not all_fills:
             yield (
-                "poster with Score-CAM and the fills mean and blur; --exact (exact=True) tries them"
+                "poster with Score-CAM and the fills mean and blur; try them with --exact "
+                "(exact=True)"
             )
     scorecam_alone = all(preset.attribution == "scorecam" for preset in tried)
     by_budget = keep.attribution is None and keep.variant is None and keep.budget is not None
     if by_budget and scorecam_alone and _has_cam(classifier):
-        yield "poster with CAM, which has no budget; without a budget it is tried too"
+        yield "poster with CAM, which has no budget; to try it, do not give a budget"
 
 
 def _saves(classifier: Classifier, budget: Budget | None) -> bool:
-    """Whether a budget is for fewer masked forwards than exact Score-CAM takes."""
+    """Whether a budget allows fewer masked forward passes than exact Score-CAM needs."""
     size = FAST if budget is None or budget == "fast" else budget
     return classifier.layout.channels > size
 
@@ -335,8 +342,9 @@ def _saves(classifier: Classifier, budget: Budget | None) -> bool:
 def _contenders(
     classifier: Classifier, keep: Preset, gates: Sequence[Gate], exact: bool, with_cam: bool
 ) -> Iterator[_Contender]:
-    """Every look of that name to try, the poster's with CAM too where a budget does not forbid it
-    (`with_cam`).
+    """Yield the contenders for the look of `keep`.
+
+    `with_cam`: the poster's look is also tried with CAM if there is a budget.
     """
     settled = keep.k
     keep = replace(keep, k=None, gate=None)
@@ -346,15 +354,15 @@ def _contenders(
         for preset in _posters(classifier, keep, exact, with_cam):
             yield _Contender.of(classifier, preset, ks, gates)
         return
-    # What a zoom's view weighs depends on the others: each k is a look of its own.
+    # The weight of a zoom's view depends on the other views, so each k needs its own second look.
     for k in ks if keep.look == "zoom" else [settled]:
         contender = _Contender.of(classifier, keep, [k], gates)
-        contender.corrector.correct(photo(classifier))  # raises if the network cannot take it
+        contender.corrector.correct(photo(classifier))  # raises if unsupported
         yield contender
 
 
 def _posters(classifier: Classifier, keep: Preset, exact: bool, with_cam: bool) -> Iterator[Preset]:
-    """Every look of the poster's kind, its k and gate aside."""
+    """Yield every combination of options of the poster's look, without k and gate."""
     fixed_fill = keep.variant in _FIXED_FILL
     fills = [keep.fill or "mean"] if fixed_fill else [keep.fill] if keep.fill else FILLS
     of_scorecam = keep.variant is not None or (keep.budget is not None and not with_cam)
@@ -401,13 +409,16 @@ def _counted(
     labels: NDArray[Any],
     gate: Gate,
 ) -> tuple[Pairing, float, float]:
-    """What one way fixed and broke under a gate, and its mean forward passes and cost per image.
+    """Count the answers that a way fixed and broke under a gate.
 
     Args:
-        first: the first answers.
-        second: the way's; null where it was not tried. None: no image is looked at again.
-        labels: the true classes.
-        gate: the others keep their first answer.
+        first: the first answers, n of them.
+        second: the way's answers, null for images without a second look. None: no image has one.
+        labels: the true classes, (n,).
+        gate: images that do not pass it keep their first answer.
+
+    Returns:
+        The counts, and the mean forward passes and mean cost per image.
     """
     passing = first.gap(gate.j) < gate.below
     right = first.best == labels
