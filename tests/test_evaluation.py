@@ -336,7 +336,7 @@ def test_a_run_is_read_from_its_folder_alone(grey, data, tmp_path):
     assert (found.rows, found.labels, found.name) == (made.rows, grey.labels, "poster")
     assert found.details() == made.details()
     assert list(found.rows[0].answers) == ["first look", "poster", "flip"]
-    with pytest.raises(RunError, match=r"holds no run\.json"):
+    with pytest.raises(RunError, match=r"contains no run\.json"):
         Evaluation.read(tmp_path)
 
 
@@ -463,7 +463,7 @@ def test_a_file_without_a_gate_and_one_with_none(grey, data, tmp_path):
 def test_a_folder_is_one_process_s_at_a_time(grey, data, tmp_path):
     with (
         Run.open(tmp_path / "run", {"k": 1}),
-        pytest.raises(RunError, match="another process is at work"),
+        pytest.raises(RunError, match="another process is using it"),
     ):
         evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
     evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
