@@ -223,7 +223,7 @@ def test_an_answer_of_nan_names_the_second_network(halves):
         NaNNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4, labels=["red", "green"]
     )
     corrector = relook.Corrector(halves, look=Network(second))
-    with pytest.raises(NotFiniteError, match="NaNNet: the network answered NaN"):
+    with pytest.raises(NotFiniteError, match="NaNNet: the network returned NaN"):
         corrector.correct(Image.new("RGB", (4, 4), (0, 0, 255)))
 
 

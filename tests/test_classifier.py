@@ -69,11 +69,11 @@ class Returns(nn.Module):
     [
         (torch.tensor([[0.2, 0.8]]), "logits", 'pass outputs="probabilities"'),
         (torch.tensor([[0.2, 1.8]]), "probabilities", 'pass outputs="logits"'),
-        (torch.tensor([[-0.5, 1.5]]), "probabilities", "no probabilities"),
+        (torch.tensor([[-0.5, 1.5]]), "probabilities", "not probabilities"),
         (torch.tensor([0.2, 1.8]), "logits", r"shape \(2,\), not \(1, classes\)"),
         (torch.zeros(1, 2, 3, 3), "logits", r"not \(1, classes\)"),
         (torch.tensor([[1, 2]]), "logits", "torch.int64"),
-        (torch.tensor([[0.3]]), "logits", "one output; relook needs one a class"),
+        (torch.tensor([[0.3]]), "logits", "one output; relook needs one per class"),
         ((), "logits", "returns a tuple, in which relook cannot tell the class outputs"),
         ({"a": torch.zeros(1, 2), "b": torch.zeros(1, 2)}, "logits", "a dict of a, b, in which"),
     ],
@@ -97,7 +97,7 @@ def ends_in(last, *, bias=0.0):
 @pytest.mark.parametrize(
     ("last", "outputs", "message"),
     [
-        (torch.sigmoid, "logits", "no logits: for 9 .* as sigmoids do, .* without its sigmoid"),
+        (torch.sigmoid, "logits", "not logits: for 9 .* as sigmoids do, .* without its sigmoid"),
         (lambda y: y.sigmoid().clamp(0, 1), "logits", "as sigmoids do"),
         (lambda y: torch.cat([y.sigmoid(), y.sigmoid()], 1), "logits", "as sigmoids do"),
         (lambda y: y.sigmoid() * 0.9, "logits", "as sigmoids do"),
@@ -110,7 +110,7 @@ def ends_in(last, *, bias=0.0):
         (lambda y: y.sigmoid() ** 2, "logits", "as sigmoids do"),
         (lambda y: y.sigmoid() + 1e-7, "logits", "as sigmoids do"),
         (lambda y: y.tanh() * 0.5 + 0.5, "logits", "as sigmoids do"),
-        (torch.sigmoid, "probabilities", "the outputs are no probabilities"),
+        (torch.sigmoid, "probabilities", "the outputs are not probabilities"),
         (lambda y: 100 * y.softmax(1), "logits", "they sum to 100 for every image"),
         (lambda y: torch.cat([y.softmax(1), y.softmax(1)], 1), "logits", "from 0 to 1"),
     ],
@@ -234,7 +234,7 @@ class ReadsValues(SmallCNN):
         (OfTheRange, "depends on the rest of the batch"),
         (Picky, "takes one image at a time"),
         (OneImage, "takes one image at a time"),
-        (ReadsValues, "values that its code reads out of its input"),
+        (ReadsValues, "branches on values of its input"),
     ],
 )
 def test_other_networks_that_need_one_image_at_a_time(make, message, noise):
@@ -278,7 +278,7 @@ def test_dropout_that_is_always_on_is_said():
 
     classifier = relook.Classifier(Dropping(), **SIXTEEN)
     [remark] = classifier.remarks
-    assert "the same image gets another answer each time" in remark
+    assert "the same image gets a different answer each time" in remark
     assert "dropout" in remark
 
 
@@ -291,7 +291,7 @@ def test_half_precision_nan_says_what_to_do():
     network = HalvesNet().half()
     with torch.no_grad():
         network.fc.bias[0] = float("inf")
-    with pytest.raises(relook.NotFiniteError, match=r"float16 may be too narrow .* try float32"):
+    with pytest.raises(relook.NotFiniteError, match=r"range of float16 may be too small: try float32"):
         relook.Classifier(network, **OWN, input_size=4)
 
 
@@ -703,7 +703,7 @@ def test_a_layer_that_is_refused_changes_nothing():
 
 def test_torchscript_is_refused():
     scripted = torch.jit.trace(HalvesNet().eval(), torch.rand(1, 3, 4, 4))
-    with pytest.raises(relook.ModelError, match="TorchScript, which does not show"):
+    with pytest.raises(relook.ModelError, match="TorchScript, which does not expose"):
         relook.Classifier(scripted, **OWN, input_size=4)
 
 
@@ -781,7 +781,7 @@ def test_programs_of_torch_export_are_refused_with_the_remedy(tmp_path):
     with pytest.raises(relook.ModelError, match=r"net\.pt2: a file, but .* ONNX .*torch\.export"):
         relook.load(tmp_path / "net.pt2")
     # What torch.fx traced is a module like others.
-    with pytest.raises(relook.ModelError, match=r"HalvesNet is on the meta device .*to_empty"):
+    with pytest.raises(relook.ModelError, match=r"HalvesNet is at least partly on the meta device .*to_empty"):
         check_module(HalvesNet().to("meta"))
     check_module(torch.fx.symbolic_trace(HalvesNet()))
 

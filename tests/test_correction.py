@@ -315,7 +315,7 @@ def test_nan_names_the_image(tmp_path):
     classifier = relook.Classifier(NaNNet(), mean=(0, 0, 0), std=(1, 1, 1), input_size=4)
     file = tmp_path / "blue.png"
     Image.new("RGB", (4, 4), (0, 0, 255)).save(file)
-    with pytest.raises(relook.NotFiniteError, match=r"blue\.png: the network answered NaN"):
+    with pytest.raises(relook.NotFiniteError, match=r"blue\.png: the network returned NaN"):
         relook.Corrector(classifier).correct(file)
 
 

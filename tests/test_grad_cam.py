@@ -134,7 +134,7 @@ def test_no_gradient_back_to_the_layer_is_said(noise):
     [first] = classifier.first_looks(noise[:1])
     for trained in (True, False):
         network.requires_grad_(trained)
-        with pytest.raises(relook.ModelError, match=r"no gradient leads .* 'act'; use Score-CAM"):
+        with pytest.raises(relook.ModelError, match=r"have no gradient .* 'act'; use Score-CAM"):
             relook.GradCAM()(Context(classifier, first, torch.tensor([0])))
         assert not any(module._forward_hooks for module in network.modules())
 

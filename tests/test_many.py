@@ -144,7 +144,7 @@ def test_an_image_that_the_network_fails_on_comes_out_in_its_place(tmp_path):
     assert [type(each).__name__ for each in found] == [
         "NotFiniteError", "Correction", "Correction", "NotFiniteError", "Correction"
     ]  # fmt: skip
-    assert str(found[3]).startswith(f"{tmp_path / 'blue.png'}: the network answered NaN")
+    assert str(found[3]).startswith(f"{tmp_path / 'blue.png'}: the network returned NaN")
     assert [each.forwards for each in found if isinstance(each, relook.Correction)] == [2, 2, 2]
     # A crop leaves the blue edge out, which all of the photo shows.
     cropped = relook.Classifier(

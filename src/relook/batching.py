@@ -1,4 +1,4 @@
-"""How many images go through a network at once, and what happens when memory runs out."""
+"""Batch sizes that fit into memory, and smaller batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from torch import Tensor
 T = TypeVar("T")
 
 BATCH = 8
-"""How many images go through a network exported to ONNX at once. Its graph is specialised for this
-number, so that every shape in it is constant; smaller batches are padded."""
+"""Batch size of a network exported to ONNX. Its graph is specialised for this size, so that every
+shape in it is constant; smaller batches are padded."""
 
 _CHUNK_PIXELS_CPU = 16 * 224 * 224
-"""How many pixels go through the network at once, which bounds the memory of a forward pass."""
+"""Number of pixels per forward pass, which bounds its memory."""
 _CHUNK_PIXELS_ACCELERATOR = 64 * 224 * 224
 
 
 def images_at_once(height: int, width: int, device: torch.device) -> int:
-    """How many images of this size fit into one chunk: 16 at 224×224 on a CPU, 64 elsewhere."""
+    """Number of images of this size per batch: 16 at 224×224 on a CPU, 64 elsewhere."""
     pixels = _CHUNK_PIXELS_CPU if device.type == "cpu" else _CHUNK_PIXELS_ACCELERATOR
     count = pixels // (height * width)
-    # Whole batches of the exported network.
+    # A multiple of the exported network's batch size.
     return max(1, count - count % BATCH if count > BATCH else count)
 
 
 def chunked(items: Tensor, size: int, call: Callable[[Tensor], T]) -> Iterator[T]:
-    """Results of `call` on at most `size` items at a time; when memory runs out, on half as many.
+    """Yield the results of `call` on at most `size` items at a time.
+
+    When memory runs out, the size is halved and the call repeated.
 
     Raises:
-        RuntimeError, MemoryError: whatever `call` raises for another reason, or for a single item.
+        RuntimeError, MemoryError: `call` failed for another reason, or on a single item.
     """
     done = 0
     while done < len(items):
@@ -48,7 +50,10 @@ def chunked(items: Tensor, size: int, call: Callable[[Tensor], T]) -> Iterator[T
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out. PyTorch has a class for that on CUDA, and elsewhere only a text."""
+    """Whether the error means that memory ran out.
+
+    PyTorch has an exception class for it on CUDA only; elsewhere the message has to tell.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     texts = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")

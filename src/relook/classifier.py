@@ -1,4 +1,4 @@
-"""A frozen network with all that belongs to it: pixels in, class probabilities out."""
+"""A frozen network with its preprocessing and labels: pixels in, class probabilities out."""
 
 from __future__ import annotations
 
@@ -47,20 +47,52 @@ if TYPE_CHECKING:
 _log = logging.getLogger("relook")
 
 
-class Classifier(nn.Module):
-    """f: a network, its preprocessing and its softmax.
-
-    Outside of it pixels are in [0, 1]; it owns resize, crop, normalisation, dtype, device and
-    softmax. The network runs in eval mode whatever its mode, and gets its mode back.
+@dataclass(frozen=True)
+class FirstLook:
+    """The network's answer for one image, with the target layer's maps from the same forward pass.
 
     Attributes:
-        network: the wrapped module; the one inside, of DataParallel and of `torch.compile`.
-        name: what results call it.
-        labels: one name a class; `relook.labels.ClassIndices` where nobody named them.
-        mean, std: of the normalisation, one value a colour channel, in units of pixels in [0, 1].
-        geometry: resize and crop.
+        pixels: (3, H, W) in [0, 1].
+        probabilities: (C,), class probabilities Y = f(X).
+        outputs: (C,), the network's raw outputs.
+        activations: (K, h, w), the target layer's maps A_k; None if they were not recorded.
+        original: the whole image that the pixels were cut from; None if only the pixels are known.
+    """
+
+    pixels: Float[Tensor, "3 h w"]
+    probabilities: Float[Tensor, " c"]
+    outputs: Float[Tensor, " c"]
+    activations: Float[Tensor, "k u v"] | None
+    original: Image.Image | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pixels."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(width, height) of the image that views are cut from: the original, else the pixels."""
+        if self.original is not None:
+            return self.original.width, self.original.height
+        return self.pixels.shape[2], self.pixels.shape[1]
+
+
+class Classifier(nn.Module):
+    """The function f from pixels to class probabilities: a network, its preprocessing and softmax.
+
+    Callers pass pixels in [0, 1]; the classifier does resize, crop, normalisation, dtype, device
+    and softmax. The network always runs in eval mode and is returned to its own mode afterwards.
 
     Threads may share a classifier: forward passes take turns.
+
+    Attributes:
+        network: the network itself, without a DataParallel or `torch.compile` wrapper.
+        name: the name used in results and messages.
+        labels: one label per class; a `relook.labels.ClassIndices` if no labels were given.
+        mean: mean of the normalisation per colour channel, for pixels in [0, 1].
+        std: standard deviation of the normalisation per colour channel, for pixels in [0, 1].
+        geometry: resize and crop.
 
     >>> network = torch.nn.Sequential(
     ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
@@ -94,31 +126,32 @@ class Classifier(nn.Module):
     ) -> None:
         """Wrap any module that maps normalised (N, 3, H, W) to (N, classes).
 
-        It may return them in a tuple, dict or dataclass (see `relook.answers.class_outputs`), and
-        be wrapped in DataParallel or by `torch.compile`: what many forwards run on is then that,
-        and layers are watched in the network inside.
+        The module may return its outputs in a tuple, dict or dataclass (see
+        `relook.answers.class_outputs`). It may be wrapped in DataParallel or by `torch.compile`:
+        forward passes then run on the wrapper, while layers are watched in the network inside it.
 
         Args:
             module: the network; it stays on its device and keeps its dtype.
-            mean: per colour channel, subtracted from pixels in [0, 1].
-            std: per colour channel, divides them.
-            input_size: side, or (height, width).
-            labels: one a class, in the order of the outputs, or a dict (see
+            mean: value per colour channel, subtracted from pixels in [0, 1].
+            std: value per colour channel that the difference is divided by.
+            input_size: side of the network's input, or (height, width), in pixels.
+            labels: one label per class, in the order of the outputs, or a dict (see
                 `relook.labels.class_labels`); the class indices by default.
             outputs: "logits" (softmax is applied) or "probabilities" (it is not).
-            target_layer: a module's name as in `named_modules()`; searched for by default.
-            token_grid: (rows, columns) of a transformer's tokens, where they cannot be told from
-                the maps that the tokens are made of.
-            crop_pct: None resizes the whole image to `input_size`; a share in (0, 1] resizes the
-                shorter side to `input_size / crop_pct` and crops the centre.
-            interpolation: of the resize: "bilinear", "bicubic", "lanczos" or "nearest".
-            geometry: the same in full, in place of `crop_pct` and `interpolation`.
-            name: of the model, for results and messages; the module's class by default.
+            target_layer: name of a module as in `named_modules()`; searched for by default.
+            token_grid: (rows, columns) of a transformer's tokens, needed only if the network's
+                maps do not show how its tokens are arranged.
+            crop_pct: None resizes the whole image to `input_size`; a fraction in (0, 1] resizes
+                the shorter side to `input_size / crop_pct` and crops the centre.
+            interpolation: method of the resize: "bilinear", "bicubic", "lanczos" or "nearest".
+            geometry: complete description of resize and crop; replaces `crop_pct` and
+                `interpolation`.
+            name: name of the model in results and messages; the module's class by default.
 
         Raises:
-            ModelError: the network fails on an input of this size, returns something that is
-                not (N, classes), or something else than `outputs` says; the layer is unknown
-                or has no maps; the labels do not match the classes.
+            ModelError: the network fails on an input of this size or does not return
+                (N, classes); its outputs are not what `outputs` declares; the target layer is
+                unknown or has no maps; the number of labels differs from that of the classes.
         """
         super().__init__()
         check_module(module)
@@ -159,15 +192,16 @@ class Classifier(nn.Module):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What users should know of the network's answers, in sentences: that images go through it
-        one at a time, since they would change each other's answers; that the same image gets other
-        answers each time. Each is logged as a warning too, once.
+        """Warnings about the network, one phrase each; each is also logged once.
+
+        For example, that images go through it one at a time because they would change each other's
+        answers, or that the same image gets a different answer each time.
         """
         return self._probed.remarks
 
     @property
     def labels_given(self) -> bool:
-        """Whether somebody named the classes; else their labels are the class indices."""
+        """Whether labels were given; if not, the labels are the class indices."""
         return not isinstance(self.labels, ClassIndices)
 
     @property
@@ -177,35 +211,35 @@ class Classifier(nn.Module):
 
     @property
     def input_range(self) -> tuple[float, float]:
-        """The values that black and white have in the network's input, after mean and std."""
+        """(lowest, highest) value of the network's input: [0, 1] after the normalisation."""
         colours = zip(self.mean, self.std, strict=True)
         ends = [(pixel - mean) / std for mean, std in colours for pixel in (0, 1)]
         return min(ends), max(ends)
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network's weights."""
         tensor = floating_point_tensor(self.network)
         return torch.device("cpu") if tensor is None else tensor.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which floating-point type the network computes."""
+        """Floating-point type that the network computes in."""
         tensor = floating_point_tensor(self.network)
         return torch.float32 if tensor is None else tensor.dtype
 
     @property
     def returns(self) -> Outputs:
-        """What the network itself answers: "logits" or "probabilities"."""
+        """Kind of the network's own outputs: "logits" or "probabilities"."""
         return self._outputs
 
     @property
     def target_layer(self) -> str:
-        """The name of the layer whose maps explain the decision; assign another to change it.
+        """Name of the layer whose maps explain the decision; assign a name to change it.
 
         Raises:
-            ModelError: none was found; on assignment: the network has no such layer, or the
-                layer gives no maps larger than 1×1.
+            ModelError: no target layer was found; on assignment: the network has no such layer,
+                or the layer's maps are not larger than 1×1.
         """
         return self.target.layer
 
@@ -216,10 +250,14 @@ class Classifier(nn.Module):
     def aim(
         self, target_layer: str | None = None, token_grid: tuple[int, int] | None = None
     ) -> None:
-        """Choose the target layer anew, as when the classifier was made.
+        """Choose the target layer again, by the rules of the constructor.
+
+        Args:
+            target_layer: name of a module as in `named_modules()`; searched for by default.
+            token_grid: (rows, columns) of a transformer's tokens; by default the present ones.
 
         Raises:
-            ModelError: the network has no such layer, or the layer gives no maps larger than 1×1.
+            ModelError: the network has no such layer, or the layer's maps are not larger than 1×1.
         """
         grid = token_grid or self._token_grid
         found = self._probe(target_layer, grid)
@@ -228,7 +266,7 @@ class Classifier(nn.Module):
 
     @property
     def layout(self) -> Layout:
-        """How the target layer's output is read as maps, and how large those are.
+        """How the target layer's output is read as maps, and the size of these maps.
 
         Raises:
             ModelError: there is no target layer.
@@ -237,7 +275,7 @@ class Classifier(nn.Module):
 
     @property
     def has_target_layer(self) -> bool:
-        """Whether one was found or given."""
+        """Whether a target layer was found or given."""
         return self._probed.target is not None
 
     @property
@@ -245,7 +283,7 @@ class Classifier(nn.Module):
         """The target layer with its layout.
 
         Raises:
-            ModelError: none was found.
+            ModelError: no target layer was found.
         """
         target = self._probed.target
         if target is None:
@@ -262,26 +300,35 @@ class Classifier(nn.Module):
         box: Box | None = None,
         size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "3 h w"]:
-        """Pixels in [0, 1] of an RGB image: the centre crop, or any box, at the input size."""
+        """Cut and resize part of an RGB image.
+
+        Args:
+            image: the image to cut from.
+            box: part of the image; the classifier's own crop by default.
+            size: (height, width) of the result; the network's input size by default.
+
+        Returns:
+            Pixels in [0, 1].
+        """
         return self.geometry.pixels(image, box, size)
 
     def noise(self) -> Float[Tensor, "1 3 h w"]:
-        """Pixels to probe the network with, at its input size; the same every time."""
+        """Random pixels at the network's input size, the same on every call."""
         generator = torch.Generator().manual_seed(0)
         return torch.rand(1, 3, *self.input_size, generator=generator)
 
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Class probabilities: f.
+        """Compute the class probabilities f(X).
 
         Args:
-            pixels: in [0, 1], on any device.
+            pixels: images in [0, 1], on any device.
 
         Returns:
-            One row an image that sums to 1, in float32 (float64 for a float64 network).
+            One row per image, summing to 1, in float32 (float64 for a float64 network).
 
         Raises:
             RelookError: the pixels are not in [0, 1].
-            NotFiniteError: the network answered NaN.
+            NotFiniteError: the network returned NaN or infinity.
         """
         check_pixels(pixels)
         if not len(pixels):
@@ -297,18 +344,18 @@ class Classifier(nn.Module):
         activations: bool = True,
         originals: Sequence[Image.Image | None] | None = None,
     ) -> list[FirstLook]:
-        """f(X) for each image, with the maps of the target layer from the same forward.
+        """Compute f(X) for each image, with the target layer's maps from the same forward pass.
 
         Args:
-            pixels: in [0, 1], on any device.
-            activations: whether the maps are wanted.
-            originals: the images that the pixels are the classifier's crop of, where a second
-                look shall cut from them.
+            pixels: images in [0, 1], on any device.
+            activations: whether to record the maps.
+            originals: for each image the original that `pixels` is the classifier's crop of, so
+                that a second look can cut views from it; None for images without an original.
 
         Raises:
             RelookError: the pixels are not in [0, 1].
-            NotFiniteError: the network answered NaN.
-            ModelError: maps are wanted and there is no target layer.
+            NotFiniteError: the network returned NaN or infinity.
+            ModelError: `activations` is true and there is no target layer.
         """
         check_pixels(pixels)
         size = self.chunk_size(*pixels.shape[-2:])
@@ -318,18 +365,48 @@ class Classifier(nn.Module):
             return found
         return [replace(look, original=o) for look, o in zip(found, originals, strict=True)]
 
+    def shown(self, first: FirstLook) -> Box:
+        """The box that the first look's pixels show, in pixels of `first.extent`."""
+        if first.original is None:
+            width, height = first.extent
+            return (0.0, 0.0, float(width), float(height))
+        return self.geometry.crop_box(*first.extent)
+
+    def cut(
+        self, first: FirstLook, box: Box, size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "3 h w"]:
+        """Cut a box from the image and resize it, on the device of the first look.
+
+        The box is cut from the original, which has the fine detail. Without an original it is cut
+        from the pixels, and widened to whole pixels.
+
+        Args:
+            first: first look at the image.
+            box: part of the image, in pixels of `first.extent`; parts outside are cut off.
+            size: (height, width) of the result; the network's input size by default.
+
+        Returns:
+            Pixels in [0, 1].
+
+        Raises:
+            RelookError: the box has no area inside the image.
+        """
+        if first.original is not None:
+            return self.pixels(first.original, box, size).to(first.pixels)
+        return cut_pixels(first.pixels, box, size or self.input_size)
+
     def attribution(
         self,
         image: ImageSource,
         classes: Any = None,
         method: str | Attribution | None = None,
     ) -> Seen:
-        """Where the network sees classes in an image: see `relook.attribute`.
+        """Compute maps of where the network sees classes in an image; see `relook.attribute`.
 
         Args:
-            image: a path, open file, PIL image or array.
-            classes: indices or names; the five most probable by default.
-            method: "scorecam" (the default), "cam", "gradcam" or an object.
+            image: path, open file, PIL image or array.
+            classes: class indices or labels; the five most probable classes by default.
+            method: "scorecam" (the default), "cam", "gradcam" or an attribution object.
 
         >>> import relook
         >>> from relook.demo import photos
@@ -338,7 +415,7 @@ class Classifier(nn.Module):
         >>> seen.labels
         ('tabby', 'lynx')
         """
-        from relook.attribution import attribute  # a shorthand for what lives one floor up
+        from relook.attribution import attribute  # imports this module in turn
 
         return attribute(self, image, classes, method)
 
@@ -360,14 +437,22 @@ class Classifier(nn.Module):
     def gradients(
         self, pixels: Float[Tensor, "3 h w"], classes: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "k u v"], Float[Tensor, "n k u v"]]:
-        """The target layer's maps, and the gradient of each class's output with respect to them.
+        """Compute the target layer's maps and the gradient of each class's output with respect to
+        them.
 
-        The output is the logit; where the network ends in probabilities, their logarithm. One
-        forward, and for each class a backward from its output to the target layer. The network's
-        own gradients and modes stay as they are.
+        The output is the logit, or the logarithm of the probability if the network returns
+        probabilities. It takes one forward pass, and one backward pass per class from the output
+        to the target layer. The network's own gradients and modes stay unchanged.
+
+        Args:
+            pixels: one image in [0, 1].
+            classes: class indices.
+
+        Returns:
+            The maps (K, h, w) and their gradients (n, K, h, w).
 
         Raises:
-            ModelError: nothing that can be differentiated leads from the layer to the outputs.
+            ModelError: the outputs are not a differentiable function of the layer's maps.
             NotFiniteError: a gradient is NaN or infinite.
         """
         with layers_of(self.network).differentiating(self.target) as leaves:
@@ -380,7 +465,7 @@ class Classifier(nn.Module):
         gradients = at_least_float32(torch.cat(found))
         check_finite(gradients, self.dtype)
         maps = self.layout.maps(leaves[0].detach())
-        assert maps is not None  # else it would be no leaf
+        assert maps is not None  # only outputs with maps become leaves
         return at_least_float32(maps[0]), gradients
 
     def _check_maps(self, maps: Sequence[Tensor], pixels: Float[Tensor, "*n 3 h w"]) -> None:
@@ -397,13 +482,14 @@ class Classifier(nn.Module):
         maps = None if gradient is None else self.layout.maps(gradient)
         if maps is None:
             raise ModelError(
-                f"{self.name}: no gradient leads from the outputs back to the layer "
+                f"{self.name}: the outputs have no gradient with respect to the layer "
                 f"{self.target_layer!r}; use Score-CAM (--attribution scorecam)"
             )
         return maps
 
     def many(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Class probabilities, by the form of the network that is fastest for this many images.
+        """Compute class probabilities with the form of the network that is fastest for so many
+        images.
 
         Unlike `forward`, it checks neither the pixels nor the answers.
         """
@@ -414,7 +500,7 @@ class Classifier(nn.Module):
         return self.to_probabilities(torch.cat(list(answers)))
 
     def normalised(self, pixels: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 3 h w"]:
-        """What the network itself takes: (pixels − mean) / std, on its device, at least float32."""
+        """Normalised pixels, (pixels − mean) / std, on the network's device, at least float32."""
         pixels = at_least_float32(pixels.to(self.device))
         if self.dtype == torch.float64:
             pixels = pixels.double()
@@ -426,7 +512,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def run(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """The network's raw outputs for normalised inputs. One batch; nothing is checked."""
+        """Compute the network's raw outputs for one batch of normalised inputs, without checks."""
         return self._forward(self._wrapper[0] if self._wrapper else self.network, inputs)
 
     def _forward(
@@ -441,27 +527,27 @@ class Classifier(nn.Module):
             return at_least_float32(answers)
 
     def to_probabilities(self, outputs: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """Softmax of logits; probabilities as they are."""
+        """Apply softmax to logits; return probabilities unchanged."""
         return outputs if self._outputs == "probabilities" else outputs.softmax(dim=-1)
 
     def runner(self, forwards: int, size: tuple[int, int]) -> Run:
-        """The function that computes `run` fastest for this many forward passes at this size.
+        """Return the fastest replacement of `run` for this many forward passes at this size.
 
-        Where making it pays, this is another form of the network (see `relook.engines`), whose
-        answers are the same to 1e-4 of the largest output, or to the rounding of half precision.
-        Otherwise, and under the caller's autocast, for a network that the caller has compiled or
-        spread over several devices, and for one that takes one image at a time, it is `run` itself.
+        If the time to make it pays off, this is another form of the network (see
+        `relook.engines`). Its answers agree to 1e-4 of the largest output, or to the rounding of
+        half precision. Otherwise it is `run` itself; so it is under autocast, for a compiled or
+        DataParallel network, and for one that takes one image at a time.
 
-        Changes of the network are noticed: of its tensors, its modules and their attributes. What
-        its forward reads from elsewhere (a global variable, an environment variable) is not; call
-        `forget_engines` after changing that.
+        Changes to the network's tensors, modules and their attributes are noticed. Changes to what
+        its forward method reads from elsewhere (a global or environment variable) are not: call
+        `forget_engines` after those.
         """
         return self._engine(forwards, size) or self.run
 
     def warm_up(self, images: int = 1000, size: tuple[int, int] | None = None) -> str:
         """Make the faster form of the network now, rather than while images wait for it.
 
-        Without this call, the form is made once enough forward passes have been asked for.
+        Without this call, it is made once a call needs enough forward passes.
 
         Args:
             images: how many forward passes will follow, roughly; for fewer than 128 nothing is
@@ -496,13 +582,13 @@ class Classifier(nn.Module):
             )
 
     def forget_engines(self) -> None:
-        """Make the faster forms of the network anew when they are needed next."""
+        """Discard the faster forms of the network; they are made again when next needed."""
         with exclusive():
             self._engines = Engines()
 
     @property
     def engine(self) -> str:
-        """What many forward passes run on: "PyTorch (BatchNorm folded)" or "ONNX Runtime", say."""
+        """Engine for many forward passes, for example "ONNX Runtime" or "PyTorch"."""
         return self._engines.name
 
     def takes(self, height: int, width: int) -> bool:
@@ -523,17 +609,17 @@ class Classifier(nn.Module):
         return self._takes[size]
 
     def chunk_size(self, height: int, width: int) -> int:
-        """How many images of this size go through the network at once.
+        """Number of images of this size per forward pass.
 
-        16 at 224×224 on a CPU, where more brings nothing; 64 on an accelerator; 1 where images
-        would change each other's answers (see `remarks`).
+        16 at 224×224 on a CPU, where larger batches are no faster; 64 on an accelerator; 1 if
+        images would change each other's answers (see `remarks`).
         """
         if self._probed.one_at_a_time:
             return 1
         return images_at_once(height, width, self.device)
 
     def chunks(self, pixels: Float[Tensor, "n 3 h w"]) -> Iterator[Float[Tensor, "m 3 h w"]]:
-        """The images in pieces of at most `chunk_size`."""
+        """Split the images into batches of at most `chunk_size`."""
         yield from pixels.split(self.chunk_size(*pixels.shape[-2:]))
 
     def cost(self, height: int, width: int) -> float:
@@ -552,7 +638,7 @@ class Classifier(nn.Module):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """How images and weights lie in memory; the network takes no other."""
+        """Memory format of images and weights; the network accepts no other."""
         return self._probed.memory_format
 
     @property
@@ -562,5 +648,5 @@ class Classifier(nn.Module):
 
     @property
     def in_pytorch(self) -> bool:
-        """Whether PyTorch runs the network; else it is an ONNX graph, run by ONNX Runtime."""
+        """Whether PyTorch runs the network; otherwise ONNX Runtime runs it as an ONNX graph."""
         return layers_of(self.network).in_pytorch

@@ -53,13 +53,13 @@ class DataError(RelookError):
 
 
 class NotFiniteError(RelookError):
-    """The network answered NaN or infinity.
+    """The network returned NaN or infinity.
 
     >>> try:
     ...     relook.checks.check_finite(torch.tensor([[0.5, float("nan")]]), torch.float32)
     ... except relook.NotFiniteError as error:
     ...     print(error)
-    the network answered NaN or infinity for 1 of 1 inputs; check the weights
+    the network returned NaN or infinity for 1 of 1 inputs; check the weights
     """
 
 

@@ -23,38 +23,38 @@ from relook.target import Target, find_target, has_tokens, last_maps, named_targ
 from relook.wrappers import uncompiled
 
 _SAME_ANSWER = {torch.float16: 0.1, torch.bfloat16: 0.1}
-"""How far, relative to the largest output, two answers may differ by rounding alone; 1e-3 in full
-precision."""
+"""Largest difference of two answers that counts as rounding, relative to the largest output; 1e-3
+for other dtypes."""
 _OTHER_ROUNDING = 0.05
-"""The same for batches of different sizes; random weights may blow rounding up to 0.01."""
+"""The same limit for batches of different sizes; random weights may amplify rounding to 0.01."""
 _TRIED = [6, 0, 5]
-"""Places among the probing images: of the one that the network is probed with, which is nearly
-grey, and of those that then stand beside it in a batch, noise of more contrast and noise that is
-nearly white. They change the mean, the largest and the smallest value."""
+"""Indices into `probing_pixels` of the images in a trial batch. The first is nearly grey; the
+others, noise of higher contrast and nearly white noise, change the batch's mean, maximum and
+minimum."""
 
 _SCALARS = (
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.equal.default,
     torch.ops.aten.allclose.default,
 )
-"""Operations that make a Python number of a tensor, as `if x.min() < 0` and `x.item()` do."""
+"""Operations that turn a tensor into a Python number, as `if x.min() < 0` and `x.item()` do."""
 
 _ARRAYS = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
-"""Methods that take values out of a tensor past PyTorch's own operations."""
+"""Methods that read a tensor's values without an operation of PyTorch."""
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What probing showed of a network.
+    """Results of probing a network.
 
     Attributes:
         classes: number of classes.
-        target: the target layer; None if no layer has maps.
+        target: target layer; None if no layer has maps.
         choices: layers that could be named as target layer, as the end of a message.
         returns_tensor: whether the network returns a tensor, and not a tuple, dict or dataclass.
-        channels_last: whether images and weights lie in memory with the colour channels last.
+        channels_last: whether images and weights are in the channels-last memory format.
         one_at_a_time: whether each image needs a forward pass of its own.
-        remarks: what users should know of the network's answers, in sentences.
+        remarks: warnings about the network for its users, one phrase each.
     """
 
     classes: int
@@ -67,7 +67,7 @@ class Probed:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """How images and weights lie in memory."""
+        """Memory format of images and weights."""
         # Not a field: pickle protocols below 4 do not know torch's formats.
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
@@ -84,24 +84,23 @@ def probed(
     """Probe a network: run it on trial images, alone and in batches, and watch its layers.
 
     Args:
-        network: in any mode.
+        network: the network, in train or eval mode.
         images: `probing_pixels`, normalised, on the network's device and in its dtype.
-        name: of the network, for messages.
-        outputs: the kind that the user declares.
-        layer: the target layer's name; searched for if None.
-        grid: rows and columns of a transformer's tokens, where the user gives them.
+        name: name of the network, for messages.
+        outputs: kind of outputs that the user declared.
+        layer: name of the target layer; searched for if None.
+        grid: (rows, columns) of a transformer's tokens, if the user gave them.
 
     Raises:
-        ModelError: the network fails on images of this size, returns something that is not
-            (N, classes), or something else than `outputs` declares; the layer is unknown or has
-            no maps.
-        NotFiniteError: the network answers NaN or infinity.
+        ModelError: the network fails on images of this size or does not return (N, classes); its
+            outputs are not what `outputs` declares; the layer is unknown or has no maps.
+        NotFiniteError: the network returns NaN or infinity.
     """
     return _Probing(network, images, name).run(outputs, layer, grid)
 
 
 class _Probing:
-    """The network and what is found while it is probed."""
+    """A network while it is probed, with the memory format found so far."""
 
     def __init__(self, network: nn.Module, images: Float[Tensor, "8 3 h w"], name: str) -> None:
         self._network = network
@@ -119,7 +118,7 @@ class _Probing:
         except REFUSALS as error:
             raise ModelError(
                 f"{self._name}: the network fails on an input of 1×3×{height}×{width} "
-                f"({first_line(error)}); check input_size, and that it takes RGB images"
+                f"({first_line(error)}); check input_size, and that the network takes RGB images"
             ) from error
         answer = checked_answer(self._name, seen.outputs, inputs.dtype)
         one_at_a_time, remarks = self._settle(images, answer, {call.name for call in seen.calls})
@@ -155,15 +154,18 @@ class _Probing:
         answer: Float[Tensor, "1 c"],
         called: Collection[str],
     ) -> tuple[bool, tuple[str, ...]]:
-        """Whether each image needs a forward pass of its own, and remarks on the answers.
+        """Choose the memory format, and find out whether images can share a forward pass.
 
-        Convolutions are about twice as fast with the colour channels last, on CPUs too; but a
-        network that takes maps for rows of numbers as they lie in memory (`view`) fails on them.
+        Convolutions are about twice as fast in the channels-last memory format, on CPUs too; but
+        a network that flattens its maps with `view` fails on it.
 
         Args:
-            images: normalised, with little in common.
-            answer: the network's to the first of them, alone.
-            called: the layers that were called for it.
+            images: normalised images that have little in common.
+            answer: outputs for the first of them alone.
+            called: names of the layers called for it.
+
+        Returns:
+            Whether each image needs a forward pass of its own, and remarks for the user.
         """
         inputs = images[:1]
         with ValuesRead() as read:
@@ -173,12 +175,12 @@ class _Probing:
             self._try_formats(inputs)
         depends = varies = False
         if not fits or together is None or not _same(together[:1], answer, inputs.dtype):
-            # In one memory format: in another one rounding may add up to more.
+            # `answer` may have been computed in another memory format, which rounds differently.
             alone = self._again(inputs, answer)
             varies = not _same(alone, self._again(inputs, answer), inputs.dtype)
             if fits and together is not None:
-                # Beside itself an image has the statistics that it has alone; and rounding, which
-                # some networks blow up, is the same at the same place in batches of one size.
+                # A batch of copies of one image has the statistics of that image. Rounding, which
+                # some networks amplify, is the same at the same index in batches of one size.
                 twins = self._again(inputs.expand_as(images), together)
                 depends = not _same(together[:1], twins[:1], inputs.dtype)
                 if _same(twins[:1], twins[-1:], inputs.dtype):
@@ -188,29 +190,29 @@ class _Probing:
             remarks.append("it takes one image at a time, which is slow")
         elif statistics := _batch_statistics(self._network, called):
             remarks.append(
-                f"{statistics} has no running statistics and takes those of the batch; images go "
-                "through the network one at a time, since an answer would depend on the others"
+                f"{statistics} has no running statistics and uses those of the batch; images go "
+                "through the network one at a time, since they would change each other's answers"
             )
         elif read.values and self._layers.in_pytorch and self._decides_by_values():
             remarks.append(
-                "it computes with values that its code reads out of its input (as in `if x.min() "
-                "< 0`); images go through it one at a time, on PyTorch"
+                "its code branches on values of its input (as in `if x.min() < 0`); images go "
+                "through it one at a time, in PyTorch"
             )
         elif depends and not varies:
             remarks.append(
-                "its answer to an image depends on the rest of the batch; images go through it "
+                "its answer for an image depends on the rest of the batch; images go through it "
                 "one at a time"
             )
         one_at_a_time = bool(remarks)
         if varies:
             remarks.append(
-                "the same image gets another answer each time: is there dropout or noise that "
-                "stays on in eval mode? No figure will come out twice"
+                "the same image gets a different answer each time: is there dropout or noise that "
+                "stays on in eval mode? No result will be reproducible"
             )
         return one_at_a_time, tuple(remarks)
 
     def _try_formats(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
-        """The answers in the first memory format that the network takes, which is kept."""
+        """Run the network in the first memory format that it accepts, and keep that format."""
         # An ONNX graph gets its inputs as arrays, whatever their memory format.
         for channels_last in (True, False) if self._layers.in_pytorch else (False,):
             self._channels_last = channels_last
@@ -222,7 +224,7 @@ class _Probing:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _try(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "m c"] | None:
-        """The network's outputs for a batch of normalised inputs; None where it fails."""
+        """The network's outputs for a batch of normalised inputs; None if it fails."""
         memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
         try:
             with evaluating(self._network), uncompiled(self._network):
@@ -236,7 +238,7 @@ class _Probing:
     def _again(
         self, inputs: Float[Tensor, "n 3 h w"], otherwise: Float[Tensor, "m c"]
     ) -> Float[Tensor, "k c"]:
-        """The network's outputs for a batch; `otherwise` where it fails."""
+        """The network's outputs for a batch; `otherwise` if it fails."""
         found = self._try(inputs)
         return otherwise if found is None else found
 
@@ -256,14 +258,14 @@ def _same(
     dtype: torch.dtype,
     tolerance: float = 1e-3,
 ) -> bool:
-    """Whether two answers of a network of this dtype differ by rounding at most."""
+    """Whether two answers of a network of this dtype are equal up to rounding."""
     off = float((one - other).abs().max())
     tolerance = max(tolerance, _SAME_ANSWER.get(dtype, 0.0))
     return off <= tolerance * max(float(other.abs().max()), 1e-6)
 
 
 def _batch_statistics(network: nn.Module, called: Collection[str]) -> str:
-    """The first layer called that normalises by the statistics of the batch also in eval mode."""
+    """The first called layer that uses batch statistics even in eval mode, for a message."""
     for name, module in network.named_modules():
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if batch_norm and module.running_mean is None and name in called:
@@ -272,22 +274,24 @@ def _batch_statistics(network: nn.Module, called: Collection[str]) -> str:
 
 
 def _choices(seen: Probe, aspect: float, grid: Grid | None) -> str:
-    """What could be named as target layer, for a message."""
+    """Layers that could be named as target layer, as the end of a message."""
     layers = last_maps(seen.calls, aspect, grid)
     choices = f", for instance {', '.join(layers)}" if layers else ""
     if has_tokens(seen.calls) and grid is None:
-        choices += " (of tokens, say their rows and columns with token_grid= or --token-grid)"
+        choices += " (for tokens, give their rows and columns with token_grid= or --token-grid)"
     elif has_tokens(seen.calls) and grid is not None:
-        choices += f" (no tokens fill {grid[0]} rows and {grid[1]} columns: say others, or none)"
+        choices += (
+            f" (no tokens fill {grid[0]} rows and {grid[1]} columns: correct or omit token_grid)"
+        )
     return choices
 
 
 def probing_pixels(height: int, width: int) -> Float[Tensor, "8 3 h w"]:
-    """Eight images in [0, 1] that have little in common; the same every time.
+    """Eight images in [0, 1] that have little in common; the same on every call.
 
-    Noise, the same of another seed in few large blocks, a ramp, black and white blocks, noise that
-    is nearly black, nearly white, nearly grey, and red. None is flat: normalisation layers would
-    blow up the rounding of a flat image.
+    Noise; coloured blocks; a noisy ramp; black and white blocks; and noise that is nearly black,
+    nearly white, nearly grey and nearly red. None is constant: normalisation layers would amplify
+    the rounding of a constant image.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(8, 3, height, width, generator=generator)
@@ -312,13 +316,13 @@ def probing_pixels(height: int, width: int) -> Float[Tensor, "8 3 h w"]:
 
 
 class ValuesRead:
-    """A context in which every value that Python code reads out of a tensor is noted.
+    """Context manager that records every value that Python code reads from a tensor.
 
-    A network that decides by such values (`if x.min() < 0`) can neither be exported by tracing nor
-    be trusted to answer about an image whatever the rest of its batch. Shapes are no values.
+    A network that branches on such values (`if x.min() < 0`) cannot be exported by tracing, and
+    its answer for an image may depend on the rest of the batch. Shapes are not recorded.
 
     Attributes:
-        values: what was read, in order.
+        values: the values read, in order.
     """
 
     def __init__(self) -> None:
