@@ -74,8 +74,8 @@ class Returns(nn.Module):
         (torch.zeros(1, 2, 3, 3), "logits", r"not \(1, classes\)"),
         (torch.tensor([[1, 2]]), "logits", "torch.int64"),
         (torch.tensor([[0.3]]), "logits", "one output; relook needs one per class"),
-        ((), "logits", "returns a tuple, in which relook cannot tell the class outputs"),
-        ({"a": torch.zeros(1, 2), "b": torch.zeros(1, 2)}, "logits", "a dict of a, b, in which"),
+        ((), "logits", "returns a tuple, in which relook cannot identify the class outputs"),
+        ({"a": torch.zeros(1, 2), "b": torch.zeros(1, 2)}, "logits", "a dict with a, b, in which"),
     ],
 )
 def test_outputs_that_are_plainly_something_else(value, outputs, message):
@@ -291,7 +291,9 @@ def test_half_precision_nan_says_what_to_do():
     network = HalvesNet().half()
     with torch.no_grad():
         network.fc.bias[0] = float("inf")
-    with pytest.raises(relook.NotFiniteError, match=r"range of float16 may be too small: try float32"):
+    with pytest.raises(
+        relook.NotFiniteError, match=r"range of float16 may be too small: try float32"
+    ):
         relook.Classifier(network, **OWN, input_size=4)
 
 
@@ -521,9 +523,9 @@ def test_a_wrong_layer_gets_the_closest_names(cnn):
 
 
 def test_a_layer_without_maps_is_refused(halves):
-    with pytest.raises(relook.ModelError, match=r"'pool' gives 3×1×1, .* for instance 'act'"):
+    with pytest.raises(relook.ModelError, match=r"'pool' returns 3×1×1, .* for instance 'act'"):
         halves.target_layer = "pool"
-    with pytest.raises(relook.ModelError, match=r"'fc' gives 2, .* for instance 'act'"):
+    with pytest.raises(relook.ModelError, match=r"'fc' returns 2, .* for instance 'act'"):
         halves.target_layer = "fc"
 
 
@@ -710,7 +712,7 @@ def test_torchscript_is_refused():
 def test_inference_mode(noise):
     with torch.inference_mode():
         made_inside = HalvesNet()
-    with pytest.raises(relook.ModelError, match="make it outside"):
+    with pytest.raises(relook.ModelError, match="create it outside"):
         relook.Classifier(made_inside, **OWN, input_size=4)
     network = random_cnn()
     with torch.inference_mode():
@@ -781,7 +783,9 @@ def test_programs_of_torch_export_are_refused_with_the_remedy(tmp_path):
     with pytest.raises(relook.ModelError, match=r"net\.pt2: a file, but .* ONNX .*torch\.export"):
         relook.load(tmp_path / "net.pt2")
     # What torch.fx traced is a module like others.
-    with pytest.raises(relook.ModelError, match=r"HalvesNet is at least partly on the meta device .*to_empty"):
+    with pytest.raises(
+        relook.ModelError, match=r"HalvesNet is at least partly on the meta device, .*to_empty"
+    ):
         check_module(HalvesNet().to("meta"))
     check_module(torch.fx.symbolic_trace(HalvesNet()))
 

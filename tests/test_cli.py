@@ -176,7 +176,7 @@ def test_images_none_of_which_is_there_load_no_network(tmp_path, photo):
         (["--model", "networks:make_module"], "must return relook.Classifier"),
         ([*HALVES, "--checkpoint", "nowhere.pth"], "nowhere.pth: no such checkpoint"),
         ([*HALVES, "--layer", "actt"], "layer 'actt' is not in the network; closest: 'act'"),
-        ([*HALVES, "--layer", "pool"], "'pool' gives 3×1×1"),
+        ([*HALVES, "--layer", "pool"], "'pool' returns 3×1×1"),
         ([*HALVES, "-k", "0"], "k must be 1 to 2"),
         ([*HALVES, "-k", "3"], "k must be 1 to 2"),
         ([*HALVES, "--gate", "2"], "--gate takes a number from 0 to 1, or none; not '2'"),
@@ -548,7 +548,7 @@ def test_what_an_onnx_file_does_not_say_is_said_by_arguments(graph, photo, tmp_p
         ([*SAID, "--token-grid", "0x4"], "--token-grid takes numbers as in 14x14; not '0x4'"),
         ([*SAID, "--labels", "no.txt"], "no.txt: no such file of labels"),
         ([*SAID, "--labels", __file__], "has 2 classes, but"),
-        ([*SAID, "--layer", "/act/Rel"], "without it '/act/Relu' is taken"),
+        ([*SAID, "--layer", "/act/Rel"], "by default relook uses '/act/Relu'"),
         ([*SAID, "--dtype", "float16"], "an ONNX file has its own weights; drop dtype"),
     ],
 )

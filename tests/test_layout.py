@@ -199,14 +199,16 @@ def test_a_grid_that_nobody_tells():
         relook.ModelError, match=r"rows and columns with token_grid= or --token-grid"
     ):
         relook.Corrector(classifier)
-    with pytest.raises(relook.ModelError, match=r"gives 150×8, tokens of a grid that is not known"):
+    with pytest.raises(relook.ModelError, match=r"returns 150×8, tokens of an unknown grid"):
         classifier.target_layer = "norm"
     given = relook.Classifier(OddTokens(), **OWN, input_size=30, token_grid=(10, 15))
     assert (given.target_layer, given.layout.grid) == ("norm", (10, 15))
     other = relook.Classifier(OddTokens(), **OWN, input_size=30, token_grid=(13, 13))
     with pytest.raises(relook.ModelError, match="no tokens fill 13 rows and 13 columns"):
         _ = other.target_layer
-    with pytest.raises(relook.ModelError, match=r"gives 150×8, tokens not of a grid of 20×20"):
+    with pytest.raises(
+        relook.ModelError, match=r"returns 150×8, tokens that do not fill a grid of 20×20"
+    ):
         relook.Classifier(
             OddTokens(), **OWN, input_size=30, token_grid=(20, 20), target_layer="norm"
         )

@@ -421,7 +421,7 @@ def test_another_layer_by_its_nodes_name(torn, tmp_path):
     torch.testing.assert_close(first.activations, expected, atol=1e-6, rtol=1e-5)
     with pytest.raises(relook.ModelError, match=r"'/conv1/Con' is not in the .* '/conv1/Conv'"):
         relook.load(file, **PLAIN, target_layer="/conv1/Con")
-    with pytest.raises(relook.ModelError, match=r"gives 4, and only maps larger than 1×1 tell"):
+    with pytest.raises(relook.ModelError, match=r"returns 4, but only maps larger than 1×1 show"):
         relook.load(file, **PLAIN, target_layer="/fc/Gemm")
 
 

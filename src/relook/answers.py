@@ -1,4 +1,4 @@
-"""What a network returned, a tensor or something around one, as one value a class."""
+"""Class outputs from whatever a network returns: a tensor, tuple, dict or dataclass."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _NAMES = ("logits", "out")
 
 
 class Answers(nn.Module):
-    """A network that returns a tuple, dict or dataclass, as one that returns class outputs."""
+    """Wrapper that returns the class outputs of a network with a tuple, dict or dataclass."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(N, classes), from whatever the network returns."""
+        """Class outputs (N, classes)."""
         return class_outputs(self.network(inputs))
 
 
 def class_outputs(returned: Any) -> Tensor:
-    """The class outputs in what a network returned.
+    """Find the class outputs in the return value of a network.
 
-    That is a tensor; what is called `logits` or `out` in a dict, dataclass or named tuple; the
-    first item of another tuple or list, after which auxiliary answers may follow; the only tensor
-    of (N, classes) in a dict or dataclass of other names.
+    They are the returned tensor itself; or the item named `logits` or `out` in a dict, dataclass
+    or named tuple; or the first item of another tuple or list, which auxiliary outputs may follow;
+    or the only two-dimensional tensor in a dict or dataclass with other names.
 
     Raises:
-        ModelError: nothing of that is there, or more than one thing could be meant: a tuple of
-            (N, 32) and (N, 10) could be features and classes.
+        ModelError: no such tensor is found, or more than one is possible: a tuple of (N, 32) and
+            (N, 10) could be features and classes.
     """
     if isinstance(returned, Tensor):
         return returned
@@ -46,28 +46,28 @@ def class_outputs(returned: Any) -> Tensor:
     in_order = isinstance(returned, tuple | list)
     items = list(returned) if in_order else list(named.values())
     rows = [item for item in items if isinstance(item, Tensor) and item.ndim == 2]
-    widths = {int(item.shape[1]) for item in rows}  # tensors while a network is traced
+    widths = {int(item.shape[1]) for item in rows}  # sizes are tensors while tracing
     if in_order and items and isinstance(items[0], Tensor) and len(widths) <= 1:
         return items[0]
     if not in_order and len(rows) == 1:
         return rows[0]
-    holds = f" of {', '.join(map(str, named))}" if named else ""
+    holds = f" with {', '.join(map(str, named))}" if named else ""
     if in_order and len(widths) > 1:
         holds = f" with {' and '.join(f'(N, {item.shape[1]})' for item in rows)}"
     raise ModelError(
-        f"the network returns a {type(returned).__name__}{holds}, in which relook cannot tell the "
-        "class outputs: name them logits, or wrap "
-        "the network in a module whose forward returns (N, classes) alone"
+        f"the network returns a {type(returned).__name__}{holds}, in which relook cannot identify "
+        "the class outputs: name them logits, or wrap the network in a module whose forward "
+        "method returns only (N, classes)"
     )
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor, in float32 if it is in half precision."""
+    """Convert half precision to float32; return other tensors unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _named(returned: Any) -> dict[Any, Any]:
-    """The parts of a dict, dataclass or named tuple by their names."""
+    """Items of a dict, dataclass or named tuple by name; empty for anything else."""
     if isinstance(returned, Mapping):
         return dict(returned)
     if dataclasses.is_dataclass(returned) and not isinstance(returned, type):

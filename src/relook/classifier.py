@@ -471,7 +471,7 @@ class Classifier(nn.Module):
     def _check_maps(self, maps: Sequence[Tensor], pixels: Float[Tensor, "*n 3 h w"]) -> None:
         if not maps:
             raise ModelError(
-                f"{self.name}: layer {self.target_layer!r} gives no maps larger than 1×1 "
+                f"{self.name}: layer {self.target_layer!r} has no maps larger than 1×1 "
                 f"for pixels of {pixels.shape[-2]}×{pixels.shape[-1]}"
             )
 

@@ -28,15 +28,15 @@ REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, At
 
 @dataclass(frozen=True)
 class Probe:
-    """What one forward pass of a network showed.
+    """Record of one forward pass of a network.
 
     Attributes:
-        outputs: what the network returned for the probing input.
-        calls: every layer's call that returned a tensor, in order of completion.
-        ends_in: the operations that the class outputs come from, such as "Addmm", "Sigmoid" or (in
-            an ONNX graph) "Gemm". Operations that keep values in their range, up to a scale and a
-            shift, are skipped. {""} if the operations are unknown; empty if only skipped ones lead
-            from the input to the outputs.
+        outputs: return value of the network for the probing input.
+        calls: calls of layers that returned a tensor, in order of completion.
+        ends_in: last operations before the class outputs, such as "Addmm", "Sigmoid" or (in an
+            ONNX graph) "Gemm". Operations that keep values in their range, up to a scale and a
+            shift, are skipped. {""} if the operations are unknown; empty if all operations from
+            the input to the outputs are skipped.
     """
 
     outputs: Any
@@ -45,18 +45,18 @@ class Probe:
 
 
 Matrix = tuple[Tensor, Tensor | None]
-"""The weights (C, K) of a layer that joins K features to C, and its bias (C)."""
+"""Weights (C, K) of a layer that maps K features to C, and its bias (C)."""
 
 Hook = Callable[[nn.Module, Any, Any], Any]
-"""A forward hook: a module, its inputs and its output; what it returns replaces the output."""
+"""A forward hook: takes a module, its inputs and its output; may return another output."""
 
 
 @runtime_checkable
 class Layers(Protocol):
-    """The layers of a network. There are two kinds: the modules of a PyTorch network (`Modules`),
-    and the nodes of an ONNX graph (`relook.models.graph.OnnxNetwork`).
+    """The layers of a network: the modules of a PyTorch network (`Modules`), or the nodes of an
+    ONNX graph (`relook.models.graph.OnnxNetwork`).
 
-    Everything that runs or hooks the network holds the lock of `exclusive` meanwhile.
+    Methods that run or hook the network hold the lock of `exclusive`.
     """
 
     @property
@@ -70,24 +70,23 @@ class Layers(Protocol):
         ...
 
     def probe(self, inputs: Float[Tensor, "1 3 h w"]) -> Probe:
-        """Run the network once in eval mode and note what every layer returned."""
+        """Run the network once in eval mode and record the output of every layer."""
         ...
 
     def recording(self, target: Target) -> AbstractContextManager[list[Tensor]]:
-        """Record the maps (N, K, h, w) that the target layer returns: those of its last call.
+        """Record the target layer's maps (N, K, h, w) of each forward pass, in the list returned.
 
-        A layer that is called several times (a shared ReLU) is recorded at its last call that
-        returns maps. The maps are copied, so that an in-place operation after the layer cannot
-        overwrite them.
+        If a layer is called several times (a shared ReLU), its last call that returns maps counts.
+        The maps are copied, so that a later in-place operation cannot overwrite them.
         """
         ...
 
     def differentiating(self, target: Target) -> AbstractContextManager[list[Tensor]]:
-        """Let gradients begin at the target layer: the list holds the output of its last call, a
-        leaf.
+        """Compute gradients from the target layer on; the list holds its output as a leaf.
 
-        What follows in the network works on a copy, so that an in-place operation after the layer
-        does not change the leaf; what comes before it keeps nothing for a backward pass.
+        The output is that of the layer's last call that returns maps. Later layers work on a copy,
+        so that an in-place operation does not change the leaf. Earlier layers save nothing for a
+        backward pass.
 
         Raises:
             ModelError: the network has no gradients.
@@ -95,17 +94,18 @@ class Layers(Protocol):
         ...
 
     def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
-        """Whether the answer depends on what the target layer holds at the places of the image.
+        """Whether the network's answer depends on the target layer's maps.
 
-        After the last attention of a network that answers from its class token it does not: the
-        other tokens are not used any more.
+        After the last attention of a network with a class token it does not: only the class token
+        is used from there on.
         """
         ...
 
     def matrices(self) -> Iterator[Matrix]:
-        """Weights and biases of fully connected layers and convolutions, the last layer first.
+        """Weights and biases of fully connected layers and convolutions, from the last layer on.
 
-        The weights of a convolution are flattened after their first dimension: (C, K) if it is 1×1.
+        The weights of a convolution are flattened after their first dimension; a 1×1 convolution
+        gives (C, K).
         """
         ...
 
@@ -118,19 +118,18 @@ _TURN = threading.RLock()
 
 
 def exclusive() -> AbstractContextManager[bool]:
-    """The lock to hold while a network is run, hooked, exported or switched to eval mode.
+    """Lock to hold while a network is run, hooked, exported or switched to eval mode.
 
-    Hooks and mode flags sit on modules, which threads share: in two threads at once, the maps of
-    one image would be taken for those of another, and a forward pass would run in train mode. It
-    is one lock for the process, since networks may share modules (members of an ensemble, a
-    temperature around a network), and PyTorch's exporter keeps its state in the process. The same
-    thread may take it again.
+    Threads share modules, and with them hooks and mode flags: without the lock, one thread would
+    record the maps of another thread's image, or run the network in train mode. There is one
+    reentrant lock per process, since networks may share modules (members of an ensemble, a
+    temperature around a network) and PyTorch's exporter has global state.
     """
     return _TURN
 
 
 def _after_fork() -> None:
-    """A forked process has no other threads: what they held is free."""
+    """Replace the lock in a forked process, where the thread that held it does not exist."""
     global _TURN
     _TURN = threading.RLock()
 
@@ -141,9 +140,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Run in eval mode, one thread at a time; every module gets its own flag back, also after an
-    exception.
-    """
+    """Put a network into eval mode, for one thread at a time, and restore each module's flag."""
     with exclusive():
         flags = [(module, module.training) for module in network.modules()]
         network.eval()
@@ -155,7 +152,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 class Modules:
-    """The modules of a PyTorch network, watched by forward hooks. See `Layers` for the methods."""
+    """The modules of a PyTorch network, recorded by forward hooks. See `Layers` for the methods."""
 
     in_pytorch = True
 
@@ -169,16 +166,16 @@ class Modules:
         return tensor is None or tensor.dtype in (torch.float32, torch.float64)
 
     def probe(self, inputs: Float[Tensor, "1 3 h w"]) -> Probe:
-        """Run the network once in eval mode and note what every module returned.
+        """Run the network once in eval mode and record the output of every module.
 
         Raises:
-            ModelError: the network was made under `torch.inference_mode`.
+            ModelError: the network was created under `torch.inference_mode`.
         """
         network = self._network
         if any(tensor.is_inference() for tensor in (*network.parameters(), *network.buffers())):
             raise ModelError(
-                f"{type(network).__name__}: made under torch.inference_mode(), which does not say "
-                "what its layers do; make it outside"
+                f"{type(network).__name__}: created under torch.inference_mode(), which hides what "
+                "its layers compute; create it outside"
             )
         calls: list[Call] = []
 
@@ -190,7 +187,7 @@ class Modules:
 
             return hook
 
-        # Gradients are never computed; autograd only names the operations, and keeps nothing.
+        # Autograd is only used for the names of operations: no gradient is computed or saved.
         nothing = torch.empty(0)
         nothing_kept = torch.autograd.graph.saved_tensors_hooks(
             lambda _: nothing, lambda _: nothing
@@ -202,13 +199,14 @@ class Modules:
             torch.enable_grad(),
             nothing_kept,
         ):
-            # No leaf, so that a network may begin with an in-place operation.
+            # The second clone is not a leaf, so that the network may begin with an in-place
+            # operation.
             outputs = network(inputs.detach().clone().requires_grad_().clone())
         return Probe(outputs, tuple(calls), _ends_in(outputs))
 
     @contextmanager
     def recording(self, target: Target) -> Iterator[list[Tensor]]:
-        """Record the maps (N, K, h, w) that the target layer returns: those of its last call."""
+        """Record the maps (N, K, h, w) of the target layer's last call."""
         maps: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -221,7 +219,7 @@ class Modules:
 
     @contextmanager
     def differentiating(self, target: Target) -> Iterator[list[Tensor]]:
-        """Let gradients begin at the target layer: the list holds the output of its last call."""
+        """Compute gradients from the target layer on; the list holds its output as a leaf."""
         leaves: list[Tensor] = []
 
         def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -231,7 +229,7 @@ class Modules:
             leaves[:] = [_first_tensor(output).detach().clone().requires_grad_()]
             return _replaced(output, leaves[0].clone())
 
-        # Until the layer is reached; leaving this restores the caller's mode.
+        # No gradients until the layer is reached; leaving the block restores the caller's mode.
         with (
             self._hooked([(self._layer(target), cut)]),
             torch.inference_mode(False),
@@ -240,7 +238,7 @@ class Modules:
             yield leaves
 
     def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
-        """Whether the answer depends on what the target layer holds at the places of the image."""
+        """Whether the network's answer depends on the target layer's maps."""
 
         def forget(_module: nn.Module, _inputs: Any, output: Any) -> Any:
             if _maps_of(output, target.layout) is None:
@@ -252,11 +250,11 @@ class Modules:
             try:
                 after = self._answer_and_features(inputs, [(self._layer(target), forget)])
             except REFUSALS:
-                return True  # the network reads what it is given, and fails on zeros
+                return True  # the network fails on zeros there, so it uses the maps
         return any(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
     def matrices(self) -> Iterator[Matrix]:
-        """Weights and biases of fully connected layers and convolutions, the last layer first."""
+        """Weights and biases of fully connected layers and convolutions, from the last layer on."""
         for module in reversed(list(self._network.modules())):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 bias = None if module.bias is None else module.bias.detach()
@@ -265,10 +263,10 @@ class Modules:
     def _answer_and_features(
         self, inputs: Float[Tensor, "1 3 h w"], hooks: list[tuple[nn.Module, Hook]]
     ) -> list[Tensor]:
-        """The network's answer, and the inputs of the fully connected layer that it comes from.
+        """The network's answer, and the input of the fully connected layer that computes it.
 
-        That layer may have weights of zero, as some begin with, and so give the same answer for
-        any input.
+        The input is needed since that layer may be initialised with zero weights, which give the
+        same answer for any input.
         """
         seen: list[tuple[Tensor, Tensor]] = []
 
@@ -286,7 +284,7 @@ class Modules:
 
     @contextmanager
     def _hooked(self, hooks: list[tuple[nn.Module, Hook]]) -> Iterator[None]:
-        """Add forward hooks; no other thread runs a network until they are removed again."""
+        """Add forward hooks and remove them afterwards, with the lock held in between."""
         with exclusive(), ExitStack() as added:
             for module, hook in hooks:
                 added.callback(module.register_forward_hook(hook).remove)
@@ -295,8 +293,8 @@ class Modules:
 
 
 def floating_point_tensor(network: nn.Module) -> Tensor | None:
-    """The first parameter of a network, else its first buffer, in floating point."""
-    tensors = chain(network.parameters(), network.buffers())  # lazily: networks have many
+    """The first floating-point parameter of a network, else its first floating-point buffer."""
+    tensors = chain(network.parameters(), network.buffers())  # a lazy chain: networks have many
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
 
@@ -306,12 +304,12 @@ def layers_of(network: nn.Module) -> Layers:
 
 
 def _first_tensor(output: Any) -> Any:
-    """A module's output, or the first of several: blocks may return attention weights too."""
+    """A module's output, or the first of several, since blocks may return attention weights too."""
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def _replaced(output: Any, tensor: Tensor) -> Any:
-    """The output with another tensor as its first."""
+    """The output with its first tensor replaced."""
     if not isinstance(output, tuple | list):
         return tensor
     items = (tensor, *output[1:])
@@ -325,7 +323,7 @@ def _maps_of(output: Any, layout: Layout) -> Tensor | None:
     return layout.maps(tensor.dequantize() if tensor.is_quantized else tensor)
 
 
-# The operations of autograd that keep values within what they were, up to a scale and a shift.
+# Autograd's operations that keep values in their range, up to a scale and a shift.
 _PASSES_ON = re.compile(
     "(View|UnsafeView|Reshape|Squeeze|Unsqueeze|Flatten|Transpose|Permute|T|Clone|ToCopy|Alias|"
     "Expand|Select|Slice|Cat|Stack|Flip|Mul|Div|Add|Sub|Rsub|Neg|Mean|Sum|Amax|Amin|Max|Min|"
@@ -335,14 +333,14 @@ _PASSES_ON = re.compile(
 
 
 def _ends_in(outputs: Any) -> frozenset[str]:
-    """What the class outputs come from, by autograd's names: "Addmm" of a fully connected layer."""
+    """Operations that compute the class outputs, by autograd's names; see `Probe.ends_in`."""
     try:
         left = [class_outputs(outputs).grad_fn]
     except ModelError:
-        return frozenset()  # what is wrong with them is said where they are checked
+        return frozenset()  # `relook.checks` reports what is wrong with the outputs
     found, seen = set(), set()
     if left == [None]:
-        found.add("")  # nothing can be told
+        found.add("")  # unknown: the outputs carry no gradient
     while left:
         operation = left.pop()
         if operation is None or operation in seen:
@@ -358,16 +356,16 @@ def _ends_in(outputs: Any) -> frozenset[str]:
 def _call(name: str, module: nn.Module, output: Tensor) -> Call:
     operation = output.grad_fn.name() if output.grad_fn else ""
     is_leaf = next(module.children(), None) is None or is_parametrized(module)
-    # Stands for the output, which is not kept: those of a network fill gigabytes.
+    # Identifies the output, which is not kept: the outputs of all layers fill gigabytes.
     if not hasattr(output, _STANDS_FOR):
         setattr(output, _STANDS_FOR, object())
     own = [parameter.ndim for parameter in module.parameters(recurse=False)]
     if isinstance(weight := getattr(module, "weight", None), Tensor):
-        own.append(weight.ndim)  # of a parametrised layer, which has it from elsewhere
+        own.append(weight.ndim)  # a parametrised layer computes its weight
     return Call(
         name=name,
         shape=tuple(output.shape),
-        # An in-place activation returns the same tensor in its next version.
+        # An in-place activation returns the same tensor with a higher version.
         key=(getattr(output, _STANDS_FOR), output._version),
         pools="Pool" in operation or (is_leaf and bool(_POOLING.search(type(module).__name__))),
         weighs=max(own, default=0),

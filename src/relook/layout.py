@@ -1,4 +1,4 @@
-"""How the output of a layer is read as activation maps: channels first, channels last, tokens."""
+"""Reading a layer's output as activation maps: channels first, channels last or tokens."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 Grid = tuple[int, int]
-"""(h, w): rows and columns of maps."""
+"""Rows and columns (h, w) of maps."""
 
 _LARGEST_PREFIX = 16
-"""Class, distillation and register tokens: so many stand before those of the image at most."""
+"""Largest number of class, distillation and register tokens before those of the image."""
 _GUESSED_PREFIX = 2
-"""The same where no maps tell the grid, and it is guessed from the number of tokens."""
+"""The same limit if no maps show the grid and it is guessed from the number of tokens."""
 _FEWEST_GUESSED = 9
-"""So few tokens are more likely something else, such as learned queries."""
+"""Smallest number of tokens read as an image; fewer are likely something else, such as learned
+queries."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the places and the channels are in what a layer puts out.
+    """Order of the dimensions in a layer's output.
 
     Attributes:
         kind: "channels-first": (N, K, h, w), as in most convolutional networks. "channels-last":
-            (N, h, w, K). "tokens": (N, prefix + h·w, K), row by row.
-        grid: (h, w) at the network's own input size.
-        channels: K.
-        prefix: how many tokens that stand for no place come first, the class token among them.
-        suffix: how many of them come last.
+            (N, h, w, K). "tokens": (N, prefix + h·w + suffix, K), row by row.
+        grid: (h, w) of the maps at the network's own input size.
+        channels: number of channels K.
+        prefix: number of tokens before those of the image, such as the class token.
+        suffix: number of tokens after those of the image.
     """
 
     kind: Literal["channels-first", "channels-last", "tokens"]
@@ -41,7 +42,7 @@ class Layout:
     suffix: int = 0
 
     def maps(self, output: Tensor) -> Float[Tensor, "n k h w"] | None:
-        """The output as maps, a view of it; None where it has no maps larger than 1×1."""
+        """View of the output as maps; None if it has no maps larger than 1×1."""
         if self.kind == "tokens":
             count = self.prefix + self.grid[0] * self.grid[1] + self.suffix
             if output.ndim != 3 or output.shape[1] != count:
@@ -54,7 +55,7 @@ class Layout:
         return maps if maps.shape[2] * maps.shape[3] > 1 else None
 
     def without_places(self, output: Tensor) -> Tensor:
-        """The output with 0 at every place; the tokens before and after them stay."""
+        """Copy of the output with the maps set to 0; other tokens, such as a class token, stay."""
         kept = output.clone()
         if self.kind == "tokens":
             kept[:, self._places] = 0
@@ -63,15 +64,15 @@ class Layout:
 
     @property
     def _places(self) -> slice:
-        """Of the tokens."""
+        """Indices of the image's tokens."""
         return slice(self.prefix, self.prefix + self.grid[0] * self.grid[1])
 
     def with_class_token_last(self) -> Layout:
-        """The same, with what was read as coming first coming last."""
+        """The same layout with the tokens of `prefix` moved to `suffix`."""
         return replace(self, prefix=0, suffix=self.prefix + self.suffix)
 
     def __str__(self) -> str:
-        """As in "320×7×7", with what has to be known besides."""
+        """Size of the maps, such as "320×7×7", and the layout if it is not channels first."""
         size = f"{self.channels}×{self.grid[0]}×{self.grid[1]}"
         if self.kind == "channels-first":
             return size
@@ -85,22 +86,23 @@ class Layout:
 def read_layout(
     shape: tuple[int, ...], aspect: float, grids: Iterable[Grid], given: Grid | None = None
 ) -> Layout | None:
-    """What the shape of one image's output says.
+    """Infer the layout from the shape of the output for one image.
 
-    Of the two orders of four dimensions, that one holds in which the maps have the aspect of the
-    network's input; channels first where both have it.
+    Four dimensions are read in the order in which the maps have the aspect ratio of the network's
+    input, and channels first if both orders have it.
+
+    A sequence of tokens is read as one of the earlier grids if h·w tokens fill it, after a few
+    others at the front. If there are no earlier grids, or if halving one of them repeatedly gives
+    such a grid, tokens that fill a grid of the input's aspect ratio are read as that grid.
 
     Args:
-        shape: of the output for one image.
+        shape: shape of the output.
         aspect: height / width of the network's input.
-        grids: of maps that came before it in the network: a sequence of h·w tokens, a few more
-            in front, is read as the grid it was made of.
-        given: the grid of tokens, where the user has said it.
+        grids: grids of the maps of earlier layers.
+        given: grid of tokens, if the user gave it.
 
     Returns:
-        None where there are no maps larger than 1×1, or tokens of a grid that is not known. Where
-        no maps came before, or larger ones of which every second row and column was kept some times
-        over, tokens that fill a grid of the input's aspect are read as that.
+        The layout; None if there are no maps larger than 1×1, or if the tokens' grid is unknown.
     """
     if len(shape) not in (3, 4) or shape[0] != 1:
         return None
@@ -120,7 +122,7 @@ def read_layout(
     known = [given] if given else list(grids)
     fitting = [grid for grid in known if 0 <= count - grid[0] * grid[1] <= _LARGEST_PREFIX]
     if fitting:
-        # The closest one: of a pyramid's grids, and where there is no class token.
+        # The largest grid: smaller ones belong to other levels of a pyramid.
         grid = max(fitting, key=lambda grid: grid[0] * grid[1])
         return Layout("tokens", grid, channels, count - grid[0] * grid[1])
     if given:
@@ -137,20 +139,18 @@ def read_layout(
 
 
 def _thinned(grid: Grid, other: Grid) -> bool:
-    """Whether `other` is what is left of `grid` when every second row and column is kept, again and
-    again.
-    """
+    """Whether `other` results from halving `grid` repeatedly, rounding up."""
     while max(grid) > max(other):
         grid = (math.ceil(grid[0] / 2), math.ceil(grid[1] / 2))
     return grid == other
 
 
 def is_sequence(shape: tuple[int, ...]) -> bool:
-    """Whether this is a sequence of tokens, for one image."""
+    """Whether this is the shape of a sequence of tokens, for one image."""
     return len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and shape[2] > 1
 
 
 def _has_aspect(grid: Grid, aspect: float) -> bool:
-    """Maps of an image with that aspect; rounding in strided layers leaves ±1 on each side."""
+    """Whether the grid has this aspect ratio, up to ±1 per side from rounding in strided layers."""
     height, width = grid
     return (height + 1) >= aspect * (width - 1) and (height - 1) <= aspect * (width + 1)

@@ -1,4 +1,4 @@
-"""Which layer is the target layer: told by what one forward showed of all layers."""
+"""The choice of the target layer, from one forward pass that recorded all layers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from relook.errors import ModelError
 from relook.layout import Grid, Layout, is_sequence, read_layout
 
 _MOST_TRIES = 12
-"""So many layers are asked about at most whether the answer depends on them."""
+"""Largest number of layers tested for whether the answer depends on them."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One layer's turn in the probing forward.
+    """One call of a layer in the probing forward pass.
 
     Attributes:
-        name: of the layer.
-        shape: of its output.
-        key: the same for two calls that returned the very same tensor.
+        name: name of the layer.
+        shape: shape of its output.
+        key: identity of the output; equal for two calls that returned the same tensor.
         pools: whether the output was pooled.
-        weighs: the most dimensions that a weight of the layer itself has; 0: it has none.
-        is_leaf: whether the layer holds no others.
+        weighs: largest number of dimensions of the layer's own weights; 0 if it has no weights.
+        is_leaf: whether the layer contains no other layers.
     """
 
     name: str
@@ -35,18 +35,23 @@ class Call:
 
     @property
     def projects(self) -> bool:
-        """Whether the output is that of a weight matrix alone, before anything is made of it."""
+        """Whether the output is that of a single linear layer or convolution."""
         return self.is_leaf and self.weighs >= 2
 
     @property
     def size(self) -> str:
-        """The shape for one image, as in "320×7×7"."""
+        """Shape of the output for one image, such as "320×7×7"."""
         return "×".join(str(side) for side in self.shape[1:])
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target layer and how its output is read."""
+    """A target layer.
+
+    Attributes:
+        layer: name of the layer.
+        layout: how its output is read as maps.
+    """
 
     layer: str
     layout: Layout
@@ -59,28 +64,30 @@ def find_target(
     grid: Grid | None = None,
     counts: Callable[[Target], bool] = lambda _: True,
 ) -> Target | None:
-    """The last layer with maps larger than 1×1 before pooling, after its activation function.
+    """Find the last layer with maps larger than 1×1 before pooling, after its activation function.
 
-    Of the modules that return the very same maps (a block and its last activation) the outermost
-    is named. Maps with one channel a class, which a 1×1 convolution makes in place of a fully
-    connected layer, are not activation maps but class maps, and are passed over. So are tokens
-    that a weight matrix has just made (queries, keys, values), and what the answer does not
-    depend on: beside a class token, the other tokens after the last attention. From there on only
-    whole blocks are considered, with as many channels and places.
+    If several modules return the same maps (a block and its last activation), the outermost one is
+    chosen. These are skipped:
 
-    Maps are those of modules: an activation or a sum that is a function in the network's own
-    forward comes after the last module's maps, and is not seen.
+    - class maps: one channel per class, from a 1×1 convolution in place of a fully connected layer;
+    - tokens that come directly from a linear layer (queries, keys, values);
+    - layers that the answer does not depend on, such as the tokens beside a class token after the
+      last attention. Once one is found, only whole blocks with the same number of channels and
+      the same grid are considered.
+
+    Only modules are seen: an activation function or a sum in the network's own forward method,
+    which comes after the last module, is not.
 
     Args:
-        calls: of a probing forward.
-        classes: how many the network tells apart.
+        calls: calls of the probing forward pass.
+        classes: number of classes of the network.
         aspect: height / width of the network's input.
-        grid: of tokens, where the user has said it.
-        counts: whether the answer depends on the layer.
+        grid: (rows, columns) of tokens, if the user gave them.
+        counts: tells whether the answer depends on a layer.
 
     Returns:
-        The last one there is where the answer depends on none; None where nothing has maps, or
-        tokens of an unknown grid come last.
+        The target layer. If the answer depends on none of the layers with maps, the last of them;
+        None if no layer has maps, or if tokens of an unknown grid come last.
     """
     before_classes = _before_class_maps(calls, classes)
     layouts = _layouts(calls, aspect, grid)
@@ -99,13 +106,13 @@ def find_target(
             continue
         same = [i for i in range(before_classes) if calls[i].key == call.key]
         maker = calls[same[0]]
-        # A block may pass on what another has made: that one's turn comes.
+        # A block may pass on the output of another block, which is considered in its own turn.
         same = [i for i in same if f"{maker.name}.".startswith(f"{calls[i].name}.")]
         if index not in same or maker.pools:
             continue
         is_leaf = all(calls[i].is_leaf for i in same)
         if unread and in_tokens and (is_leaf or not _like(layout, unread.layout)):
-            continue  # what is in a block that nobody reads (queries, values) may still be read
+            continue  # inside an unused block, parts (queries, values) may still be used
         names = [calls[i].name for i in same if last_call.get(calls[i].name) == i]
         if not names or tries == _MOST_TRIES:
             continue
@@ -113,7 +120,7 @@ def find_target(
         layout = layout.with_class_token_last() if last else layout
         target = Target(min(names, key=lambda name: name.count(".")), layout)
         if counts(target):
-            # If the answer depends on none but the last tokens, the class token is among these.
+            # If the answer depends on the last tokens only, the class token is one of them.
             other = Target(target.layer, layout.with_class_token_last())
             if unread or not layout.prefix or counts(other):
                 return target
@@ -123,7 +130,7 @@ def find_target(
 
 
 def _like(layout: Layout, other: Layout) -> bool:
-    """Whether both are of the same stream of features."""
+    """Whether both layouts have the same grid and the same number of channels."""
     return (layout.grid, layout.channels) == (other.grid, other.channels)
 
 
@@ -139,10 +146,10 @@ def _layouts(calls: tuple[Call, ...], aspect: float, given: Grid | None) -> list
 
 
 def _before_class_maps(calls: tuple[Call, ...], classes: int) -> int:
-    """How many calls come before the layer that turns features into one value a class.
+    """Number of calls before the layer that turns features into one value per class.
 
-    That is the last layer with a weight matrix, if it puts out one channel a class; normalisation
-    or a temperature may follow it.
+    That layer is the last one with a weight matrix, if it has one output channel per class;
+    normalisation or a temperature may follow it. Without such a layer, all calls are counted.
     """
     for index in reversed(range(len(calls))):
         if calls[index].weighs and calls[index].shape[1:2] != (classes,):
@@ -155,7 +162,7 @@ def _before_class_maps(calls: tuple[Call, ...], classes: int) -> int:
 def last_maps(
     calls: tuple[Call, ...], aspect: float, grid: Grid | None = None, count: int = 3
 ) -> list[str]:
-    """The last layers with maps, to choose from where none was chosen: "name (K×h×w)"."""
+    """The last `count` layers with maps, for a message: "'name' (K×h×w)"."""
     seen = {}
     for call, layout in zip(calls, _layouts(calls, aspect, grid), strict=True):
         if layout:
@@ -164,7 +171,7 @@ def last_maps(
 
 
 def has_tokens(calls: tuple[Call, ...]) -> bool:
-    """Whether any layer puts out a sequence of tokens."""
+    """Whether any layer returns a sequence of tokens."""
     return any(is_sequence(call.shape) for call in calls)
 
 
@@ -176,25 +183,26 @@ def named_target(
     aspect: float = 1.0,
     grid: Grid | None = None,
 ) -> Target:
-    """The layer of that name as target.
+    """Return the layer with the given name as the target.
 
     Args:
-        names: of all layers.
-        calls: of a probing forward.
-        layer: the name that the user gave.
-        search: finds a layer to suggest; called only if this one cannot be the target.
+        names: names of all layers.
+        calls: calls of the probing forward pass.
+        layer: name that the user gave.
+        search: finds a layer to suggest; called only if the given one cannot be the target.
         aspect: height / width of the network's input.
-        grid: of tokens, where the user has said it.
+        grid: (rows, columns) of tokens, if the user gave them.
 
     Raises:
-        ModelError: it gives no maps larger than 1×1; with what to pass instead.
+        ModelError: the layer is unknown, is not called or has no maps larger than 1×1; the message
+            suggests another one.
     """
     if layer not in names:
         found = search()
         close = difflib.get_close_matches(layer, dict.fromkeys(names), n=3, cutoff=0.4)
         closest = ", ".join(repr(name) for name in close) or (found and repr(found.layer))
         hint = f"; closest: {closest}" if closest else ""
-        hint += f"; without it {found.layer!r} is taken" if found else ""
+        hint += f"; by default relook uses {found.layer!r}" if found else ""
         raise ModelError(f"layer {layer!r} is not in the network{hint}")
     layouts = _layouts(calls, aspect, grid)
     own = [index for index, call in enumerate(calls) if call.name == layer]
@@ -205,18 +213,18 @@ def named_target(
         return Target(layer, read[-1])
     last = calls[own[-1]]
     if is_sequence(last.shape):
-        which = f"not of a grid of {grid[0]}×{grid[1]}" if grid else "of a grid that is not known"
+        which = f"that do not fill a grid of {grid[0]}×{grid[1]}" if grid else "of an unknown grid"
         raise ModelError(
-            f"layer {layer!r} gives {last.size}, tokens {which}; say the rows and columns of the "
-            "image's tokens with token_grid= or --token-grid, for instance 14x14"
+            f"layer {layer!r} returns {last.size}, tokens {which}; give the rows and columns of "
+            "the image's tokens with token_grid= or --token-grid, for instance 14x14"
         )
     raise ModelError(
-        f"layer {layer!r} gives {last.size}, and only maps larger than 1×1 tell where "
-        f"something was seen{_instead(search)}"
+        f"layer {layer!r} returns {last.size}, but only maps larger than 1×1 show where in the "
+        f"image something was seen{_instead(search)}"
     )
 
 
 def _instead(search: Callable[[], Target | None]) -> str:
-    """The end of a message about a layer that cannot be the target."""
+    """The suggestion at the end of a message about a layer that cannot be the target."""
     found = search()
     return f"; pass another, for instance {found.layer!r}" if found else "; pass another"

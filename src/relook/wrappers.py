@@ -1,4 +1,4 @@
-"""DataParallel and torch.compile: the network inside, whose layers can be watched."""
+"""Access to the network inside DataParallel and torch.compile, whose layers can be hooked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside DataParallel, DistributedDataParallel and torch.compile's wrapper."""
+    """The network inside DataParallel, DistributedDataParallel or torch.compile's wrapper."""
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
@@ -22,7 +22,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def uncompiled(network: nn.Module) -> Iterator[None]:
-    """Parts that were compiled run as they were written, so that hooks are called."""
+    """Run compiled parts of a network without compilation, so that hooks are called."""
     compiled = any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None)
         for module in network.modules()
@@ -30,5 +30,5 @@ def uncompiled(network: nn.Module) -> Iterator[None]:
     if not compiled:
         yield
         return
-    with torch.compiler.set_stance("force_eager"):  # of the whole process: one thread at a time
+    with torch.compiler.set_stance("force_eager"):  # process-wide; needs the lock of `exclusive`
         yield
