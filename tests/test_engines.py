@@ -306,7 +306,7 @@ def test_no_engine_is_better_than_one_whose_network_cannot_be_watched(network, c
     assert engines.get(network, 500, SIZE) is None
     assert engines.get(network, 500, SIZE) is None
     [record] = caplog.records
-    assert "its changes could not be noticed" in record.message
+    assert "its changes cannot be detected" in record.message
 
 
 def test_an_attribute_that_holds_its_network_ends():
@@ -466,7 +466,7 @@ def test_a_failed_export_is_said_once_and_pytorch_goes_on(caplog):
     assert engines.get(network, 500, SIZE) is None
     assert engines.get(network, 500, SIZE) is None
     [record] = caplog.records
-    assert "PyTorch runs the network, the export to ONNX failed (not today)" in record.message
+    assert "the network runs in PyTorch; its export to ONNX failed (not today)" in record.message
 
 
 def test_maps_are_those_of_pytorch(noise):

@@ -1,4 +1,4 @@
-"""Faster ways to run the very same network over very many images."""
+"""Faster forms of a network, for many forward passes."""
 
 from relook.engines.choice import Engines, Run
 from relook.engines.exported import OnnxRuntime

@@ -1,4 +1,4 @@
-"""Whether another form of a network answers as the network does."""
+"""Check that another form of a network gives the network's answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from relook.probing import probing_pixels
 
 Normalise = Callable[[Tensor], Tensor]
-"""Makes a network's inputs of pixels in [0, 1]."""
+"""Function from pixels in [0, 1] to a network's inputs."""
 
 
 def as_trained(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Inputs from −2 to 2, as most normalisation gives."""
+    """Normalise pixels to [−2, 2], about the range of most networks' inputs."""
     return (pixels - 0.5) / 0.25
 
 
@@ -28,18 +28,19 @@ def check_agreement(
     what: str,
     normalise: Normalise = as_trained,
 ) -> None:
-    """Raise RuntimeError if any of eight very different images gets another answer.
+    """Raise RuntimeError if any of eight very different images gets a different answer.
 
     Args:
-        form: the other form.
-        network: in eval mode.
-        example: of the size, device and type of its inputs.
-        tolerance: relative to the largest output for an image, or to a tenth of the largest of all.
-        what: the form is called in the message.
-        normalise: what makes its inputs of pixels.
+        form: the other form of the network.
+        network: the network, in eval mode.
+        example: input of the network's input size, device and dtype.
+        tolerance: largest error, relative to the largest output for the image, or to a tenth of
+            the largest output for all images if that is more.
+        what: adjective for the form in the message, such as "exported".
+        normalise: function from pixels in [0, 1] to the network's inputs.
     """
     inputs = normalise(probing_pixels(*example.shape[2:])).to(example)
-    # One at a time: a batch of large images may not fit.
+    # One at a time: a batch of large images may not fit into memory.
     expected = torch.cat([network(image) for image in inputs.split(1)])
     found = form(inputs)
     size = expected.abs().amax(dim=1)

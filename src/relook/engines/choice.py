@@ -1,4 +1,4 @@
-"""Which form of a network runs many forwards, made when it pays and again when weights change."""
+"""The choice of a network's form for many forward passes; remade when the weights change."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from relook.engines.folded import Folded
 from relook.errors import first_line
 from relook.layers import evaluating
 
-# From how many forwards on another form of the network (up to ten seconds) is worth making.
+# Smallest number of forward passes that is worth the time to make another form (up to 10 s).
 _PAYS_FROM = 128
 
-# Each input size has a copy of the network; the oldest gives way.
+# Largest number of input sizes with a form of their own; the oldest form is dropped.
 _SIZES = 4
 
 _log = logging.getLogger("relook")
 
 
 Run = Callable[[Tensor], Tensor]
-"""Normalised inputs (n, 3, h, w) to raw outputs (n, C)."""
+"""Function from normalised inputs (n, 3, h, w) to raw outputs (n, C)."""
 
 
 class Engines:
-    """Other forms of one network, one for each input size that is used a lot.
+    """Faster forms of one network, one per frequently used input size.
 
-    ONNX Runtime where all of the network is float32 on the CPU; else, and where the export fails,
-    PyTorch with BatchNorm folded into the convolutions. A network with hooks is left as it is,
-    and its hooks are called. Nothing is locked here: callers of one network take turns.
+    The form is ONNX Runtime if the whole network is in float32 on the CPU. Otherwise, or if the
+    export fails, it is PyTorch with BatchNorm folded into the convolutions. A network with hooks
+    gets no other form, so that its hooks are called. This class takes no lock: callers must.
 
     >>> from relook.engines import Engines
     >>> Engines().name
@@ -50,13 +50,13 @@ class Engines:
 
     @property
     def name(self) -> str:
-        """The name of what many forward passes run on."""
+        """Name of the latest form, or "PyTorch" if there is none."""
         forms = self.forms
         return forms[-1].name if forms else "PyTorch"
 
     @property
     def forms(self) -> list[OnnxRuntime | Folded]:
-        """The forms that are kept, one for each input size, the latest last."""
+        """Forms that are kept, one per input size, the latest last."""
         return [form for form in self._made.values() if form]
 
     def get(
@@ -68,15 +68,16 @@ class Engines:
         memory_format: torch.memory_format = torch.channels_last,
         normalise: Normalise = as_trained,
     ) -> OnnxRuntime | Folded | None:
-        """What runs so many forwards at this size faster than the network, if that pays.
+        """Return a faster form of the network for this input size, or None if none pays off.
 
         Args:
             network: the network.
-            forwards: how many are wanted now; from all asked for it follows whether it pays.
+            forwards: number of forward passes needed now. The numbers of all calls are added up to
+                decide whether a form pays off.
             size: (height, width) of the inputs.
-            chunk: how many of this size may go through the network at once.
-            memory_format: of the inputs that the network takes.
-            normalise: what makes its inputs of pixels in [0, 1].
+            chunk: largest number of inputs of this size per forward pass.
+            memory_format: memory format of the network's inputs.
+            normalise: function from pixels in [0, 1] to the network's inputs.
         """
         batch = min(BATCH, chunk)
         self._expected[size] = self._expected.get(size, 0) + forwards
@@ -98,7 +99,7 @@ class Engines:
             if len(self._made) == _SIZES:
                 del self._made[next(iter(self._made))]
             self._made[size] = _make(network, size, batch, memory_format, normalise)
-            # What changes by running the network (a counter, a cache) is no change of it.
+            # Values that running the network changes (a counter, a cache) are ignored from now on.
             after = self._fingerprint(network)
             if after is None:
                 return None
@@ -107,29 +108,32 @@ class Engines:
         return self._made[size]
 
     def _fingerprint(self, network: nn.Module) -> Fingerprint | None:
-        """None where changes of the network could not be noticed: it runs as it is then."""
+        """The network's fingerprint; None if its changes cannot be detected, so that it is run
+        itself.
+        """
         try:
             return fingerprint(network)
         except UnreadableError as error:
             if not self._warned:
                 _log.warning(
-                    "relook: PyTorch runs the network: its changes could not be noticed (%s)", error
+                    "relook: the network runs in PyTorch; its changes cannot be detected (%s)",
+                    error,
                 )
             self._warned = True
             return None
 
     def _changed(self, found: Fingerprint) -> bool:
-        """Whether it is another network than the one that the forms were made of."""
+        """Whether the network differs from the one that the forms were made from."""
         if self._network is None:
             return True
         changed = self._network.differences(found) - self._restless
-        # What is put into a container that every run changes is new each time.
+        # New items in a container that every run changes do not count.
         both = self._network.values.keys() & found.values.keys()
         grown = tuple(f"{name}." for name in self._restless)
         return any(name in both or not name.startswith(grown) for name in changed)
 
     def __getstate__(self) -> dict[str, object]:
-        """A session can be neither copied nor pickled; a copy makes its own."""
+        """Leave out the forms: ONNX Runtime sessions cannot be copied; a copy makes its own."""
         return {
             "_made": {},
             "_expected": {},
@@ -140,7 +144,7 @@ class Engines:
 
 
 def _hooked_everywhere() -> bool:
-    """Whether there are hooks on all modules of the process."""
+    """Whether global hooks are registered, which apply to all modules of the process."""
     module = nn.modules.module
     return bool(module._global_forward_hooks or module._global_forward_pre_hooks)
 
@@ -157,9 +161,9 @@ def _make(
         try:
             with evaluating(network):
                 return OnnxRuntime(network, torch.zeros(1, 3, *size), batch, normalise)
-        except Exception as error:  # noqa: BLE001  what an exporter raises is not bounded
+        except Exception as error:  # noqa: BLE001  an exporter may raise anything
             _log.warning(
-                "relook: PyTorch runs the network, the export to ONNX failed (%s)",
+                "relook: the network runs in PyTorch; its export to ONNX failed (%s)",
                 first_line(error),
             )
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
@@ -168,6 +172,6 @@ def _make(
     try:
         with evaluating(network):
             return Folded(network, floats[0].new_zeros(1, 3, *size), memory_format, normalise)
-    except Exception as error:  # noqa: BLE001  networks are other people's code
+    except Exception as error:  # noqa: BLE001  a network's code may raise anything
         _log.info("relook: BatchNorm is not folded (%s)", first_line(error))
     return None

@@ -1,4 +1,4 @@
-"""The network exported to ONNX Runtime, which is two to four times as fast on a CPU."""
+"""A network exported to ONNX Runtime, which is two to four times as fast on a CPU."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from relook.batching import BATCH
 from relook.engines.agreement import Normalise, as_trained, check_agreement
 
-# How far the exported network may be off, relative to the largest output.
+# Largest error of the exported network, relative to the largest output.
 _TOLERANCE = 1e-4
 
 
 class OnnxRuntime:
-    """The network exported to ONNX and run by ONNX Runtime: float32, CPU, one input size.
+    """A network exported to ONNX and run by ONNX Runtime: float32, CPU, one input size.
 
     >>> from relook.engines import OnnxRuntime
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).eval()
@@ -40,18 +40,18 @@ class OnnxRuntime:
         batch: int = BATCH,
         normalise: Normalise = as_trained,
     ) -> None:
-        """Export the network, which must be in eval mode, and check it against itself.
+        """Export the network and check the exported one against it.
 
         Args:
-            network: float32, on the CPU.
-            example: of the size of its inputs.
-            batch: how many images go through it at once.
-            normalise: what makes its inputs of pixels in [0, 1].
+            network: network in float32, on the CPU, in eval mode.
+            example: input of the network's input size.
+            batch: batch size; smaller batches are padded.
+            normalise: function from pixels in [0, 1] to the network's inputs.
 
         Raises:
             ImportError: onnxruntime is not installed.
-            RuntimeError: the exporter or the runtime cannot do this network, or the exported
-                one answers differently.
+            RuntimeError: the network cannot be exported or run, or the exported network's answers
+                differ.
         """
         import onnxruntime
 
@@ -67,7 +67,7 @@ class OnnxRuntime:
         check_agreement(self, network, example, _TOLERANCE, "exported", normalise)
 
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Outputs for normalised inputs of the size that was exported."""
+        """Compute raw outputs for normalised inputs of the exported input size."""
         return torch.cat([self._batch(batch) for batch in inputs.float().split(self._size)])
 
     def _batch(self, inputs: Tensor) -> Tensor:
@@ -79,10 +79,10 @@ class OnnxRuntime:
 
 
 def session_options(severity: int = 3) -> Any:
-    """How ONNX Runtime shares the machine with PyTorch.
+    """Session options of ONNX Runtime: as many threads as PyTorch, which wait without spinning.
 
     Args:
-        severity: of the messages that it prints: 3 = errors, 4 = fatal only.
+        severity: least severity of messages that are printed: 3 = errors, 4 = fatal only.
     """
     import onnxruntime
 
@@ -90,7 +90,7 @@ def session_options(severity: int = 3) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = severity
-    # Waiting threads that spin take the cores from PyTorch, and from everyone else.
+    # Spinning threads would take the cores from PyTorch and from other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -98,14 +98,13 @@ def session_options(severity: int = 3) -> Any:
 def export(
     network: nn.Module, example: Tensor, file: Path, outputs: tuple[str, ...] = ("y",)
 ) -> None:
-    """Write the network as an ONNX file with a free batch size called n; its input is called x.
+    """Write the network as an ONNX file with a variable batch size n and an input named x.
 
-    The exporter keeps its state in the process: one thread at a time (see
-    `relook.layers.exclusive`).
+    The exporter has global state, so the caller must hold the lock of `relook.layers.exclusive`.
     """
     with _quiet(network), torch.no_grad():
-        # The tracing exporter: a second instead of ten, and the same speed once the batch size
-        # is fixed.
+        # The tracing exporter takes a second instead of ten, and its graph is as fast once the
+        # batch size is fixed.
         torch.onnx.export(
             network,
             (example,),
@@ -120,13 +119,14 @@ def export(
 
 @contextlib.contextmanager
 def _quiet(network: nn.Module) -> Iterator[None]:
-    """The exporter warns of things that concern its own future, and of what a trace may miss, which
-    is tried instead (see `check_agreement`); of a network that it cannot export it prints the
-    whole graph.
+    """Silence the exporter.
+
+    It warns of its own deprecations, and of what a trace may miss, which `check_agreement` tests
+    instead. If a network cannot be exported, it prints the whole graph.
     """
 
     def no_graph(_module: nn.Module, _inputs: Any) -> None:
-        # The exporter switches this on right before it runs the network, and leaves it on.
+        # The exporter switches this on right before it runs the network, and never off.
         torch._C._jit_set_onnx_log_enabled(False)
 
     logger = logging.getLogger("torch.onnx")

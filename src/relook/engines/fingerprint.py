@@ -1,4 +1,4 @@
-"""What a network's answers depend on, as far as the network itself holds it."""
+"""Detection of changes to a network: its tensors, modules and their attributes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from relook.errors import first_line
 
 _DEPTH = 12
-"""So far into the attributes of attributes."""
+"""Largest depth of nested attributes."""
 _MOST = 100_000
-"""So many values at most."""
+"""Largest number of objects."""
 _LARGE = 64
 """Containers of more plain values than this are compared as a whole."""
 _PLAIN = (
@@ -36,43 +36,44 @@ _THEMSELVES = (
     *(enum.Enum, re.Pattern, np.dtype, os.PathLike, logging.Logger, weakref.ReferenceType),
     *(torch.jit.ScriptFunction, property, staticmethod, classmethod),
 )
-"""What does not change, or changes no answer."""
+"""Types whose objects do not change, or do not affect answers; compared by identity."""
 _UNSEEN = (Iterator, memoryview, torch.ScriptObject)
-"""What changes without a sign, and may change an answer."""
+"""Types whose changes cannot be detected and may affect answers."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 class UnreadableError(Exception):
-    """Something hangs on a network whose changes could not be noticed."""
+    """A network holds an object whose changes cannot be detected."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A network at one time.
+    """The state of a network at one time, for comparisons.
 
     Attributes:
-        values: by the names of modules, attributes and what is in them, what can be compared.
-        hooked: whether a module of it has hooks.
+        values: comparable values by the name of the module, attribute or item.
+        hooked: whether any module has hooks.
     """
 
     values: dict[str, object]
     hooked: bool
 
     def differences(self, other: Fingerprint) -> set[str]:
-        """The names of what is not the same."""
+        """Names of the values that differ."""
         names = self.values.keys() | other.values.keys()
         return {name for name in names if self.values.get(name) != other.values.get(name)}
 
 
 def fingerprint(network: nn.Module) -> Fingerprint:
-    """Of the network's tensors, modules, classes and their attributes, in milliseconds.
+    """Take a fingerprint of a network's tensors, modules, classes and attributes, in milliseconds.
 
-    In-place operations, optimisers and `load_state_dict` among them, raise a tensor's version;
-    what goes through `.data` or NumPy past that shows in the tensor's sum, unless it only swaps
-    values. What a forward reads from elsewhere, such as a global variable, is not seen.
+    In-place operations, including those of optimisers and `load_state_dict`, raise a tensor's
+    version. Changes through `.data` or NumPy do not, but change the tensor's sum, unless values
+    are only swapped. Values that the forward method reads from elsewhere, such as global
+    variables, are not included.
 
     Raises:
-        UnreadableError: an attribute is of a kind that cannot be compared, or there are too many.
+        UnreadableError: an attribute cannot be compared, or there are too many attributes.
     """
     walk = _Walk()
     walk.module(network, "")
@@ -92,17 +93,17 @@ def _of_tensors(tensors: Mapping[str, Tensor]) -> dict[str, object]:
                 by_device.setdefault(t.device, []).append(summed.to(wide))
             sums = {device: iter(torch.stack(s).tolist()) for device, s in by_device.items()}
             for name, t in tensors.items():
-                # Apart from each other: a forward that writes a weight anew changes the first.
+                # Two entries: a forward method that rewrites a weight changes only the first.
                 found[f"{name}@"] = (t.data_ptr(), 0 if t.is_inference() else t._version)
                 total = repr(next(sums[t.device]))  # as text, in which NaN equals NaN
                 found[f"{name}="] = (tuple(t.shape), t.dtype, t.device, total)
         except (RuntimeError, TypeError, ValueError) as error:  # sparse, of eight bits, not there
-            raise UnreadableError(f"a tensor cannot be added up: {first_line(error)}") from error
+            raise UnreadableError(f"a tensor cannot be summed: {first_line(error)}") from error
     return found
 
 
 class _Itself:
-    """An object that equals nothing but itself, and is kept so that no other gets its address."""
+    """Wrapper that compares an object by identity, and keeps it so that its id stays unique."""
 
     def __init__(self, value: object) -> None:
         self._value = value
@@ -115,7 +116,7 @@ class _Itself:
 
 
 class _Walk:
-    """Everything that hangs on a module, each object once."""
+    """A walk over all objects that a module refers to, each object once."""
 
     def __init__(self) -> None:
         self.seen: dict[str, object] = {}
@@ -123,7 +124,7 @@ class _Walk:
         self.hooked = False
         self._known: dict[int, str] = {}
         self._classes: set[type] = set()
-        self._kept: list[object] = []  # else another object could get the address of one
+        self._kept: list[object] = []  # so that no other object gets the id of one of these
 
     def module(self, network: nn.Module, prefix: str) -> None:
         modules = dict(network.named_modules())
@@ -143,7 +144,7 @@ class _Walk:
             self.tensors[f"{prefix}{name}"] = tensor
 
     def _of_class(self, own: type) -> None:
-        """Methods and class variables; PyTorch's own are left alone."""
+        """Visit methods and class variables, except PyTorch's own."""
         for kind in own.__mro__:
             if kind in self._classes or kind.__module__.partition(".")[0] in ("torch", "builtins"):
                 continue
@@ -153,12 +154,12 @@ class _Walk:
                 if name.startswith(("__", "_abc_")) and name != "__call__":
                     continue
                 closed = isinstance(value, FunctionType) and not value.__closure__
-                if closed:  # most methods: nothing hangs on them
+                if closed:  # most methods: they refer to no variables
                     self.seen[key] = _Itself(value)
                 else:
                     try:
                         self._visit(value, key, _DEPTH)
-                    except UnreadableError:  # inside a library's own decorator, say
+                    except UnreadableError:  # for example inside a library's decorator
                         self.seen[key] = _Itself(value)
 
     def _visit(self, value: Any, key: str, depth: int) -> None:
@@ -170,7 +171,7 @@ class _Walk:
             self._known[id(value)] = key
             self._kept.append(value)
             if depth == 0 or len(self._kept) > _MOST:
-                raise UnreadableError(f"{key} holds too much")
+                raise UnreadableError(f"{key} holds too many objects")
             whole = self._whole(value)
             if whole is not None:
                 self.seen[key] = (type(value), len(value), whole)
@@ -180,7 +181,7 @@ class _Walk:
                 self._visit(part, f"{key}.{name}", depth - 1)
 
     def _shape(self, value: Any) -> object:
-        """What is to be compared of an object beside its parts."""
+        """Comparable value of an object, without its parts."""
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
             return (value.shape, value.dtype, hash(value.tobytes()))
         if isinstance(value, np.generic):
@@ -200,11 +201,11 @@ class _Walk:
         return type(value)
 
     def _parts(self, value: Any, key: str) -> Iterable[tuple[object, Any]]:
-        """What is in an object, by names."""
+        """Parts of an object by name."""
         if isinstance(value, Tensor):
             self.tensors[key] = value
             return ()
-        if isinstance(value, nn.Module):  # in a list, say, where `named_modules` does not find it
+        if isinstance(value, nn.Module):  # for example in a list, unknown to `named_modules`
             self.module(value, f"{key}/")
             return ()
         known = isinstance(value, (array.array, bytearray, *_THEMSELVES))
@@ -225,7 +226,7 @@ class _Walk:
         if isinstance(value, type):
             self._of_class(value)
             return ()
-        if isinstance(value, ModuleType):  # of settings, say
+        if isinstance(value, ModuleType):  # for example a module of settings
             named = ((n, v) for n, v in vars(value).items() if not n.startswith("__"))
             return [(name, part) for name, part in named if isinstance(part, _PLAIN)]
         if isinstance(value, _UNSEEN):
@@ -238,24 +239,24 @@ class _Walk:
         if isinstance(value, set | frozenset):
             return [*enumerate(sorted(value, key=repr)), *own]
         if not own and not hasattr(value, "__dict__"):
-            self.seen[key] = _Itself(value)  # of another library: a date, a generator, a lock
+            self.seen[key] = _Itself(value)  # an extension type: a date, a generator, a lock
             return ()
         self._of_class(type(value))
         return own
 
     @staticmethod
     def _whole(value: Any) -> int | None:
-        """A hash of a large container of plain values; None of any other."""
+        """Hash of a large container of plain values; None for any other object."""
         if type(value) in (list, tuple, dict, set, frozenset) and len(value) > _LARGE:
             try:
                 return hash(marshal.dumps(value, 2))  # the last version without references
             except ValueError:
-                pass  # of other values
+                pass  # it holds other values
         return None
 
     @staticmethod
     def _is_of_torch(value: Any) -> bool:
-        """An operation or function of PyTorch."""
+        """Whether the object is an operation or function of PyTorch."""
         own = type(value).__module__.partition(".")[0] == "torch"
         return own and callable(value) and not isinstance(value, Tensor | nn.Module)
 

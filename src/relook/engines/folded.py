@@ -15,16 +15,15 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from relook.engines.agreement import Normalise, as_trained, check_agreement
 
-# How far the folded network may be off, relative to the largest output.
+# Largest error of the folded network, relative to the largest output.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class Folded:
-    """A copy of the network without its BatchNorms; it shares all other weights.
+    """A copy of a network whose BatchNorms are folded into convolutions; other weights are shared.
 
-    In eval mode BatchNorm is a scale and a shift of each channel, which the convolution before it
-    can do at no cost. Which convolution that is shows in one forward: its output is what the
-    BatchNorm gets.
+    In eval mode BatchNorm scales and shifts each channel, which the convolution before it can do
+    at no cost. One forward pass finds that convolution: its output is the BatchNorm's input.
 
     >>> from relook.engines import Folded
     >>> network = torch.nn.Sequential(
@@ -45,20 +44,20 @@ class Folded:
         memory_format: torch.memory_format = torch.channels_last,
         normalise: Normalise = as_trained,
     ) -> None:
-        """Fold a network, which must be in eval mode, and check the result against it.
+        """Fold a network and check the result against it.
 
         Args:
-            network: on any device, of any floating-point type.
-            example: of the size, device and type of its inputs.
-            memory_format: of the inputs that it takes.
-            normalise: what makes its inputs of pixels in [0, 1].
+            network: network in eval mode, on any device, of any floating-point type.
+            example: input of the network's input size, device and dtype.
+            memory_format: memory format of the network's inputs.
+            normalise: function from pixels in [0, 1] to the network's inputs.
 
         Raises:
-            RuntimeError: there is nothing to fold, or the folded network answers differently.
+            RuntimeError: no BatchNorm can be folded, or the folded network's answers differ.
         """
         self._dtype = example.dtype
         self._format = memory_format
-        # What half precision rounds away would hide a wrong fold: it is checked in float32.
+        # Rounding in half precision would hide a wrong fold, so the check runs in float32.
         exact = self._dtype in _TOLERANCE
         reference = network if exact else copy.deepcopy(network).float()
         example = example if exact else example.float()
@@ -74,17 +73,17 @@ class Folded:
 
     @torch.no_grad()
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Raw outputs for normalised inputs, at least float32."""
+        """Compute raw outputs for normalised inputs, at least float32."""
         inputs = inputs.to(self._dtype, memory_format=self._format)
         outputs: Tensor = self._network(inputs)
         return outputs.float() if self._dtype in (torch.float16, torch.bfloat16) else outputs
 
 
 def _pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Names of each convolution and the BatchNorm that gets its very output."""
+    """Names of each convolution and the BatchNorm whose input is its output."""
     pairs: list[tuple[str, str]] = []
     calls: Counter[str] = Counter()
-    last: list[Any] = ["", None, 0]  # one output is held at a time: all of them fill gigabytes
+    last: list[Any] = ["", None, 0]  # only the last output is kept: all of them fill gigabytes
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -92,7 +91,7 @@ def _pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
             if isinstance(module, nn.Conv2d) and not is_parametrized(module):
                 last[:] = [name, output, output._version]
             elif isinstance(module, nn.BatchNorm2d):
-                # An in-place activation in between leaves the same tensor in its next version.
+                # An in-place activation in between returns the same tensor with a higher version.
                 same = inputs and inputs[0] is last[1] and inputs[0]._version == last[2]
                 if same and module.running_var is not None:
                     pairs.append((last[0], name))
@@ -106,12 +105,12 @@ def _pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
     finally:
         for handle in handles:
             handle.remove()
-    # A module that is called twice has two roles.
+    # A module that is called twice cannot be folded for one of the calls alone.
     return [pair for pair in pairs if all(calls[name] == 1 for name in pair)]
 
 
 def _folded(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
-    # A copy of the modules alone: copying a tensor gives the tensor itself.
+    # Copy the modules only: the memo makes deepcopy return each tensor itself.
     tensors = (*network.parameters(), *network.buffers())
     folded = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
     for convolution, norm in pairs:
@@ -139,6 +138,6 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     dtype = conv.weight.dtype
     conv.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
-    # timm's BatchNorm brings its activation along.
+    # timm's BatchNorm contains its activation function.
     rest = [module for module in (getattr(bn, "drop", None), getattr(bn, "act", None)) if module]
     network.set_submodule(norm, nn.Sequential(*rest) if rest else nn.Identity())
