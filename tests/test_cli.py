@@ -534,7 +534,7 @@ def test_what_an_onnx_file_does_not_say_is_said_by_arguments(graph, photo, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "does not say mean (--mean, mean=), std (--std, std=)"),
+        ([], "missing mean (--mean, mean=), std (--std, std=)"),
         (
             ["--mean", "0,0", "--std", "1,1,1"],
             "--mean takes numbers as in 0.5,0.5,0.5; not '0,0'",
@@ -571,7 +571,7 @@ def test_export_says_what_it_wrote_and_what_it_found(tmp_path, photo):
     ("model", "file", "status", "message"),
     [
         ("nothing", "net.onnx", 2, "model 'nothing' is unknown"),
-        ("networks:make_halves", "net.pt", 2, "name a file that ends in .onnx"),
+        ("networks:make_halves", "net.pt", 2, "must end in .onnx"),
         ("networks:make_halves", "no/net.onnx", 1, "cannot be written"),
     ],
 )

@@ -605,4 +605,4 @@ def test_an_in_place_activation_between_convolution_and_norm():
 def test_a_failed_export_leaves_the_folded_network(caplog):
     network = with_statistics(NoExport(batch_norm=True))
     assert isinstance(Engines().get(network, 500, SIZE), Folded)
-    assert "the export to ONNX failed (not today)" in caplog.text
+    assert "its export to ONNX failed (not today)" in caplog.text

@@ -65,7 +65,7 @@ def test_a_tampered_file_is_not_read(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     fake = bundled._Bundle("fake_package", "w.pth", original.sha256, original.architecture)
     monkeypatch.setitem(bundled._BUNDLES, "efficientnet_lite0", fake)
-    with pytest.raises(relook.ModelError, match=r"w\.pth: not the file that was published"):
+    with pytest.raises(relook.ModelError, match=r"w\.pth: differs from the published file"):
         relook.load("bundled/efficientnet_lite0")
     missing = bundled._Bundle("fake_package", "x.pth", original.sha256, original.architecture)
     monkeypatch.setitem(bundled._BUNDLES, "efficientnet_lite0", missing)
@@ -128,7 +128,7 @@ def test_weights_of_a_transformer_at_another_size(tmp_path, trained):
     [
         ("timm/test_vit", 8, "fails on an input of 1×3×8×8 .Input height .8. should be divisible"),
         ("torchvision/vit_b_32", 100, r"vit_b_32: does not take inputs of 100×100 .*own 224×224"),
-        ("torchvision/vit_b_32", (96, 64), "does not take inputs of 96×64 .it takes square ones"),
+        ("torchvision/vit_b_32", (96, 64), "does not take inputs of 96×64 .it takes square inputs"),
         ("torchvision/inception_v3", 40, "fails on an input of 1×3×40×40"),
         ("networks:make_halves", 1, r"make_halves: does not take inputs of 1×1 .*own 4×4"),
         (SMALL, 0, "input_size must be a side or .height, width., whole numbers from 1 on; not 0"),
@@ -153,10 +153,10 @@ def test_torchvision_weights_settle_the_preprocessing():
     ("name", "message"),
     [
         ("resnet18", "model 'resnet18' is unknown; pass bundled/<name>, timm/<name>"),
-        ("resnet18", "is timm/resnet18 meant?"),
+        ("resnet18", "did you mean timm/resnet18?"),
         ("keras/vgg16", "model 'keras/vgg16' is unknown"),
-        ("bundled/vgg16", "bundled are: bundled/efficientnet_lite0"),
-        ("timm/resnet1018", "is not one of timm .*closest: .*timm/resnet101"),
+        ("bundled/vgg16", "bundled models are: bundled/efficientnet_lite0"),
+        ("timm/resnet1018", "is not in timm .*closest: .*timm/resnet101"),
         ("torchvision/resnet1018", "is not a classifier of torchvision; closest:"),
         ("torchvision/fcn_resnet50", "is not a classifier of torchvision"),
         ("timm/resnet10t.nonsense", "'timm/resnet10t' has no weights 'nonsense'; it has: c3_in1k"),
@@ -368,7 +368,7 @@ def test_what_is_left_out_of_a_checkpoint_is_said(tmp_path, caplog):
     classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
     assert classifier.network.fc.bias.tolist() == [0, 5]
     [said] = caplog.messages
-    assert "w.pth: ignored, as the network has no place for it: " in said
+    assert "w.pth: ignored, since the network does not use them: " in said
     assert "model.conv.total_ops" in said
     assert "and 4 more" in said
     torch.save(kept | {"model.head2.weight": torch.ones(2)}, tmp_path / "w.pth")
@@ -396,7 +396,7 @@ def test_what_surrounds_a_network_in_training_is_left_out_and_said(tmp_path, cap
     classifier = relook.load("timm/test_resnet", checkpoint=tmp_path / "w.ckpt")
     assert torch.equal(classifier.network.state_dict()["fc.weight"], state["fc.weight"])
     assert len(classifier.labels) == classes
-    assert "no place for it: class_weights, val_f1.tp and 1 more" in caplog.text
+    assert "does not use them: class_weights, val_f1.tp and 1 more" in caplog.text
     assert "'state_dict', names that begin with 'model.': mean, std" in caplog.text
 
 
@@ -438,7 +438,7 @@ def test_the_network_in_training_comes_before_its_average(tmp_path, caplog):
     torch.save(both, tmp_path / "w.pth")
     classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
     assert classifier.network.fc.bias[0] == 1
-    assert "ignored, as the network has no place for it: ema_model." in caplog.text
+    assert "ignored, since the network does not use them: ema_model." in caplog.text
 
 
 def test_an_averaged_model(tmp_path, caplog):
@@ -446,7 +446,7 @@ def test_an_averaged_model(tmp_path, caplog):
     torch.save(torch.optim.swa_utils.AveragedModel(network).state_dict(), tmp_path / "w.pth")
     classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
     assert torch.equal(classifier.network.fc.weight, network.fc.weight)
-    assert "no place for it: n_averaged" in caplog.text
+    assert "does not use them: n_averaged" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -584,11 +584,11 @@ def test_other_files_given_as_checkpoints(tmp_path):
     (tmp_path / "empty.pth").touch()
     refused("empty.pth", "empty; save or download it again")
     (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
-    refused("page.pth", "a web page and not weights")
+    refused("page.pth", "a web page, not weights")
     (tmp_path / "lfs.bin").write_text("version https://git-lfs.github.com/spec/v1\noid 1\n")
-    refused("lfs.bin", "a pointer of Git LFS .*git lfs pull")
+    refused("lfs.bin", "a Git LFS pointer .*git lfs pull")
     np.savez(tmp_path / "w.npz", np.zeros(2))
-    refused("w.npz", "arrays of NumPy")
+    refused("w.npz", "NumPy arrays")
     torch.save({"model": network, "epoch": 3}, tmp_path / "inside.pt")
     refused("inside.pt", r"holds no state dict .* a pickled HalvesNet under 'model'; .*\['model'\]")
     # What a file is called does not matter.
@@ -642,7 +642,7 @@ def no_hub(monkeypatch, tmp_path):
 def test_a_hub_that_cannot_be_reached_is_asked_once(no_hub, caplog):
     with pytest.raises(
         relook.ModelError,
-        match=r"'timm/test_vit' cannot be loaded \(http://127\.0\.0\.1:9 cannot be reached, .* not in "
+        match=r"'timm/test_vit' cannot be loaded \(http://127\.0\.0\.1:9 cannot be reached .* not in "
         r"the local cache\); .*--checkpoint",
     ):
         relook.load("timm/test_vit")

@@ -253,7 +253,7 @@ def test_bytes_that_would_hold_next_to_nothing(torn, tmp_path, mean, std, values
     if beside:
         (tmp_path / "net.json").write_text(json.dumps(said))
         said = {}
-    with pytest.raises(relook.ModelError, match=f"takes bytes .*{values}; leave mean and std out"):
+    with pytest.raises(relook.ModelError, match=f"takes bytes .*{values}; omit mean and std"):
         relook.load(file, **said)
 
 
@@ -352,7 +352,9 @@ def test_pixels_that_would_be_normalised_twice(torn, tmp_path, caplog, before):
     relook.load(str(file), **IMAGENET)
     [said] = caplog.messages
     assert "takes pixels in [0, 1] as they are, but with this mean and std it gets" in said
-    assert "from -2.12 to 2.64; mean 0,0,0 and std 1,1,1 leave normalising to it" in said
+    assert (
+        "from -2.12 to 2.64; with mean 0,0,0 and std 1,1,1 it does all of the normalisation" in said
+    )
     caplog.clear()
     relook.load(str(file), **PLAIN)
     assert not caplog.messages
@@ -465,7 +467,7 @@ def test_pooled_maps_and_class_maps_are_passed_over(tmp_path):
 def test_sides_that_the_graph_leaves_free(torn, tmp_path):
     axes = {"x": {0: "n", 2: "h", 3: "w"}}
     file = str(write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16), axes=axes))
-    with pytest.raises(relook.ModelError, match=r"does not say the input size \(--input-size"):
+    with pytest.raises(relook.ModelError, match=r"missing the input size \(--input-size"):
         relook.load(file, **PLAIN)
     classifier = relook.load(file, **PLAIN, input_size=(16, 32))
     assert classifier.layout.grid == (4, 8)
@@ -531,7 +533,7 @@ def test_what_the_sidecar_says(torn, tmp_path):
             "16×16 only, not of 32×32",
         ),
         ('{"mean": [0, 0, 0], "std": [1, 1, 1], "labels": ["a"]}', "4 classes, but 1 labels"),
-        ("{}", r"does not say mean \(--mean, mean=\), std .* write it into .*net\.json"),
+        ("{}", r"missing mean \(--mean, mean=\), std .* write them into .*net\.json"),
     ],
 )
 def test_sidecars_that_are_of_no_use(torn, tmp_path, text, message):
@@ -564,14 +566,16 @@ def test_files_that_are_no_classifier(torn, tmp_path):
     write(torn, tmp_path / "net.onnx", torch.rand(1, 3, 16, 16))
     refused(r"checkpoint", checkpoint="w.safetensors")
     refused(r"device 'tpu' cannot be used; ONNX Runtime has .*cpu", device="tpu")
-    refused(r"input is \?×3×16×16, not NHWC with 3 colours", layout="NHWC")
+    refused(r"input is \?×3×16×16, not NHWC with 3 colour channels", layout="NHWC")
     grey = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     write(grey, tmp_path / "net.onnx", torch.rand(1, 1, 16, 16))
-    refused(r"input is \?×1×16×16, of one colour channel")
+    refused(r"input is \?×1×16×16, with one colour channel")
 
 
 def test_only_onnx_files_take_what_others_say_themselves():
-    with pytest.raises(relook.ModelError, match="resnet10t: says mean, std itself; these are for"):
+    with pytest.raises(
+        relook.ModelError, match="resnet10t: brings its own mean, std; these arguments are for"
+    ):
         relook.load("timm/resnet10t", pretrained=False, **PLAIN)
 
 
@@ -604,7 +608,7 @@ def test_a_network_that_decides_by_the_values_of_its_input_is_not_exported(tmp_p
 
     own = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "input_size": 16}
     classifier = relook.Classifier(Signed(), **own)
-    with pytest.raises(relook.ModelError, match="its export answers differently"):
+    with pytest.raises(relook.ModelError, match="the exported network's outputs differ"):
         relook.export(classifier, tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
 
@@ -633,9 +637,9 @@ def test_several_outputs(torn, tmp_path):
     ):
         classifier = relook.load(file, **PLAIN)
         torch.testing.assert_close(classifier(pixels), expected, atol=1e-5, rtol=0)
-    with pytest.raises(relook.ModelError, match="its outputs are a, b, and not one of them alone"):
+    with pytest.raises(relook.ModelError, match="its outputs are a, b, and it is not clear which"):
         relook.load(exported(lambda y: (y[:, :2] * 2, y * 1), "a", "b"), **PLAIN)
-    with pytest.raises(relook.ModelError, match="answers the best classes only"):
+    with pytest.raises(relook.ModelError, match="returns only the best classes"):
         relook.load(exported(lambda y: y.topk(3), "best", "which"), **PLAIN)
 
 
@@ -723,7 +727,7 @@ def test_a_network_that_ends_differently_when_exported_is_not_kept(tmp_path):
             return super().forward(x) + torch.tensor([0.0, 1, 2, 3]) * Drifts.calls
 
     classifier = relook.Classifier(Drifts(), **PLAIN, input_size=16)
-    with pytest.raises(relook.ModelError, match="its export answers differently"):
+    with pytest.raises(relook.ModelError, match="the exported network's outputs differ"):
         relook.export(classifier, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 

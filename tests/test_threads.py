@@ -212,4 +212,4 @@ def test_an_export_leaves_the_standard_output_of_the_process_alone():
     assert said == ["said"] * int(count)
     assert engine == "None"
     assert "graph(" not in done.stderr
-    assert "the export to ONNX failed" in done.stderr
+    assert "its export to ONNX failed" in done.stderr

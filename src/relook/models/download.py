@@ -1,4 +1,4 @@
-"""Downloads of weights: what cannot be reached is noticed at once, and not after a minute."""
+"""Downloads of weights that fail at once, not after a minute, if a server cannot be reached."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TIMEOUT = 10
-"""Seconds for the answer to one small request; huggingface_hub gives its own as many."""
+"""Timeout of one small request in seconds, the same as that of huggingface_hub."""
 
 _STALLED = 30
-"""Seconds in which not a byte arrives."""
+"""Timeout in seconds for a download that no longer receives data."""
 
 
 @contextmanager
 def from_hub() -> Iterator[None]:
-    """Use huggingface_hub; where its server cannot be reached, what it has in its cache.
+    """Let huggingface_hub download files, or use its cache at once if its server is unreachable.
 
-    By itself it would try every file six times, with pauses in between, and look into its cache
-    after that.
+    On its own it would try every file six times, with pauses, before it used its cache.
 
     Raises:
         ConnectionError: the server cannot be reached, and a file is not in the cache.
@@ -36,15 +35,18 @@ def from_hub() -> Iterator[None]:
         yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ConnectionError(
-            f"{constants.ENDPOINT} cannot be reached, {reason}, and they are not in the local cache"
+            f"{constants.ENDPOINT} cannot be reached ({reason}), and the files are not in the "
+            "local cache"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = False
 
 
 def unreachable(address: str) -> str | None:
-    """Why a server cannot be reached, by the way that huggingface_hub takes, proxies among it;
-    None if it answers, whatever that is. A server that is only slow is asked twice.
+    """Return why a server cannot be reached; None if it answers, even with an error.
+
+    The request goes through the session of huggingface_hub, including proxies. After a timeout it
+    is repeated once.
     """
     from huggingface_hub import get_session
 
@@ -63,7 +65,7 @@ def unreachable(address: str) -> str | None:
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """A download that stalls is given up; PyTorch's would wait for ever."""
+    """Abort downloads that stall; PyTorch's would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_STALLED if before is None else before)
     try:

@@ -1,4 +1,4 @@
-"""`relook.export`: a classifier as an ONNX file, with what the file does not say beside it."""
+"""`relook.export`: write a classifier as an ONNX file, with its preprocessing in a JSON file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from relook.probing import probing_pixels
 from relook.record import Record
 from relook.target import Target
 
-# How far the written network may be off, relative to the largest value.
+# Largest error of the exported network, relative to the largest value.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}
 
 
 class _WithMaps(nn.Module):
-    """The network's answer and what its target layer puts out, in whatever order that has."""
+    """A network that returns its class outputs and the unchanged output of its target layer."""
 
     def __init__(self, network: nn.Module, layer: str | None) -> None:
         super().__init__()
@@ -54,19 +54,19 @@ class _WithMaps(nn.Module):
 def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
     """Write the network to an ONNX file, for any batch size and its own input size.
 
-    Beside it comes a .json of the same name: preprocessing, labels, and the name of the node that
-    is the target layer. `relook.load(file)` reads both; other runtimes need the first alone. What
-    was written is run, and compared with the network, before this returns.
+    A .json file of the same name is written beside it, with preprocessing, labels and the name of
+    the target layer's node. `relook.load(file)` reads both; other runtimes need only the ONNX file.
+    The exported network is run and compared with the original before anything is written.
 
     Args:
-        classifier: of a PyTorch network; it stays as it is.
-        file: to write; one that is there is replaced.
+        classifier: classifier with a PyTorch network; it is not changed.
+        file: path ending in .onnx; an existing file is replaced.
 
     Returns:
-        The path of the .json.
+        Path of the .json file.
 
     Raises:
-        ModelError: the network cannot be exported, or the file answers differently.
+        ModelError: the network cannot be exported, or the exported network's answers differ.
 
     >>> small = relook.load("timm/test_resnet", pretrained=False)
     >>> relook.export(small, "small.onnx").name
@@ -76,7 +76,7 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
     """
     path = Path(file).expanduser()
     if path.suffix.lower() != ".onnx":
-        raise ModelError(f"{path}: name a file that ends in .onnx")
+        raise ModelError(f"{path}: must end in .onnx")
     if not classifier.in_pytorch:
         raise ModelError(f"{classifier.name}: is an ONNX file already")
     if classifier.dtype not in _TOLERANCE:
@@ -96,17 +96,17 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
             with evaluating(network):
                 write_onnx(_WithMaps(network, layer), example, written, names)
             model = onnx.load(written)
-        except Exception as error:  # what an exporter raises is not bounded
+        except Exception as error:  # an exporter may raise anything
             raise ModelError(
                 f"{classifier.name}: cannot be exported to ONNX ({first_line(error)})"
             ) from error
-        for made in model.graph.node:  # the names that the modules have in the network itself
+        for made in model.graph.node:  # name nodes by the network's own modules
             made.name = made.name.removeprefix("/network")
         node = None if layer is None else _drop_maps(model)
         try:
             onnx.save(model, written)
             node = _checked(written, classifier, example, node)
-            # Only what is right takes the place of what was there.
+            # An existing file is replaced only after the check.
             shutil.copyfile(written, path)
             known = replace(Record.of_classifier(classifier), layout="NCHW", target_layer=node)
             return (known if node else replace(known, token_grid=None)).write(path)
@@ -115,11 +115,11 @@ def export(classifier: Classifier, file: str | os.PathLike[str]) -> Path:
 
 
 def _drop_maps(model: onnx.ModelProto) -> str | None:
-    """Leave the answer as the only output; the name of the node that the maps came from."""
+    """Remove the output "maps" and return the name of the node that computes it."""
     [maps] = [output for output in model.graph.output if output.name == "maps"]
     model.graph.output.remove(maps)
     [node] = [node for node in model.graph.node if "maps" in node.output]
-    if node.op_type == "Identity":  # the exporter's, only to give the output its name
+    if node.op_type == "Identity":  # added by the exporter to name the output
         source = node.input[0]
         model.graph.node.remove(node)
         found = [other for other in model.graph.node if source in other.output]
@@ -130,10 +130,17 @@ def _drop_maps(model: onnx.ModelProto) -> str | None:
 def _checked(
     written: Path, classifier: Classifier, example: Tensor, node: str | None
 ) -> str | None:
-    """The node, if it gives the target layer's maps; an error if the answers are others."""
+    """Compare the exported network with the original.
+
+    Returns:
+        `node` if its output is that of the target layer, else None.
+
+    Raises:
+        ModelError: the answers differ, or the exported network does not run.
+    """
     tolerance = _TOLERANCE[classifier.dtype]
-    # Not of the one image that was traced, for which everything may have been a constant: noise,
-    # black and white, nearly white; together, and each alone.
+    # Other images than the traced one, whose values may have become constants: noise, black and
+    # white blocks, nearly white noise; in a batch and one by one.
     pixels = probing_pixels(*classifier.input_size)[[0, 3, 5]]
     images = classifier.normalised(pixels).cpu().to(classifier.dtype)
     network, maps = classifier.network, []
@@ -148,14 +155,14 @@ def _checked(
         found = torch.cat([graph(each) for each in (images, *images.split(1))])
     except (ModelError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{classifier.name}: it or its export does not run for three images at once "
-            f"({first_line(error)}); nothing is written"
+            f"{classifier.name}: the network or its export fails on three images at once "
+            f"({first_line(error)}); nothing was written"
         ) from error
     difference = _error(found, expected)
     if difference > tolerance:
         raise ModelError(
-            f"{classifier.name}: its export answers differently (by {difference:.1e} of the "
-            "largest output); nothing is written"
+            f"{classifier.name}: the exported network's outputs differ (by {difference:.1e} of "
+            "the largest output); nothing was written"
         )
     if node is None:
         return None
@@ -169,7 +176,7 @@ def _checked(
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference, in units of the largest value."""
+    """Largest difference, relative to the largest expected value; infinite if shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
     expected = expected.cpu().float()

@@ -1,4 +1,4 @@
-"""module:function: a classifier that a function of the user returns."""
+"""module:function: classifiers returned by a function of the user."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from relook.record import Record, refusal
 
 
 def load(name: str, request: Request) -> Classifier:
-    """The classifier that the function returns, with the weights of a checkpoint where one is
-    given.
+    """Load the classifier that the function returns, with the checkpoint's weights if given.
 
-    The module is imported as Python imports it, and from the current folder too. The classifier is
-    the user's own, so that what the caller says of it is changed in it.
+    The module is imported from the current folder or from `sys.path`. The caller's other arguments
+    (labels, input size, target layer) are set on the classifier that the function returned.
 
     Args:
         name: "module:function".
-        request: the model that is wanted.
+        request: the other arguments of `relook.load`.
 
     Raises:
-        ModelError: the function cannot be imported, fails or returns something else; or what the
-            caller says does not fit the network.
+        ModelError: the function cannot be imported, fails or returns something else; or an argument
+            does not fit the network.
     """
     module_name, _, function_name = name.partition(":")
     folder = os.getcwd()
@@ -35,8 +34,8 @@ def load(name: str, request: Request) -> Classifier:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise ModelError(
-            f"model {name!r}: cannot import {module_name!r} ({_in_short(error)}); it is looked for "
-            f"in {folder} and among the installed packages (PYTHONPATH adds folders)"
+            f"model {name!r}: cannot import {module_name!r} ({_in_short(error)}); searched in "
+            f"{folder} and the installed packages (PYTHONPATH adds folders)"
         ) from error
     finally:
         sys.path.remove(folder)

@@ -1,4 +1,4 @@
-"""`relook.load`: the one way from a model's name to a Classifier."""
+"""`relook.load`: make a Classifier from a model's name."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _SOURCES = {
     "run": "relook.models.run",
     "function": "relook.models.function",
 }
-"""The module whose `load(name, request)` makes the classifiers of a source; it is imported when a
-model of that source is named, since each brings a large library along."""
+"""Module whose `load(name, request)` makes the classifiers of each source. It is imported when
+needed, since most of these modules import a large library."""
 
 _PREFIXES = ("bundled", "timm", "torchvision", "hf")
-"""Sources that a model's name begins with, before a slash."""
+"""Sources that are named before a slash, at the start of a model's name."""
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 
@@ -54,38 +54,44 @@ def load(
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> Classifier:
-    """The classifier that a name stands for, with its own preprocessing and labels.
+    """Load a classifier by name, with the model's own preprocessing and labels.
+
+    `layout`, `mean` and `std` are for ONNX files only; other models bring theirs.
 
     Args:
-        name: "bundled/efficientnet_lite0" (weights come installed, no network access; _lite1 and
-            _lite2 once their packages are installed),
-            "timm/<name>[.<tag>]", "torchvision/<name>[.<weights>]", "hf/<folder>" for a model of
-            transformers, "net.onnx" for an ONNX file, "module:function" for a function of
-            yours that returns a `relook.Classifier`, or a folder of `relook train-multicam` (its
-            fused network; with /target or /object behind it, one of the two).
-        pretrained: whether the model's own weights are used; False: random ones.
-        checkpoint: your weights instead: a safetensors file, or what `torch.save` wrote, of a
-            state dict or of a dict that holds one, as training scripts and Lightning save it.
-            Prefixes of its names, such as "module.", are stripped where the rest fits; plain
-            weights come before averaged ones. Objects beside the weights are never unpickled.
-            The number of classes is taken from it.
-        target_layer: a module's name; found by itself by default.
-        token_grid: (rows, columns) of a transformer's tokens, where the network leaves it open.
-        device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA where there is one. Of an ONNX file:
-            one of ONNX Runtime's execution providers; by default the best it has here.
-        dtype: "float32", "float64", "float16" or "bfloat16"; by default what the weights are in.
-        labels: one name per class, in place of the model's own, or a dict (see
+        name: one of
+
+            - "bundled/efficientnet_lite0", whose weights are installed with relook (_lite1 and
+              _lite2 need their own packages);
+            - "timm/<name>[.<tag>]" or "torchvision/<name>[.<weights>]";
+            - "hf/<folder>" for a model of transformers;
+            - "net.onnx" for an ONNX file;
+            - "module:function" for your own function that returns a `relook.Classifier`;
+            - a folder of `relook train-multicam`, for its fused network, or one with /target or
+              /object at the end, for one of the two networks.
+        pretrained: True for the model's own weights, False for random ones.
+        checkpoint: file with weights to use instead: safetensors, or a state dict (or a dict that
+            contains one) written by `torch.save`, as training scripts and Lightning do. Prefixes
+            of names, such as "module.", are stripped if the rest fits; plain weights are preferred
+            to averaged ones. Other objects in the file are never unpickled. The checkpoint
+            determines the number of classes.
+        target_layer: name of a module; searched for by default.
+        token_grid: (rows, columns) of a transformer's tokens, if relook cannot infer them.
+        device: "cpu", "cuda", "cuda:1" or "mps"; by default CUDA if available. For an ONNX file,
+            an execution provider of ONNX Runtime; by default the best one available.
+        dtype: "float32", "float64", "float16" or "bfloat16"; the dtype of the weights by default.
+        labels: one label per class, in place of the model's own, or a dict (see
             `relook.labels.class_labels`).
-        input_size: side, or (height, width), in place of the model's own; what is cropped away
-            stays the same share. An ONNX file that does not fix its size needs one.
-        layout: "NCHW" or "NHWC", of an ONNX file whose input's shape leaves it open. The other
-            models know this and the next two themselves.
-        mean: three values, for pixels in [0, 1], of an ONNX file without a .json beside it.
-        std: the same.
+        input_size: side of the input, or (height, width), in pixels, in place of the model's own;
+            the crop stays the same fraction of the image. Required for an ONNX file without a
+            fixed size.
+        layout: "NCHW" or "NHWC", for an ONNX file whose input shape is ambiguous.
+        mean: three values for pixels in [0, 1], for an ONNX file without a .json beside it.
+        std: three values for pixels in [0, 1], for an ONNX file without a .json beside it.
 
     Raises:
         ModelError: the name, layer, device or dtype is unknown; the weights cannot be loaded or do
-            not fit; an argument is not one for this kind of model.
+            not fit; an argument is not valid for this kind of model.
 
     >>> classifier = relook.load("bundled/efficientnet_lite0")
     >>> len(classifier.labels), classifier.input_size, classifier.target_layer
@@ -111,8 +117,8 @@ def load(
         raise ModelError(f"{name}: an ONNX file has its own weights; drop {given}")
     if given:
         raise ModelError(
-            f"{name}: says {given} itself; these are for ONNX files (wrap a network of yours in "
-            "relook.Classifier to say them)"
+            f"{name}: brings its own {given}; these arguments are for ONNX files (to set them, "
+            "wrap the network in relook.Classifier)"
         )
     request = Request(
         readable(name),
@@ -130,10 +136,10 @@ def load(
 
 
 def _source_of(name: str) -> tuple[str, str]:
-    """The source of a model, and the name that the source knows it by.
+    """The source of a model, and the model's name within that source.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the name belongs to no source.
     """
     if name.lower().endswith(".onnx"):
         return "onnx", name
@@ -146,19 +152,19 @@ def _source_of(name: str) -> tuple[str, str]:
         return "function", name
     if os.path.isfile(name):
         raise ModelError(
-            f"{name}: a file, but of the files only ONNX ones are models; name the architecture, "
-            "as in timm/resnet18, and pass weights with checkpoint= or --checkpoint (a program of "
-            "TorchScript or torch.export: write the nn.Module that it was made of as ONNX)"
+            f"{name}: a file, but the only files that are models are ONNX files; name the "
+            "architecture, as in timm/resnet18, and pass weights with checkpoint= or --checkpoint "
+            "(for TorchScript or torch.export: export the original nn.Module to ONNX)"
         )
     if os.path.isdir(name):
         raise ModelError(
-            f"{name}: a folder without run.json; name one of relook train-multicam, or hf/{name} "
-            "where transformers wrote it"
+            f"{name}: a folder without run.json; name a folder of relook train-multicam, or "
+            f"hf/{name} if transformers wrote it"
         )
     known = ", ".join(f"{prefix}/<name>" for prefix in _PREFIXES)
-    meant = f"; is timm/{name} meant?" if import_module(_SOURCES["timm"]).knows(name) else ""
+    meant = f"; did you mean timm/{name}?" if import_module(_SOURCES["timm"]).knows(name) else ""
     raise ModelError(
-        f"model {name!r} is unknown; pass {known}, net.onnx, module:function or the folder of "
+        f"model {name!r} is unknown; pass {known}, net.onnx, module:function or a folder of "
         f"relook train-multicam{meant}"
     )
 
@@ -170,7 +176,7 @@ def _move(
         raise ModelError(f"dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
     wanted: torch.dtype | None = _DTYPES[dtype] if isinstance(dtype, str) else dtype
     if wanted is not None and not wanted.is_floating_point:
-        raise ModelError(f"dtype {wanted} is no floating-point type; choose float32 or bfloat16")
+        raise ModelError(f"dtype {wanted} is not a floating-point type; choose float32 or bfloat16")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -179,7 +185,7 @@ def _move(
         raise ModelError(
             f"device {str(device)!r} cannot be used here ({first_line(error)})"
         ) from error
-    # Not through Module.to, which would have weights of five dimensions in it too, and fail.
+    # Module.to would convert weights of five dimensions too, and fail.
     for weight in network.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=classifier.memory_format)

@@ -1,4 +1,4 @@
-"""net.onnx: an ONNX file with no PyTorch model behind it."""
+"""net.onnx: classifiers in ONNX files, without a PyTorch model."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ from relook.record import Record, classifier_of
 
 _TOLERANCE = 1e-2
 _LEAST_OF_A_BYTE = 64
-"""So many values at least are between black and white, whatever scale a graph of bytes has."""
+"""Smallest distance between black and white in the input of a graph that takes bytes."""
 _LEAST_OF_255 = 16
-"""Values that stay below it on either side of 0 are no pixels up to 255."""
+"""Inputs whose absolute values all stay below this are not pixels up to 255."""
 _SLACK = 0.3
-"""How far beyond [0, 1], or that times 255, pixels may lie that nobody normalised."""
+"""How far beyond [0, 1] pixels that were not normalised may lie, relative to white."""
 
 _log = logging.getLogger("relook")
 
 
 def load(name: str, request: Request) -> Classifier:
-    """The classifier in an ONNX file. What the file leaves open is taken from net.json beside it,
-    and from what the caller says.
+    """Load the classifier in an ONNX file.
+
+    Properties that the graph does not define come from the caller's arguments, or else from the
+    .json file beside it.
 
     Args:
-        name: the file's path.
-        request: the model that is wanted.
+        name: path of the file.
+        request: the other arguments of `relook.load`.
 
     Raises:
-        ModelError: the file is no image classifier, or something is neither said nor found.
+        ModelError: the file is not an image classifier, or a required property is missing.
     """
     file = Path(name)
     known = Record.read(file).given(request.said)
@@ -52,8 +54,8 @@ def load(name: str, request: Request) -> Classifier:
     missing = [what for what, value in lacking.items() if value is None]
     if size is None or known.mean is None or known.std is None:
         raise ModelError(
-            f"{file}: does not say {', '.join(missing)}; pass what it was trained with, for pixels "
-            f"in [0, 1], or write it into {file.with_suffix('.json')}"
+            f"{file}: missing {', '.join(missing)}; pass the values that it was trained with, for "
+            f"pixels in [0, 1], or write them into {file.with_suffix('.json')}"
         )
     _check_range(network, known.mean, known.std)
     if known.input_size not in (None, size):
@@ -66,14 +68,14 @@ def load(name: str, request: Request) -> Classifier:
 
 
 def _check_range(network: OnnxNetwork, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse bytes that would hold next to nothing; warn of what is scaled or normalised twice."""
+    """Raise ModelError if bytes would lose the image; warn if pixels are normalised twice."""
     ends = [(pixel - m) / s for m, s in zip(mean, std, strict=True) for pixel in (0, 1) if s]
     low, high = min(ends), max(ends)
     if network.takes_bytes and (low < -1 or high > 256 or high - low < _LEAST_OF_A_BYTE):
         raise ModelError(
             f"{network.name}: takes bytes from 0 to 255, but with mean {tuple(mean)} and std "
-            f"{tuple(std)} it would get values from {low:.3g} to {high:.3g}; leave mean and std "
-            "out, as such graphs normalise inside (they are then 0 and 1/255)"
+            f"{tuple(std)} it would get values from {low:.3g} to {high:.3g}; omit mean and std, "
+            "since such graphs normalise by themselves (the defaults are then 0 and 1/255)"
         )
     opening = network.opening
     white = 255 if opening.takes_255 else 1
@@ -94,7 +96,7 @@ def _check_range(network: OnnxNetwork, mean: Sequence[float], std: Sequence[floa
     one = "0.00392157" if white == 255 else "1"
     _log.warning(
         "relook: %s: %s, and so takes %s, but with this mean and std it gets values from %.3g to "
-        "%.3g; mean 0,0,0 and std %s,%s,%s%s leave normalising to it",
+        "%.3g; with mean 0,0,0 and std %s,%s,%s%s it does all of the normalisation",
         network.name,
         " and ".join(steps),
         takes,
@@ -106,13 +108,13 @@ def _check_range(network: OnnxNetwork, mean: Sequence[float], std: Sequence[floa
 
 
 def _outputs(network: OnnxNetwork, size: tuple[int, int]) -> Outputs:
-    """What the graph answers, by its last operation and by what it says of a grey image."""
+    """Kind of the graph's outputs, by its last operation and by its outputs for zeros."""
     if network.ends_in == "Softmax":
         return "probabilities"
     if network.ends_in == "Sigmoid":
         raise ModelError(
-            f"{network.name}: ends in a sigmoid, which says of each class alone whether it is "
-            "there; relook corrects networks whose class probabilities sum to 1"
+            f"{network.name}: ends in a sigmoid, which scores each class independently; relook "
+            "corrects networks whose class probabilities sum to 1"
         )
     try:
         answer = network(torch.zeros(1, 3, *size))

@@ -1,4 +1,4 @@
-"""What `relook.load` asks of a source of models."""
+"""The arguments that `relook.load` hands to a source of models."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from relook.record import Record
 
 @dataclass(frozen=True)
 class Request:
-    """One model that is wanted.
+    """A request to load one model.
 
     Attributes:
-        name: all of the model's name, for the classifier and for messages.
-        pretrained: whether the source's own weights are wanted; False: random ones.
-        checkpoint: a file of weights to use instead.
-        device: where the network shall run; None: where it runs best.
-        said: what the caller says of the model, which counts more than what the source knows.
-        load: `relook.load`, for a model that is made of another one.
+        name: full name of the model, for the classifier and for messages.
+        pretrained: True for the source's own weights, False for random ones.
+        checkpoint: file with weights to use instead.
+        device: device to run the network on; the best one available if None.
+        said: properties that the caller gave; they override those that the source knows.
+        load: `relook.load`, for models that are made from another one.
     """
 
     name: str

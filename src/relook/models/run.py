@@ -1,4 +1,4 @@
-"""A folder of `relook train-multicam`: MultiCAM, or with /target or /object one of its networks."""
+"""Folders of `relook train-multicam`: MultiCAM, or one of its networks (/target or /object)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from relook.multicam import load_run
 
 
 def load(name: str, request: Request) -> Classifier:
-    """The classifier that a training made.
+    """Load a classifier from the folder of a training run.
 
     Args:
-        name: the folder, or a stage's folder in it.
-        request: the model that is wanted.
+        name: the run's folder, or the folder of one stage in it.
+        request: the other arguments of `relook.load`.
 
     Raises:
-        ModelError: the training is not done, or a checkpoint is given.
-        RunError: the folder holds no training, or cannot be read.
+        ModelError: the training is not finished, or a checkpoint is given.
+        RunError: the folder contains no training run, or cannot be read.
     """
     if request.checkpoint is not None:
         raise ModelError(f"{name}: a trained folder has its own weights; drop checkpoint")
     found = run_of(name)
-    assert found is not None  # else it would be another source's
+    assert found is not None  # `relook.load` checked it to choose this source
     folder, stage = found
     return load_run(
         folder,

@@ -1,4 +1,4 @@
-"""timm/<name>[.<tag>]: any classifier of timm, with timm's own data config."""
+"""timm/<name>[.<tag>]: classifiers of timm, with timm's own data config."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Size = tuple[int, int]
 
 
 def load(name: str, request: Request) -> Classifier:
-    """The classifier with timm's weights, random ones, or those of a checkpoint.
+    """Load a classifier with timm's weights, random ones, or those of a checkpoint.
 
     Args:
         name: NAME or NAME.TAG, without "timm/".
-        request: the model that is wanted; its input size is the one that timm tests it at by
-            default.
+        request: the other arguments of `relook.load`; the default input size is the one that timm
+            tests the model at.
 
     Raises:
         ModelError: the name is unknown, the weights cannot be loaded or do not fit, or the network
-            is no classifier of RGB images.
+            is not a classifier of RGB images.
     """
     network = _network(name, request)
     known = known_of(network, request.said.input_size)
@@ -50,7 +50,7 @@ def _network(name: str, request: Request) -> nn.Module:
             name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6
         )
         hint = f"; closest: {', '.join(f'timm/{c}' for c in close)}" if close else ""
-        raise ModelError(f"model 'timm/{name}' is not one of timm {timm.__version__}{hint}")
+        raise ModelError(f"model 'timm/{name}' is not in timm {timm.__version__}{hint}")
     base, _, tag = name.partition(".")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in tags:
@@ -64,14 +64,14 @@ def _network(name: str, request: Request) -> nn.Module:
         with from_hub() if pretrained else nullcontext():
             return create(name, pretrained=pretrained, size=size)
     except (OSError, RuntimeError, ValueError) as error:
-        # What huggingface_hub, requests and timm raise without weights or without a network.
+        # Raised by huggingface_hub, requests and timm if weights or the internet are missing.
         if not pretrained or isinstance(error, RelookError):
             raise
         raise weights_missing(f"timm/{name}", error) from error
 
 
 def knows(name: str) -> bool:
-    """Whether timm has a network of that name."""
+    """Whether timm has a network of this name."""
     return bool(timm.is_model(name))
 
 
@@ -81,23 +81,24 @@ def create(
     pretrained: bool = False,
     size: Size | None = None,
 ) -> nn.Module:
-    """Timm's network.
+    """Create a network of timm.
 
     Args:
         name: NAME or NAME.TAG.
-        classes: another number of classes than its own.
-        pretrained: whether timm's weights are wanted.
-        size: another input size, for networks that are made for one; the others take any.
+        classes: number of classes, if not the network's own.
+        pretrained: whether to load timm's weights.
+        size: (height, width) of the input, if not the network's own; only used for networks that
+            have a fixed input size.
 
     Raises:
-        ModelError: it cannot be made for this size, or its weights are for another.
+        ModelError: the network or its weights do not support this size.
     """
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if size is None or not _is_made_for_a_size(name):
         network: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
         return network
     try:
-        # First without weights: what fails then is not that they cannot be fetched.
+        # First without weights, to tell an unsupported size from a failed download.
         network = timm.create_model(name, img_size=size, **options)
     except Exception as error:
         raise refusal(f"timm/{name}", size, _own_size(name), error) from error
@@ -112,13 +113,13 @@ def create(
 
 
 def with_checkpoint(name: str, checkpoint: Path, size: Size | None) -> nn.Module:
-    """Timm's network with the weights of a file, for inputs of that size."""
+    """Create a network of timm with the weights of a file, for inputs of this size."""
     try:
         return load_into(lambda classes: create(name, classes, size=size), checkpoint)
     except ModelError:
         if size is None or not _is_made_for_a_size(name):
             raise
-    # The weights may be for the network's own size.
+    # The weights may be for the network's own input size.
     network = load_into(lambda classes: create(name, classes), checkpoint)
     try:
         network.set_input_size(img_size=size)  # type: ignore[operator]
@@ -138,15 +139,17 @@ def _own_size(name: str) -> Size | None:
 
 
 def known_of(network: nn.Module, size: Size | None = None) -> Record:
-    """What timm knows of a network, as timm's own validate.py tests it: at the test size and with
-    the test crop, where the network has them.
+    """Read a network's preprocessing and labels from timm's config.
+
+    As in timm's validate.py, test size and test crop are used if the network has them.
 
     Args:
-        network: of timm.
-        size: another (height, width) of the input; the crop's share of the image stays.
+        network: network of timm.
+        size: (height, width) of the input, if not the network's own; the crop stays the same
+            fraction of the image.
 
     Raises:
-        ModelError: it takes other inputs than RGB images, or has no classes.
+        ModelError: the network does not take RGB images, or has no class layer.
     """
     given = None if size is None else {"input_size": (3, *size)}
     config = resolve_model_data_config(network, given, use_test_size=True)
@@ -154,14 +157,15 @@ def known_of(network: nn.Module, size: Size | None = None) -> Record:
     channels = network.pretrained_cfg["input_size"][0]  # type: ignore[index]
     if channels != 3:
         raise ModelError(
-            f"the network takes {channels} input channels; relook corrects classifiers of RGB"
+            f"the network takes {channels} input channels; relook corrects classifiers of RGB "
+            "images"
         )
     geometry = geometry_of(config, (height, width))
     count = int(network.num_classes)  # type: ignore[arg-type]
     if count == 0:
         raise ModelError(
-            "the network answers features, it has no class layer; choose a member of its family "
-            "that has one, or wrap it in relook.Classifier together with a class layer"
+            "the network returns features, it has no class layer; choose a related model that has "
+            "one, or wrap the network together with a class layer in relook.Classifier"
         )
     return Record.of(
         Preprocessing(geometry, tuple(config["mean"]), tuple(config["std"])),
@@ -170,7 +174,7 @@ def known_of(network: nn.Module, size: Size | None = None) -> Record:
 
 
 def geometry_of(config: dict[str, Any], size: tuple[int, int]) -> Geometry:
-    """Timm's evaluation transform, in its own whole-pixel arithmetic."""
+    """Resize and crop of timm's evaluation transform, rounded to whole pixels as timm does."""
     mode = config["crop_mode"] or "center"
     if mode == "center":
         return Geometry.centre(size, config["crop_pct"], config["interpolation"])

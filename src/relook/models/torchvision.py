@@ -1,4 +1,4 @@
-"""torchvision/<name>[.<weights>]: any classifier of torchvision, with its weights' transforms."""
+"""torchvision/<name>[.<weights>]: classifiers of torchvision, with the weights' transforms."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ from relook.record import Record, classifier_of, refusal
 Size = tuple[int, int]
 """(height, width)."""
 
-# These are made for one input size.
+# Networks with a fixed input size.
 _VITS = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
 _MAXVITS = ("maxvit_t",)
 
 
 def load(name: str, request: Request) -> Classifier:
-    """The classifier with torchvision's weights, random ones, or those of a checkpoint.
+    """Load a classifier with torchvision's weights, random ones, or those of a checkpoint.
 
-    The weights in the name, or torchvision's default ones, decide the preprocessing in all three
-    cases.
+    In each case the weights in the name, or else torchvision's default weights, determine the
+    preprocessing.
 
     Args:
         name: NAME or NAME.WEIGHTS, without "torchvision/".
-        request: the model that is wanted; its input size is that of the weights by default.
+        request: the other arguments of `relook.load`; the default input size is that of the
+            weights.
 
     Raises:
         ModelError: the name is unknown, or the weights cannot be loaded or do not fit.
@@ -67,8 +68,8 @@ def load(name: str, request: Request) -> Classifier:
 
 
 def _pretrained(base: str, weights: WeightsEnum, size: Size | None) -> nn.Module:
-    """The network with torchvision's weights."""
-    # What torchvision says of a download is no part of the answer.
+    """Create a network with torchvision's weights."""
+    # torchvision prints download messages to stdout, which is for results.
     with contextlib.redirect_stdout(sys.stderr), patience():
         network: nn.Module = get_model(base, weights=weights)
     if size is None or base not in (*_VITS, *_MAXVITS):
@@ -86,7 +87,7 @@ def _with_checkpoint(
     except ModelError:
         if size is None or base not in _VITS:
             raise
-    # The weights may be for the network's own size.
+    # The weights may be for the network's own input size.
     network = load_into(lambda classes: _create(base, weights, classes), checkpoint)
     state = network.state_dict()
     other = _create(base, weights, len(state["heads.head.bias"]), size)
@@ -95,7 +96,7 @@ def _with_checkpoint(
 
 
 def _fill_resized(network: nn.Module, state: dict[str, Tensor], size: Size) -> None:
-    """Put the weights of a network for another input size into a network."""
+    """Load weights into a network for inputs of `size`, which differs from that of the weights."""
     if isinstance(network, VisionTransformer):
         resized = interpolate_embeddings(size[0], network.patch_size, OrderedDict(state))
         state = dict(resized)
@@ -105,14 +106,14 @@ def _fill_resized(network: nn.Module, state: dict[str, Tensor], size: Size) -> N
 def _create(
     base: str, weights: WeightsEnum, classes: int | None = None, size: Size | None = None
 ) -> nn.Module:
-    """The network as torchvision builds it for these weights, but with random ones.
+    """Create a network as torchvision does for these weights, but with random ones.
 
     Raises:
-        ModelError: it cannot be made for inputs of this size.
+        ModelError: the network does not support inputs of this size.
     """
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if base in ("googlenet", "inception_v3"):
-        # Its weights expect this; without weights torchvision leaves it out.
+        # The weights need this; without weights torchvision omits it.
         options["transform_input"] = True
         options["init_weights"] = False
     own = geometry_of(weights.transforms()).crop
@@ -122,7 +123,7 @@ def _create(
         options["input_size"] = size or own
     try:
         if base in _VITS and size is not None and size[0] != size[1]:
-            raise ValueError("it takes square ones only")
+            raise ValueError("it takes square inputs only")
         network: nn.Module = get_model(base, weights=None, **options)
     except (ValueError, AssertionError, RuntimeError) as error:
         if size is None:
@@ -148,7 +149,7 @@ def _weights(base: str, suffix: str) -> WeightsEnum:
 
 
 def geometry_of(transforms: Any) -> Geometry:
-    """Resize and crop of torchvision's classification transforms, in its whole pixels."""
+    """Resize and crop of torchvision's transforms, rounded to whole pixels as torchvision does."""
     crop = (transforms.crop_size[0], transforms.crop_size[-1])
     resize = (transforms.resize_size[0], transforms.resize_size[-1])
     return Geometry(crop, resize, "shorter-side", transforms.interpolation.value)

@@ -1,4 +1,4 @@
-"""hf/<folder>: any image classifier of transformers, with its own image processor."""
+"""hf/<folder>: image classifiers of transformers, with their own image processor."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ _PROCESSOR = "preprocessor_config.json"
 _WEIGHTS = "model*.safetensors"
 
 _TOLERANCE = 0.5 / 255
-"""Mean difference of a pixel. A processor that resizes with Pillow, as relook does, gives the same
-pixels; one that resizes tensors rounds otherwise, by up to 0.2/255; a crop that is one pixel off
+"""Largest mean difference of pixels. A processor that resizes with Pillow, as relook does, gives
+the same pixels; one that resizes tensors differs by up to 0.2/255; a crop that is one pixel off
 differs by 20/255."""
 
 
 def load(name: str, request: Request) -> Classifier:
-    """The classifier in a folder, or in a repository of that name where there is no folder, with
-    its own weights, random ones, or those of a checkpoint.
+    """Load a classifier with its own weights, random ones, or those of a checkpoint.
 
-    Code in the folder is never run, and pickles are never opened as models.
+    Code in the folder is never run, and pickled models are never opened.
 
     Args:
-        name: without "hf/".
-        request: the model that is wanted.
+        name: path of a folder, or the name of a repository, without "hf/".
+        request: the other arguments of `relook.load`.
 
     Raises:
-        ModelError: transformers is missing, the folder holds no image classifier, its image
-            processor cannot be reproduced, or its weights cannot be loaded.
+        ModelError: transformers is not installed, the folder contains no image classifier, its
+            image processor cannot be reproduced, or its weights cannot be loaded.
     """
     library = _library()
     folder = _folder(name)
@@ -53,9 +52,8 @@ def load(name: str, request: Request) -> Classifier:
         config = _config(library, folder)
         if config.problem_type == "multi_label_classification":
             raise ModelError(
-                f"{folder}: a multi-label network, by its config.json, which says of each class "
-                "alone whether it is there; relook corrects networks whose class probabilities "
-                "sum to 1"
+                f"{folder}: a multi-label network, by its config.json, which scores each class "
+                "independently; relook corrects networks whose class probabilities sum to 1"
             )
         processor = _processor(library, folder, config)
         prepared = _preprocessing(processor)
@@ -86,7 +84,7 @@ def _library() -> Any:
 
 @contextmanager
 def _quiet(library: Any) -> Iterator[None]:
-    """Silence progress bars and reports; what is wrong with the weights becomes an error."""
+    """Silence progress bars and log messages; `_refuse_gaps` reports problems with the weights."""
     log = library.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -100,16 +98,16 @@ def _quiet(library: Any) -> Iterator[None]:
 
 
 def _folder(name: str) -> Path:
-    """The folder of that name, or the one where a repository of that name is downloaded to."""
+    """The folder with this path, or the local copy of the repository with this name."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    # Comes with transformers; slow to import.
+    # Installed with transformers; slow to import.
     from huggingface_hub import snapshot_download
 
     patterns = [_CONFIG, _PROCESSOR, _WEIGHTS, "model.safetensors.index.json"]
     try:
-        # What is there already is used without asking the network for news of it.
+        # A cached copy is used without looking for updates.
         cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         if any(cached.glob(_WEIGHTS)):
             return cached
@@ -119,8 +117,9 @@ def _folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
-            f"model 'hf/{name}': there is no folder {folder}, and no repository of that name can "
-            f"be loaded ({first_line(error)}); download the repository to a folder and pass that"
+            f"model 'hf/{name}': there is no folder {folder}, and no repository of this name can "
+            f"be loaded ({first_line(error)}); download the repository to a folder and pass the "
+            "folder"
         ) from error
 
 
@@ -140,20 +139,20 @@ def _config(library: Any, folder: Path) -> Any:
         ) from error
     if type(config) not in library.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise ModelError(
-            f"{folder / _CONFIG}: is of a {config.model_type!r} model, of which transformers "
-            f"{library.__version__} has no image classifier; pass the folder of one"
+            f"{folder / _CONFIG}: describes a {config.model_type!r} model, for which transformers "
+            f"{library.__version__} has no image classifier; pass a folder with an image classifier"
         )
     return config
 
 
 def _processor(library: Any, folder: Path, config: Any) -> Any:
-    # timm's own repositories have it in their config.json.
+    # timm's own repositories describe it in config.json.
     if not (folder / _PROCESSOR).is_file() and config.model_type != "timm_wrapper":
         raise ModelError(
-            f"{folder}: holds no {_PROCESSOR}, which says how images are resized and normalised; "
-            "write it there with processor.save_pretrained(folder)"
+            f"{folder}: holds no {_PROCESSOR}, which defines how images are resized and "
+            "normalised; write it with processor.save_pretrained(folder)"
         )
-    # The one that resizes with Pillow, as relook does.
+    # Choose the implementation that resizes with Pillow, as relook does.
     backend = {"backend": "pil"} if hasattr(library, "PilBackend") else {"use_fast": False}
     try:
         return library.AutoImageProcessor.from_pretrained(
@@ -173,7 +172,7 @@ def _new(library: Any, folder: Path, config: Any) -> nn.Module:
         )
     except Exception as error:
         raise ModelError(
-            f"{folder / _CONFIG}: no network can be made of it ({first_line(error)})"
+            f"{folder / _CONFIG}: no network can be created from it ({first_line(error)})"
         ) from error
     return network
 
@@ -181,8 +180,8 @@ def _new(library: Any, folder: Path, config: Any) -> nn.Module:
 def _from_folder(library: Any, folder: Path, config: Any) -> nn.Module:
     if not any(folder.glob(_WEIGHTS)):
         raise ModelError(
-            f"{folder}: holds no weights as safetensors, and relook opens no pickled model; save "
-            "it again with model.save_pretrained(folder), or pass plain tensors "
+            f"{folder}: holds no safetensors weights, and relook does not open pickled models; "
+            "save it again with model.save_pretrained(folder), or pass plain tensors "
             "(pytorch_model.bin) with checkpoint= or --checkpoint"
         )
     try:
@@ -199,16 +198,16 @@ def _from_folder(library: Any, folder: Path, config: Any) -> nn.Module:
         raise ModelError(
             f"{folder}: its weights cannot be read ({first_line(error)}); download it again"
         ) from error
-    # Parts that a classifier has no use for, such as another head, may be there too.
+    # The file may also contain parts that a classifier does not use, such as another head.
     _refuse_gaps({**report, "unexpected_keys": ()}, folder, type(network).__name__)
     return network  # type: ignore[no-any-return]
 
 
 def _from_checkpoint(library: Any, folder: Path, config: Any, checkpoint: Path) -> nn.Module:
-    """A network with the weights of `checkpoint`, and as many classes as those have.
+    """Create a network with the weights and the number of classes of `checkpoint`.
 
-    transformers fills it, and not `load_into`, since it saves weights under other names than those
-    of its modules.
+    transformers loads the weights, not `load_into`, since it saves them under other names than
+    those of its modules.
     """
     network = _new(library, folder, config)
     state = fitting_state(network, checkpoint)
@@ -235,7 +234,7 @@ def _from_checkpoint(library: Any, folder: Path, config: Any, checkpoint: Path) 
 
 
 def _refuse_gaps(report: Mapping[str, Any], source: Path, kind: str) -> None:
-    """Raise ModelError for missing weights, which transformers would fill at random."""
+    """Raise ModelError for missing weights, which transformers would initialise at random."""
     problems = {
         "it lacks": sorted(report["missing_keys"]),
         "it has extra": sorted(report["unexpected_keys"]),
@@ -250,7 +249,7 @@ def _refuse_gaps(report: Mapping[str, Any], source: Path, kind: str) -> None:
 
 
 def _preprocessing(processor: Any) -> Preprocessing:
-    """The preprocessing that the processor's settings describe."""
+    """Preprocessing according to the processor's settings."""
     if hasattr(processor, "data_config"):
         config = processor.data_config
         geometry = geometry_of(config, tuple(config["input_size"][1:]))
@@ -264,7 +263,7 @@ def _preprocessing(processor: Any) -> Preprocessing:
 
 
 def _test_geometry(config: Any, size: tuple[int, int] | None) -> Geometry:
-    """Resize and crop with which timm tests a network, which the image processor does not know."""
+    """Resize and crop with which timm tests a network; the image processor lacks them."""
     given = None if size is None else {"input_size": (3, *size)}
     tested = resolve_data_config(given, config.pretrained_cfg, use_test_size=True)
     return geometry_of(tested, tuple(tested["input_size"][1:]))
@@ -281,12 +280,12 @@ def _geometry(kind: str, settings: Mapping[str, Any]) -> Geometry:
     elif size.keys() == {"shortest_edge"}:
         side = size["shortest_edge"]
         if kind.startswith("ConvNext"):
-            # Its own rule: it crops small images and squashes large ones.
+            # ConvNeXt's own rule: it crops for small inputs and squashes for large ones.
             crop = crop or {"height": side, "width": side}
             if side < 384:
                 fit, side = "shorter-side", int(side / settings["crop_pct"])
         elif crop is None:
-            raise ValueError("images of another shape become inputs of another shape")
+            raise ValueError("the shape of its outputs depends on the shape of the image")
         else:
             fit = "shorter-side"
             if kind.startswith("Levit"):
@@ -302,24 +301,25 @@ def _geometry(kind: str, settings: Mapping[str, Any]) -> Geometry:
 
 
 def _normalisation(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std for pixels in [0, 1], of (scale · pixels − offset − mean) / std."""
+    """Mean and std for pixels in [0, 1], from (scale · pixels − offset − mean) / std."""
     rescales = settings.get("do_rescale")
     scale = 255 * settings["rescale_factor"] if rescales else 255
     offset = 1 if rescales and settings.get("rescale_offset") else 0
     mean, std = np.zeros(3), np.ones(3)
     if settings.get("do_normalize"):
         mean, std = mean + settings["image_mean"], std * settings["image_std"]
-    # EfficientNet's divides by std once more.
+    # The processor of EfficientNet divides by std twice.
     again = settings["image_std"] if settings.get("include_top") else 1
     mean, std = (mean + offset) / scale, std * again / scale
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _check(prepared: Preprocessing, processor: Any) -> None:
-    """Compare with the processor itself on images, since settings can mean more than they say.
+    """Compare with the processor itself on images, since its code may do more than its settings
+    show.
 
     Raises:
-        ModelError: the processor makes other inputs.
+        ModelError: the processor's results differ.
     """
     std = torch.tensor(prepared.std).reshape(3, 1, 1)
     for image in _images():
@@ -330,16 +330,16 @@ def _check(prepared: Preprocessing, processor: Any) -> None:
         got = prepared.inputs(image)
         if wanted.shape != got.shape:
             shapes = ["×".join(map(str, tensor.shape)) for tensor in (wanted, got)]
-            raise _not_reproduced(processor, f"it makes {shapes[0]}, relook {shapes[1]}")
+            raise _not_reproduced(processor, f"it returns {shapes[0]}, relook {shapes[1]}")
         difference = float(((wanted - got) * std).abs().mean())
         if not difference <= _TOLERANCE:
             raise _not_reproduced(
-                processor, f"its pixels differ by {255 * difference:.2g}/255 on the average"
+                processor, f"its pixels differ by {255 * difference:.2g}/255 on average"
             )
 
 
 def _images() -> Iterator[Image.Image]:
-    """Colours that change within a few pixels; the sides leave odd margins beside a crop."""
+    """Two images of smooth noise, whose sides leave odd margins beside a crop."""
     noise = np.random.default_rng(0).integers(0, 256, (75, 75, 3), np.uint8)
     for size in ((451, 300), (300, 453)):
         yield Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)

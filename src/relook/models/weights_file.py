@@ -1,4 +1,4 @@
-"""A file of weights, of whatever kind, opened without running what it brings along."""
+"""Files of weights, opened without running any code in them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PACKED = {
     b"\x28\xb5\x2f\xfd": "unzstd",
 }
 _ONNX = re.compile(rb"\x08[\x01-\x1f](\x12[\x01-\x3f][ -~]|:)", re.DOTALL)
-"""A version, then the producer's name or the graph."""
+"""The start of an ONNX file: a version, then the producer's name or the graph."""
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _DAMAGE = (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError)
 
@@ -36,10 +36,10 @@ _UNREADABLE = (ValueError, EOFError, KeyError, zipfile.BadZipFile, UnicodeDecode
 
 
 class StandsFor:
-    """In place of any object beside the weights: takes what it is given, and does nothing.
+    """Stand-in for any object other than weights; ignores its arguments and its state.
 
     Attributes:
-        of: the full name of its class or function.
+        of: full name of the class or function that it stands for.
     """
 
     of = ""
@@ -52,7 +52,7 @@ class StandsFor:
 
 
 def load_plain(file: Path) -> object:
-    """What is in a file of weights: tensors, in dicts and lists; other objects stand for nothing.
+    """Load a file of weights as tensors in dicts and lists; other objects become stand-ins.
 
     Raises:
         ModelError: the file is missing, damaged or of another kind.
@@ -63,7 +63,7 @@ def load_plain(file: Path) -> object:
             return load_file(file)
         return _unpickled(file)
     except pickle.UnpicklingError as error:
-        # torch reports plain damage so too; its own text says which, over several lines.
+        # torch also reports damage with this class; its message has several lines.
         raise ModelError(
             f"{file}: not a file of plain tensors, or damaged; relook does not unpickle objects, "
             f"so save model.state_dict(), best as safetensors: {convert(file, _keys(file))}"
@@ -76,12 +76,12 @@ def load_plain(file: Path) -> object:
 
 
 def convert(file: Path, keys: Sequence[str] = (), load: str = "") -> str:
-    """The command that makes a plain file of weights out of one that holds objects.
+    """Shell command that extracts plain weights from a file with pickled objects.
 
     Args:
-        file: of a model or a state dict, or of a dict that holds one under `keys`.
-        keys: that lead to the model.
-        load: what reads the file; `torch.load` by default.
+        file: file with a model, a state dict, or a dict that contains one under `keys`.
+        keys: keys that lead to the model.
+        load: Python expression that reads the file; `torch.load` by default.
     """
     load = load or f"torch.load({file.name!r}, map_location='cpu', weights_only=False)"
     found = load + "".join(f"[{key!r}]" for key in keys)
@@ -90,13 +90,13 @@ def convert(file: Path, keys: Sequence[str] = (), load: str = "") -> str:
         f'python -c "import torch, safetensors.torch as s; m = {found}; '
         "m = m.state_dict() if hasattr(m, 'state_dict') else m; "
         "s.save_file({k: v.contiguous().clone() for k, v in m.items() if torch.is_tensor(v)}, "
-        f'{target!r})" (it runs what the file brings along: only for a file that you trust, where '
-        "its code is)"
+        f'{target!r})" (this runs code in the file: use it only if you trust the file, and where '
+        "the model's own code can be imported)"
     )
 
 
 def _unpickled(file: Path) -> object:
-    """By torch's restricted unpickler, in which every class that it does not know is a stand-in."""
+    """Load a file with torch's restricted unpickler and stand-ins for classes unknown to it."""
     stand_ins: dict[str, Any] = {
         name: type(name.rpartition(".")[2], (StandsFor,), {"of": name})
         for name in _foreign_names(file)
@@ -105,7 +105,7 @@ def _unpickled(file: Path) -> object:
         try:
             return _restricted(file, [(kind, name) for name, kind in stand_ins.items()])
         except pickle.UnpicklingError as error:
-            # Some of them are dicts or lists, which are filled item by item; which ones, it says.
+            # Some classes are dicts or lists, filled item by item; the error names them.
             filled = [
                 name
                 for name, kind in stand_ins.items()
@@ -123,25 +123,25 @@ def _restricted(file: Path, allowed: list[Any]) -> object:
 
 
 class _a_dict:  # noqa: N801
-    """Makes an empty dict, whatever it is given."""
+    """Stand-in for a class of dicts: makes an empty dict, whatever its arguments."""
 
     def __new__(cls, *_arguments: Any) -> Any:
         return OrderedDict()
 
 
 class _a_list:  # noqa: N801
-    """Makes an empty list, whatever it is given."""
+    """Stand-in for a class of lists: makes an empty list, whatever its arguments."""
 
     def __new__(cls, *_arguments: Any) -> Any:
         return []
 
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Under which the weights lie in many checkpoints."""
+"""Keys under which many checkpoints store the weights."""
 
 
 def _keys(file: Path) -> list[str]:
-    """The key that leads to the weights in a pickle of a dict, as far as its words tell."""
+    """The key of the weights in a pickled dict, guessed from the strings in the pickle."""
     operations: list[tuple[str, object]] = []
     with suppress(*_UNREADABLE):
         for stream in _pickles(file):
@@ -154,13 +154,13 @@ def _keys(file: Path) -> list[str]:
 
 
 def _foreign_names(file: Path) -> list[str]:
-    """Classes and functions that a pickle names, read off it without running it."""
+    """Names of classes and functions in a pickle, found without running it."""
     found = set()
     try:
         for stream in _pickles(file):
             for operation, argument, _ in pickletools.genops(stream):
                 if operation.name == "GLOBAL":
-                    # Under Python 2's names, as pickles have them, and under those of today.
+                    # Both the Python 2 names, which pickles use, and the Python 3 names.
                     module, _, name = str(argument).partition(" ")
                     today = NAME_MAPPING.get((module, name)) or (
                         IMPORT_MAPPING.get(module, module),
@@ -168,7 +168,7 @@ def _foreign_names(file: Path) -> list[str]:
                     )
                     found |= {f"{module}.{name}", ".".join(today)}
     except _UNREADABLE:
-        return []  # damaged, or no pickle: what reads it says so
+        return []  # damaged, or not a pickle: loading it reports the error
     return sorted(found)
 
 
@@ -180,7 +180,7 @@ def _pickles(file: Path) -> Iterator[Any]:
                     yield io.BytesIO(archive.read(name))
         return
     with file.open("rb") as stream:
-        for _ in range(4):  # before PyTorch 1.6: a number, a version, the system, and the object
+        for _ in range(4):  # before PyTorch 1.6: magic number, version, system and object
             yield stream
 
 
@@ -194,7 +194,7 @@ def _is_safetensors(file: Path) -> bool:
 
 
 def _check_kind(file: Path) -> None:
-    """Raise ModelError for what is no checkpoint, and say what it is and what to do."""
+    """Raise ModelError unless this may be a checkpoint; the message says what it is instead."""
     if file.is_dir():
         inside = sorted(p.name for p in file.iterdir() if p.suffix in _SUFFIXES)
         such = f", such as {file / inside[0]}" if inside else ""
@@ -209,7 +209,7 @@ def _check_kind(file: Path) -> None:
 
 
 def _other_kind(file: Path, head: bytes) -> str:
-    """What a file is that is no checkpoint, and what to do; nothing where it may be one."""
+    """Describe a file that is not a checkpoint, with a remedy; empty if it may be one."""
     if not head:
         return "empty; save or download it again"
     if file.suffix.lower() == ".onnx" or _ONNX.match(head):
@@ -218,16 +218,16 @@ def _other_kind(file: Path, head: bytes) -> str:
         if head.startswith(start):
             return f"compressed; unpack it first ({command} {file.name})"
     if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS and not the weights; fetch them with git lfs pull"
+        return "a Git LFS pointer, not the weights; fetch them with git lfs pull"
     if head.lstrip()[:1] == b"<":
-        return "a web page and not weights; download it again"
+        return "a web page, not weights; download it again"
     if head.startswith(b"\x89HDF"):
         return "HDF5 weights, as Keras writes them; export the model to ONNX, and name that file"
     if head.lstrip()[:1] == b"{" and file.suffix == ".json":
-        return "JSON and not weights; name the file of weights beside it"
+        return "JSON, not weights; name the file of weights beside it"
     if zipfile.is_zipfile(file):
         return _other_archive(file)
-    # Also what PyTorch wrote before its version 0.1.10.
+    # PyTorch before version 0.1.10 wrote tar archives too.
     if tarfile.is_tarfile(file):
         return "a tar archive; unpack it, and name the file of weights in it"
     return ""
@@ -242,19 +242,19 @@ def _other_archive(file: Path) -> str:
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
         load = f"torch.jit.load({file.name!r}, map_location='cpu')"
         return (
-            "TorchScript, a program and not weights alone; save its state dict: "
+            "a TorchScript program, not only weights; save its state dict: "
             f"{convert(file, load=load)}"
         )
     if any("serialized_exported_program" in name or "/models/" in name for name in names):
         load = f"torch.export.load({file.name!r}).module()"
         return (
-            "a program of torch.export and not weights alone; save its state dict: "
+            "a program of torch.export, not only weights; save its state dict: "
             f"{convert(file, load=load)}"
         )
     if any(name.endswith("/data.pkl") for name in names):
         return ""
     if names and all(name.endswith(".npy") for name in names):
-        return "arrays of NumPy and not tensors; save them as a state dict, best as safetensors"
+        return "NumPy arrays, not tensors; save them as a state dict, best as safetensors"
     if any(name.endswith(".weights.h5") for name in names):
-        return "a model of Keras; export it to ONNX, and name that file"
-    return "a ZIP archive and no checkpoint; unpack it, and name the file of weights in it"
+        return "a Keras model; export it to ONNX, and name that file"
+    return "a ZIP archive, not a checkpoint; unpack it, and name the file of weights in it"

@@ -1,4 +1,4 @@
-"""ONNX graphs: `read` and `walk` one, `build` others from it, and run them as a `network`."""
+"""ONNX graphs: reading, analysing, modifying and running them."""
 
 from relook.models.graph.network import OnnxNetwork
 from relook.models.graph.read import Order

@@ -1,4 +1,4 @@
-"""Building ONNX graphs from one that was read: with other outputs, or with a layer masked."""
+"""Modified copies of an ONNX graph: with other outputs, or with a layer masked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relook.models.graph.walk import Graph
 
-# Where the scale of an output in 8 bits stands among the inputs; its zero point comes next.
+# Index of the scale of an 8-bit output among the inputs; its zero point comes next.
 _SCALE = {
     "QLinearConv": 6,
     "QLinearMatMul": 6,
@@ -24,14 +24,14 @@ _SCALE_ELSEWHERE = 3
 
 
 def tensor_of(graph: Graph, layer: str) -> str:
-    """The name of what a layer puts out, as floats: in `with_outputs` where it has 8 bits."""
+    """Name of a layer's output in floats; `with_outputs` adds it if the output is 8-bit."""
     node = graph.nodes[layer]
     name: str = node.output[0]
     return f"{name}/dequantized" if node.op_type.startswith("QLinear") else name
 
 
 def with_outputs(graph: Graph, tensors: list[str]) -> onnx.ModelProto:
-    """The model with these outputs; weights in 8 bits get a node that makes them floats."""
+    """Copy of the model with additional outputs; 8-bit ones are converted to floats."""
     model = copy.deepcopy(graph.model)
     answer = [value for value in model.graph.output if value.name == graph.answer]
     del model.graph.output[:]
@@ -50,7 +50,7 @@ def with_outputs(graph: Graph, tensors: list[str]) -> onnx.ModelProto:
 
 
 def masked(graph: Graph, layer: str, mask: Float[Tensor, "1 t d"]) -> onnx.ModelProto:
-    """The model with what a layer puts out multiplied by a mask, for all that reads it."""
+    """Copy of the model with a layer's output multiplied by a mask."""
     node = graph.nodes[layer]
     tensor, raw = tensor_of(graph, layer), node.output[0]
     model = with_outputs(graph, [tensor])
@@ -58,7 +58,7 @@ def masked(graph: Graph, layer: str, mask: Float[Tensor, "1 t d"]) -> onnx.Model
     model.graph.initializer.append(numpy_helper.from_array(mask.numpy(), hide))
     if tensor == raw:
         added = [helper.make_node("Mul", [raw, hide], [hidden])]
-    else:  # in 8 bits: as floats, and back
+    else:  # 8-bit: converted to floats and back
         scale = _scale_of(node)
         added = [
             helper.make_node("DequantizeLinear", [raw, *scale], [f"{hidden}/float"]),
@@ -76,6 +76,6 @@ def masked(graph: Graph, layer: str, mask: Float[Tensor, "1 t d"]) -> onnx.Model
 
 
 def _scale_of(node: onnx.NodeProto) -> list[str]:
-    """Scale and zero point of what a node puts out in 8 bits."""
+    """Names of the scale and the zero point of a node's 8-bit output."""
     at = _SCALE.get(node.op_type, _SCALE_ELSEWHERE)
     return list(node.input[at : at + 2])

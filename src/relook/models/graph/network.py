@@ -1,4 +1,4 @@
-"""An ONNX graph as a network: run by ONNX Runtime, its nodes shown as layers."""
+"""An ONNX graph as a network, run by ONNX Runtime, with its nodes as layers."""
 
 from __future__ import annotations
 
@@ -35,40 +35,41 @@ from relook.models.graph.read import (
 from relook.models.graph.walk import Graph, Opening
 from relook.target import Call, Target
 
-# How much of the largest output rounding may change where weights or maps have 8 bits.
+# Largest change by rounding in 8-bit graphs, relative to the largest output.
 _ROUNDED = 1e-2
 
 
 class OnnxNetwork(nn.Module):
-    """Takes (N, 3, H, W) and gives (N, classes), whatever order and type the graph has.
+    """A module from (N, 3, H, W) to (N, classes), whatever the graph's own input order and type.
 
-    Nodes are its layers, under their own names; where a node has none, under its output's.
-    A graph of a fixed batch size gets whole batches, padded with zeros. Everything is computed
-    by ONNX Runtime; what goes in and comes out is on the CPU.
+    The layers are the graph's nodes, with the node's name or else the name of its output. For a
+    fixed batch size, inputs are padded with zeros. ONNX Runtime computes everything; inputs and
+    outputs are on the CPU.
 
     Attributes:
-        order: of the graph's input.
-        input_size: (height, width), where the graph fixes it.
-        batch: how many images go through at once, where the graph fixes it.
-        is_exact: whether it computes in float32 or better, and not in 16 or 8 bits.
-        ends_in: the operation that the answer comes from, as "Softmax" or "Gemm".
-        provider: the execution provider of ONNX Runtime that is used first.
+        order: order of the dimensions of the graph's input.
+        input_size: (height, width) of the input; None if variable.
+        batch: batch size; None if variable.
+        is_exact: whether the graph computes in float32 or better, not in 16 or 8 bits.
+        ends_in: operation that computes the answer, such as "Softmax" or "Gemm".
+        provider: first execution provider of ONNX Runtime.
     """
 
     in_pytorch = False
 
     def __init__(self, file: Path, order: Order | None = None, device: str | None = None) -> None:
-        """Read the graph; nothing is run yet.
+        """Read the graph without running it.
 
         Args:
-            file: of ONNX, with its external data beside it where it has any.
-            order: of the input; read from the place of the 3 in its shape by default.
-            device: "cpu", "cuda", "cuda:1", or one of ONNX Runtime's providers; the best there
-                is by default.
+            file: path of the ONNX file, with its external data, if any, beside it.
+            order: order of the dimensions of the input; by default found from the position of the
+                3 in its shape.
+            device: "cpu", "cuda", "cuda:1", or an execution provider of ONNX Runtime; the best
+                one available by default.
 
         Raises:
-            ModelError: the file cannot be read, or is no classifier of RGB images; there is no
-                such device.
+            ModelError: the file cannot be read, or is not a classifier of RGB images; the device
+                is not available.
         """
         super().__init__()
         if order not in (None, "NCHW", "NHWC"):
@@ -86,7 +87,7 @@ class OnnxNetwork(nn.Module):
         if kind not in INPUT_TYPES:
             name = TensorProto.DataType.Name(kind).lower()
             raise ModelError(
-                f"{file}: its input is {name}; relook gives it floats, or bytes from 0 to 255 "
+                f"{file}: its input is {name}; relook supports floats, or bytes from 0 to 255 "
                 "(uint8): export it with such an input"
             )
         self._input_type: Any = INPUT_TYPES[kind]
@@ -99,7 +100,7 @@ class OnnxNetwork(nn.Module):
             or dims[1 if self.order == "NCHW" else 3] not in (3, None)
         ):
             raise ModelError(
-                f"{file}: its input is {shape_of(dims)}, not {self.order} with 3 colours"
+                f"{file}: its input is {shape_of(dims)}, not {self.order} with 3 colour channels"
             )
         self.batch = dims[0]
         self.input_size = (rows[0], rows[1]) if rows[0] and rows[1] else None
@@ -116,20 +117,20 @@ class OnnxNetwork(nn.Module):
         self._recorded: tuple[Target, list[Tensor]] | None = None
 
     def extra_repr(self) -> str:
-        """The file, and its content, by which an evaluation knows its network again."""
+        """File name and hash, by which an evaluation recognises its network."""
         content = self._model.SerializeToString(deterministic=True)
         return f"{self.name}, sha256 {hashlib.sha256(content).hexdigest()}"
 
     def __getstate__(self) -> dict[str, Any]:
-        """A session can be neither copied nor pickled; a copy makes its own."""
+        """Leave out the session, which cannot be copied or pickled; a copy makes its own."""
         return self.__dict__ | {"_session": None}
 
     def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Class outputs, of the graph's own kind, for normalised inputs.
+        """Compute the graph's class outputs for normalised inputs.
 
         Raises:
-            ValueError: the graph is not for inputs of this size.
-            RuntimeError: ONNX Runtime cannot run it.
+            ValueError: the graph does not take inputs of this size.
+            RuntimeError: ONNX Runtime cannot run the graph.
         """
         size = (inputs.shape[2], inputs.shape[3])
         if self.input_size not in (None, size):
@@ -140,30 +141,28 @@ class OnnxNetwork(nn.Module):
         parts = [self._run(session, wanted, batch) for batch in self._batches(inputs)]
         found = [torch.cat(part)[: len(inputs)] for part in zip(*parts, strict=True)]
         if len(found[0]) != len(inputs):
-            raise ValueError(f"the graph gives {len(found[0])} answers for {len(inputs)} images")
+            raise ValueError(f"the graph returns {len(found[0])} rows for {len(inputs)} images")
         if self._recorded:
             target, maps = self._recorded
             read = target.layout.maps(found[1].float())
             maps[:] = [] if read is None else [read.contiguous()]
         answers = _rows(found[0].float())
-        # In 8 bits, or in half precision, the shares do not quite add up.
+        # In 8 bits or half precision, the probabilities do not sum exactly to 1.
         return answers / answers.sum(1, keepdim=True) if self.ends_in == "Softmax" else answers
 
     @property
     def takes_bytes(self) -> bool:
-        """Whether pixels go in as whole numbers from 0 to 255."""
+        """Whether the input is in whole numbers from 0 to 255."""
         return bool(self._input_type == np.uint8)
 
     @property
     def input_factor(self) -> float:
-        """What the graph multiplies its input by before anything else is done with it; 1 where
-        that is not to be seen.
-        """
+        """Factor that the graph multiplies its input by; 1 if none is found."""
         return self.opening.factor
 
     @property
     def opening(self) -> Opening:
-        """What the graph does to the values of its input before it looks for anything in them."""
+        """Normalisation of the input by the graph itself."""
         return self._graph.opening
 
     @contextmanager
@@ -182,7 +181,7 @@ class OnnxNetwork(nn.Module):
         raise ModelError("an ONNX graph has no gradients; use Score-CAM (--attribution scorecam)")
 
     def probe(self, inputs: Float[Tensor, "1 3 h w"]) -> Probe:
-        """Run the graph once and note what every node that leads to the answer returned."""
+        """Run the graph once and record the output of every node that leads to the answer."""
         with exclusive():
             tensors = [self._tensor(name) for name in self._graph.nodes]
             session = self._open(with_outputs(self._graph, tensors), optimise=False)
@@ -197,9 +196,9 @@ class OnnxNetwork(nn.Module):
         return Probe(_rows(answer[:1].float()), tuple(calls.values()), self._graph.ends())
 
     def matters(self, target: Target, inputs: Float[Tensor, "1 3 h w"]) -> bool:
-        """Whether the answer depends on what the layer holds at the places of the image.
+        """Whether the answer depends on the layer's maps.
 
-        Only tokens can be read by nobody on a graph's way to its answer.
+        Among the nodes that lead to the answer, only tokens may be unused.
         """
         if target.layout.kind != "tokens":
             return True
@@ -212,16 +211,16 @@ class OnnxNetwork(nn.Module):
             session = self._open(masked(self._graph, target.layer, mask), optimise=False)
             after = self._run(session, [self._answer], batch)
         difference = float((before[0].float() - after[0].float()).abs().max())
-        # The scale of maps in 8 bits may depend on tokens that nobody reads.
+        # The scale of 8-bit maps may depend on unused tokens.
         rounding = _ROUNDED * float(before[0].float().abs().max()) if self._has_8_bits else 0
         return difference > rounding
 
     def matrices(self) -> Iterator[Matrix]:
-        """Weights and biases of its fully connected layers and 1×1 convolutions, the last first."""
+        """Weights and biases of fully connected layers and convolutions, from the last layer on."""
         return self._graph.matrices()
 
     def _settle_batch(self, session: onnxruntime.InferenceSession, inputs: Tensor) -> None:
-        """A graph may leave the batch free and be made for one image all the same."""
+        """Find out whether a graph with a variable batch size takes more than one image."""
         if self.batch is not None:
             return
         try:
@@ -236,16 +235,16 @@ class OnnxNetwork(nn.Module):
         return tensor_of(self._graph, layer)
 
     def _session_with(self, layer: str | None) -> onnxruntime.InferenceSession:
-        """A session that gives the answer, and the maps of a layer where one is named."""
+        """A session that returns the answer, and the output of a layer if one is named."""
         if self._session is None or layer not in (None, self._session[0]):
             tensors = [self._tensor(layer)] if layer else []
             self._session = (layer, self._open(with_outputs(self._graph, tensors)))
         return self._session[1]
 
     def _open(self, model: onnx.ModelProto, optimise: bool = True) -> onnxruntime.InferenceSession:
-        options = session_options(severity=4)  # what it refuses is said by relook
+        options = session_options(severity=4)  # relook reports its errors
         if not optimise:
-            # Nodes are then what the file says.
+            # Optimisation would merge nodes.
             off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.graph_optimization_level = off
         try:
@@ -254,7 +253,7 @@ class OnnxNetwork(nn.Module):
             )
         except Exception as error:
             raise ModelError(
-                f"{self.name}: ONNX Runtime refuses it ({first_line(error)})"
+                f"{self.name}: ONNX Runtime cannot load it ({first_line(error)})"
             ) from error
 
     def _run(
@@ -262,12 +261,12 @@ class OnnxNetwork(nn.Module):
     ) -> list[Tensor]:
         try:
             found = session.run(outputs, {self._input: batch})
-        except Exception as error:  # ONNX Runtime's own have no class of their own in common
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise RuntimeError(f"ONNX Runtime: {first_line(error)}") from error
         return [torch.from_numpy(np.asarray(array)) for array in found]
 
     def _batches(self, inputs: Tensor) -> list[NDArray[Any]]:
-        """The inputs as the graph takes them."""
+        """Convert inputs to the graph's order, type and batch size."""
         x = inputs.detach().cpu().float()
         x = x if self.order == "NCHW" else x.permute(0, 2, 3, 1)
         size = self.batch or len(x)
@@ -278,11 +277,11 @@ class OnnxNetwork(nn.Module):
         return [batch.contiguous().numpy().astype(kind) for batch in x.split(size)]
 
     def _shape_of(self, output: Tensor) -> tuple[int, ...]:
-        """For one image."""
+        """Shape of an output for one image."""
         shape = tuple(output.shape)
         return (1, *shape[1:]) if self.batch and shape[:1] == (self.batch,) else shape
 
 
 def _rows(answer: Tensor) -> Tensor:
-    """(N, classes), of what may be (N, classes, 1, 1)."""
+    """Remove dimensions of size 1, as in (N, classes, 1, 1)."""
     return answer.flatten(1) if is_row(list(answer.shape)) else answer

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from relook.errors import ModelError, first_line
 
 Order = Literal["NCHW", "NHWC"]
-"""Where the colour channels of the graph's input are."""
+"""Order of the dimensions of a graph's input: channels first or last."""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
@@ -26,10 +26,10 @@ INPUT_TYPES = {
 
 
 def read(file: Path) -> onnx.ModelProto:
-    """The model in a file.
+    """Read the model in an ONNX file.
 
     Raises:
-        ModelError: there is no such file, or it cannot be read as ONNX.
+        ModelError: the file is missing, or cannot be read as ONNX.
     """
     if not file.is_file():
         raise ModelError(f"{file}: no such file; check the path")
@@ -37,43 +37,43 @@ def read(file: Path) -> onnx.ModelProto:
         model = onnx.load(file)
         if not model.graph.node or not model.graph.output:
             raise ValueError("it holds no graph")
-    except Exception as error:  # damage shows in many ways, some of them protobuf's own
+    except Exception as error:  # damaged files raise many kinds of errors, some from protobuf
         raise ModelError(f"{file}: cannot be read as ONNX ({first_line(error)})") from error
     return model
 
 
 def order_of(file: Path, dims: list[int | None]) -> Order:
-    """The order of an input with these dimensions, None where one is free.
+    """Order of an input with these dimensions, in which None stands for a variable size.
 
     Raises:
-        ModelError: the dimensions do not tell it.
+        ModelError: the order is ambiguous, or the input is not RGB.
     """
     if len(dims) == 4 and (dims[1] == 3) != (dims[3] == 3):
         return "NCHW" if dims[1] == 3 else "NHWC"
     if len(dims) == 4 and 1 in (dims[1], dims[3]):
         raise ModelError(
-            f"{file}: its input is {shape_of(dims)}, of one colour channel; relook corrects "
+            f"{file}: its input is {shape_of(dims)}, with one colour channel; relook corrects "
             "classifiers of RGB images"
         )
     raise ModelError(
-        f"{file}: its input is {shape_of(dims)}, which does not tell where the 3 colours are; pass "
-        'layout="NCHW" or "NHWC" (--layout)'
+        f"{file}: its input is {shape_of(dims)}, in which the dimension of the 3 colour channels "
+        'is ambiguous; pass layout="NCHW" or "NHWC" (--layout)'
     )
 
 
 def answer_of(file: Path, graph: onnx.GraphProto) -> str:
-    """The output with one value a class: the only one of floats, or the one that is called so."""
+    """Name of the class outputs: the only possible output, or the one named logits or prob…"""
     makers = {out: node for node in graph.node for out in node.output}
     found: dict[str, str] = {}
     for output in graph.output:
         maker = makers.get(output.name)
         kind = output.type.tensor_type
         sides = [d.dim_value or None for d in kind.shape.dim]
-        if maker is not None and maker.op_type == "ZipMap":  # a list of dicts, made of a tensor
+        if maker is not None and maker.op_type == "ZipMap":  # turns a tensor into dicts
             found[output.name] = maker.input[0]
         elif kind.elem_type in _FLOATS and (not sides or is_row(sides)):
             if maker is not None and maker.op_type == "TopK":
-                raise ModelError(f"{file}: answers the best classes only ({output.name})")
+                raise ModelError(f"{file}: returns only the best classes ({output.name})")
             found[output.name] = output.name
     if len(found) > 1:
         called = {n: t for n, t in found.items() if "logit" in n.lower() or "prob" in n.lower()}
@@ -81,22 +81,22 @@ def answer_of(file: Path, graph: onnx.GraphProto) -> str:
     if len(found) != 1:
         names = ", ".join(output.name for output in graph.output)
         raise ModelError(
-            f"{file}: its outputs are {names}, and not one of them alone could be (N, classes); "
-            "leave the class outputs as the only ones, or call them logits"
+            f"{file}: its outputs are {names}, and it is not clear which one is (N, classes); "
+            "export only the class outputs, or name them logits"
         )
     return next(iter(found.values()))
 
 
 def is_row(sides: list[int | None]) -> bool:
-    """Whether this is (N, classes), or that with sides of 1."""
+    """Whether this is the shape (N, classes), possibly with dimensions of size 1."""
     return len(sides) > 1 and sum(side != 1 for side in sides[1:]) == 1
 
 
 def providers_of(file: Path, device: str | None) -> list[Any]:
-    """The execution providers of ONNX Runtime for a device, as its sessions take them.
+    """Execution providers of ONNX Runtime for a device, in the form that its sessions take.
 
     Raises:
-        ModelError: there is no such device.
+        ModelError: the device is not available.
     """
     # One that sends images to a server is in every build.
     there = [p for p in onnxruntime.get_available_providers() if not p.startswith("Azure")]
@@ -115,10 +115,10 @@ def providers_of(file: Path, device: str | None) -> list[Any]:
 
 
 def name_of(provider: Any) -> str:
-    """The name of an execution provider, with or without options."""
+    """Name of an execution provider, given with or without options."""
     return str(provider if isinstance(provider, str) else provider[0])
 
 
 def shape_of(dims: Any) -> str:
-    """Dimensions in words, such as "?×3×224×224"."""
+    """Dimensions as text, such as "?×3×224×224"."""
     return "×".join(str(d) if d else "?" for d in dims) or "a number"

@@ -1,4 +1,4 @@
-"""Walking through an ONNX graph: what its nodes compute, from the input to the answer."""
+"""Analysis of an ONNX graph: its nodes from the input to the answer, and what they compute."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from onnx import numpy_helper
 from relook.layers import Matrix
 from relook.target import Call
 
-# The output holds what the input holds.
+# Operations whose output has the values of the input.
 _PASSES_ON = ("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear")
-# Pixels change their places and keep their values, as where RGB becomes BGR.
+# Operations that move pixels and keep their values, as when RGB becomes BGR.
 _MOVES = ("Transpose", "Gather", "Slice", "ReverseSequence", "Concat", "Resize")
 
 _SCALES_DOWN = 1 / 16
-"""A graph that multiplies its input by less is made for pixels up to 255: 1/255, 1/127.5, 1/58."""
+"""A graph with a smaller input factor is made for pixels up to 255: 1/255, 1/127.5, 1/58."""
 _LARGEST_MEAN = 5
-"""So much is subtracted from no pixel in [0, 1], however it was normalised before."""
+"""A larger value is never subtracted from pixels in [0, 1], normalised or not."""
 _CUTS_OFF = (200, 256)
-"""Where values are cut off that are pixels up to 255; activations are at 6."""
+"""Range of upper bounds that are for pixels up to 255; activation functions clip at 6."""
 _BOTH_SIDES = 0.4
-"""How far pixels in [0, 1] lie on both sides of 0 at least once they are normalised, x − 0.5;
-learned means of values that are normalised already are nearer to 0."""
+"""Smallest distance of normalised black and white from 0, as for x − 0.5; learned means of values
+that are already normalised are nearer to 0."""
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Transpose")
-# And what keeps values within what they were, up to a scale and a shift.
+# Operations that keep values in their range, up to a scale and a shift.
 _KEEPS = frozenset(
     (
         *(*_PASSES_ON, *_RESHAPES),
@@ -57,12 +57,12 @@ _KEEPS = frozenset(
 
 @dataclass(frozen=True)
 class Opening:
-    """What a graph does first with the values of its input, on average over the colours.
+    """Normalisation at the beginning of a graph, on average over the colour channels.
 
     Attributes:
-        factor: what they are multiplied by; 1 where that is not to be seen.
-        centre: which of them becomes 0: what is subtracted, in units of the input.
-        most: above it they are cut off; infinity where they are not.
+        factor: factor that the input is multiplied by; 1 if none is found.
+        centre: value of the input that becomes 0.
+        most: value of the input above which it is clipped; infinity if it is not clipped.
     """
 
     factor: float
@@ -71,13 +71,13 @@ class Opening:
 
     @property
     def takes_255(self) -> bool:
-        """Whether it is made for pixels up to 255, by what is to be seen of it."""
+        """Whether the graph seems to be made for pixels up to 255."""
         cuts_off = _CUTS_OFF[0] <= self.most <= _CUTS_OFF[1]
         return self.factor < _SCALES_DOWN or self.centre > _LARGEST_MEAN or cuts_off
 
     @property
     def normalises(self) -> bool:
-        """Whether it brings pixels to values on both sides of 0."""
+        """Whether pixels become values on both sides of 0."""
         white = 255 if self.takes_255 else 1
         low, high = -self.centre * self.factor, (white - self.centre) * self.factor
         return low <= -_BOTH_SIDES and high >= _BOTH_SIDES
@@ -87,13 +87,13 @@ class Graph:
     """The nodes of a graph that lead from its input to its answer.
 
     Attributes:
-        model: as read.
-        input: the name of the input.
-        answer: the name of the tensor with the class outputs.
-        constants: the tensors that no image changes.
-        nodes: those that compute the answer, in their order, by name; under its output's name
-            where a node has none.
-        ends_in: the operation that the answer comes from, such as "Softmax" or "Gemm".
+        model: the model as read from the file.
+        input: name of the input.
+        answer: name of the tensor with the class outputs.
+        constants: names of the tensors that do not depend on the image.
+        nodes: nodes that compute the answer, in order, by name, or by the name of its output if a
+            node has no name.
+        ends_in: operation that computes the answer, such as "Softmax" or "Gemm".
     """
 
     def __init__(self, model: onnx.ModelProto, source: str, answer: str) -> None:
@@ -107,7 +107,7 @@ class Graph:
 
     @cached_property
     def opening(self) -> Opening:
-        """What the graph does to the values of its input before it looks for anything in them."""
+        """Normalisation of the input by the graph itself."""
         tensor, scale, shift, most = self.input, 1.0, 0.0, math.inf
         while (node := self._only_reader(tensor)) is not None:
             operation = node.op_type
@@ -127,7 +127,7 @@ class Graph:
                 mean, variance = (float(np.mean(v)) for v in values[2:4] if v is not None)
                 by = 1 / max(variance, 1e-12) ** 0.5
                 scale, shift = scale * by, (shift - mean) * by
-                break  # what it learned besides is no normalisation of pixels
+                break  # its learned scale and shift do not normalise pixels
             elif operation == "Clip":
                 bound = self._upper_bound(node)
                 most = min(most, math.inf if bound is None else (bound - shift) / max(scale, 1e-12))
@@ -137,7 +137,7 @@ class Graph:
         return Opening(scale, -shift / max(scale, 1e-12), most)
 
     def matrices(self) -> Iterator[Matrix]:
-        """Weights and biases of its fully connected layers and 1×1 convolutions, the last first."""
+        """Weights and biases of fully connected layers and convolutions, from the last layer on."""
         for node in reversed(self.nodes.values()):
             weight = self._constant(node.input[1]) if len(node.input) > 1 else None
             if node.op_type not in ("Gemm", "MatMul", "Conv") or weight is None:
@@ -152,7 +152,7 @@ class Graph:
                 yield flat, None if bias is None else torch.from_numpy(bias.astype(np.float32))
 
     def ends(self) -> frozenset[str]:
-        """The operations that the answer comes from, see `relook.layers.Probe`."""
+        """Last operations before the class outputs, see `relook.layers.Probe`."""
         left, found, seen = [self.answer], set(), set()
         while left:
             node = self._producer.get(left.pop())
@@ -173,13 +173,13 @@ class Graph:
         shapes: dict[str, tuple[int, ...]],
         calls: dict[str, Call],
     ) -> Call:
-        """A node as a layer's call.
+        """Describe a node as the call of a layer.
 
         Args:
-            name: of the node.
+            name: name of the node.
             node: the node.
-            shapes: of what the nodes put out for one image, by name.
-            calls: those of the nodes before it, by name.
+            shapes: shapes of the nodes' outputs for one image, by the nodes' names.
+            calls: calls of earlier nodes, by name.
         """
         computed = [tensor for tensor in node.input if tensor not in self.constants]
         source = calls.get(self._names.get(computed[0], "")) if computed else None
@@ -193,7 +193,7 @@ class Graph:
             weighs=2
             if weighs and len(computed) == 1
             else int(node.op_type == "BatchNormalization"),
-            # The sum of two branches is the end of a block.
+            # The sum of two branches ends a block.
             is_leaf=not (node.op_type == "Add" and len(computed) == 2),
         )
 
@@ -202,7 +202,7 @@ class Graph:
         return {out: name for name, node in self.nodes.items() for out in node.output}
 
     def _always_the_same(self) -> frozenset[str]:
-        """The tensors that no image changes."""
+        """Names of the tensors that do not depend on the image."""
         same = {initializer.name for initializer in self.model.graph.initializer} | {""}
         for node in self.model.graph.node:
             if same.issuperset(node.input):
@@ -210,7 +210,7 @@ class Graph:
         return frozenset(same)
 
     def _before_answer(self) -> dict[str, onnx.NodeProto]:
-        """The nodes that the answer is computed by, in their order, by name."""
+        """Nodes that compute the answer, in order, by name."""
         needed, found = {self.answer}, []
         for node in reversed(self.model.graph.node):
             if needed.intersection(node.output):
@@ -224,7 +224,7 @@ class Graph:
         return nodes
 
     def _constant(self, tensor: str) -> NDArray[Any] | None:
-        """A weight, where it stands in the file as such."""
+        """Value of a tensor that the file stores as a constant; None for any other tensor."""
         for initializer in self.model.graph.initializer:
             if initializer.name == tensor:
                 return np.asarray(numpy_helper.to_array(initializer))
@@ -238,7 +238,7 @@ class Graph:
         return None
 
     def _values(self, tensor: str) -> NDArray[Any] | None:
-        """The numbers of a constant, in whatever shape it is brought."""
+        """Value of a numeric constant, before it is reshaped; None for any other tensor."""
         node = self._producer.get(tensor)
         while node is not None and node.op_type in (*_RESHAPES, "Unsqueeze", "Expand", "Cast"):
             tensor = node.input[0]
@@ -248,7 +248,7 @@ class Graph:
         return found.astype(np.float64) if found is not None and is_numbers else None
 
     def _dequantised(self, node: onnx.NodeProto) -> NDArray[Any] | None:
-        """A weight in 8 bits, as floats: (x − zero point) · scale, along an axis or as a whole."""
+        """An 8-bit weight in floats: (x − zero point) · scale, per channel or per tensor."""
         parts = [self._constant(name) for name in node.input]
         if any(part is None for part in parts):
             return None
@@ -260,7 +260,7 @@ class Graph:
         return np.asarray((codes - (zero[0] if zero else 0)) * scale)
 
     def _only_reader(self, tensor: str) -> onnx.NodeProto | None:
-        """The one node that computes with a tensor; of a channel each, what joins them again."""
+        """The only node that uses a tensor; for a Split, the Concat that joins its parts again."""
         readers = [n for n in self.nodes.values() if tensor in n.input and n.op_type != "Shape"]
         if len(readers) != 1:
             return None
@@ -272,7 +272,7 @@ class Graph:
         return joining[0] if is_all and joining[0].op_type == "Concat" else None
 
     def _upper_bound(self, node: onnx.NodeProto) -> float | None:
-        """Of a Clip: its third input, or an attribute before opset 11."""
+        """Upper bound of a Clip: its third input, or an attribute before opset 11."""
         old = [attribute.f for attribute in node.attribute if attribute.name == "max"]
         if old:
             return float(old[0])
@@ -288,7 +288,7 @@ class Graph:
         return None
 
     def _last_operation(self) -> str:
-        """What the answer comes from, before it was only passed on or brought into shape."""
+        """Last operation before the answer that does more than copy or reshape."""
         tensor, operation = self.answer, ""
         while (node := self._producer.get(tensor)) is not None:
             operation = node.op_type
@@ -299,7 +299,7 @@ class Graph:
 
 
 def _inputs(node: onnx.NodeProto) -> list[str]:
-    """What a node reads, from inside its branches and loops too."""
+    """Names of a node's inputs, including those of nodes inside its branches and loops."""
     names = list(node.input)
     for attribute in node.attribute:
         for graph in [attribute.g, *attribute.graphs]:
