@@ -106,15 +106,15 @@ def test_classes_are_matched_by_name():
     first = named(["red fox", "green"])
     assert class_order(first, named(["red fox", "green"])) == (0, 1)
     assert class_order(first, named(["Green", "Red_Fox"])) == (1, 0)
-    with pytest.raises(ModelError, match=r"other does not have the classes .* \(it has no one "
-                       r"class for 'green'\).*choose a network with the same classes"):  # fmt: skip
+    with pytest.raises(ModelError, match=r"other does not have the classes .* \(it has no "
+                       r"class that matches 'green'\).*choose a network with the same classes"):  # fmt: skip
         class_order(first, named(["red fox", "blue"]))
 
 
 def test_networks_of_other_classes_are_refused_before_any_image(halves, grey):
     with pytest.raises(ModelError, match=r"\(it has 4, not 2\)"):
         relook.Corrector(halves, look=Network(grey))
-    with pytest.raises(ModelError, match="no one class for 'red', 'green'"):
+    with pytest.raises(ModelError, match="no class that matches 'red', 'green'"):
         relook.Corrector(halves, look=Together((Flip(), Network(named(["a", "b"])))))
 
 

@@ -802,7 +802,7 @@ def test_mean_std_and_sizes_of_other_libraries():
         relook.Classifier(HalvesNet(), mean=[0, 0], std=[1, 1], input_size=4)
     with pytest.raises(relook.ModelError, match="std must be a number, not nan"):
         relook.Classifier(HalvesNet(), mean=[0] * 3, std=[1, 1, float("nan")], input_size=4)
-    with pytest.raises(relook.ModelError, match=r"input_size must be a side or .*; not True"):
+    with pytest.raises(relook.ModelError, match=r"input_size must be a side or .*, not True"):
         relook.Classifier(HalvesNet(), mean=[0] * 3, std=[1] * 3, input_size=True)
 
 

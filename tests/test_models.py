@@ -131,10 +131,14 @@ def test_weights_of_a_transformer_at_another_size(tmp_path, trained):
         ("torchvision/vit_b_32", (96, 64), "does not take inputs of 96×64 .it takes square inputs"),
         ("torchvision/inception_v3", 40, "fails on an input of 1×3×40×40"),
         ("networks:make_halves", 1, r"make_halves: does not take inputs of 1×1 .*own 4×4"),
-        (SMALL, 0, "input_size must be a side or .height, width., whole numbers from 1 on; not 0"),
-        (SMALL, True, "input_size must be a side .*; not True"),
-        (SMALL, 99.5, "input_size must be a side .*; not 99.5"),
-        (SMALL, (3, 99, 99), "input_size must be a side .*; not .3, 99, 99."),
+        (
+            SMALL,
+            0,
+            "input_size must be a side or .height, width., whole numbers of at least 1, not 0",
+        ),
+        (SMALL, True, "input_size must be a side .*, not True"),
+        (SMALL, 99.5, "input_size must be a side .*, not 99.5"),
+        (SMALL, (3, 99, 99), "input_size must be a side .*, not .3, 99, 99."),
     ],
 )
 def test_input_sizes_that_cannot_be(name, size, message):

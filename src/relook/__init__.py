@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Imported when first used, so that `import relook` and `relook --help` do not wait for torch.
+# Each is imported on first use, so that `import relook` and `relook --help` do not wait for torch.
 _HOMES = {
     "CAM": "relook.attribution",
     "Classifier": "relook.classifier",

@@ -1,4 +1,4 @@
-"""`python -m relook`."""
+"""Run the command line as `python -m relook`."""
 
 from relook.cli import main
 

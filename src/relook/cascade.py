@@ -1,4 +1,4 @@
-"""Two networks for one image: matching their classes and comparing their costs."""
+"""Two networks for the same images: how their classes correspond, and what each costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relook.layers import REFUSALS, evaluating, exclusive
 from relook.words import some
 
 _ROUNDS = 7
-"""Number of single forward passes of each network that are timed, in alternation."""
+"""Number of forward passes of each network that are timed, in turns."""
 _SHOWN = 3
 
 _counted: WeakKeyDictionary[Classifier, tuple[tuple[int, int], int]] = WeakKeyDictionary()
@@ -26,9 +26,9 @@ _timed: WeakKeyDictionary[Classifier, WeakKeyDictionary[Classifier, float]] = We
 
 
 def class_order(first: Classifier, second: Classifier) -> tuple[int, ...]:
-    """Return, for each class of the first network, its index among the classes of the second.
+    """The index of each class of the first network among the classes of the second.
 
-    Classes are matched by name, or by index if either network has no class names.
+    Classes are matched by name, or by index if one of the networks has no class names.
 
     Raises:
         ModelError: the networks have different classes.
@@ -41,7 +41,7 @@ def class_order(first: Classifier, second: Classifier) -> tuple[int, ...]:
     found = _by_name(own, other)
     if len(found) < len(own):
         strange = [repr(name) for name in own if name not in found]
-        raise _other_classes(first, second, f"it has no one class for {some(strange, _SHOWN)}")
+        raise _other_classes(first, second, f"it has no class that matches {some(strange, _SHOWN)}")
     return tuple(found[name] for name in own)
 
 
@@ -57,18 +57,18 @@ def _by_name(own: tuple[str, ...], other: tuple[str, ...]) -> dict[str, int]:
 
 def _other_classes(first: Classifier, second: Classifier, why: str) -> ModelError:
     return ModelError(
-        f"{second.name} does not have the classes of {first.name} ({why}), so its answer cannot "
-        "be added; choose a network with the same classes. If only the names differ, pass the "
-        "names of the first network in the order of the second: "
-        "relook.looks.Network(relook.load(..., labels=[...]))"
+        f"{second.name} does not have the classes of {first.name} ({why}), so that its answer "
+        "cannot be added; choose a network with the same classes. If they are the same under other "
+        "names, name them alike: relook.looks.Network(relook.load(..., labels=[...])) takes a name "
+        "for each of its classes, in its own order"
     )
 
 
 def forward_cost(second: Classifier, first: Classifier) -> float:
-    """Return the cost of a forward pass of the second network, in forward passes of the first.
+    """The cost of a forward pass of the second network, in forward passes of the first.
 
-    Each network runs at its own input size. The cost is the ratio of their multiply-adds, or of
-    their wall-clock times if multiply-adds cannot be counted.
+    It is the ratio of their multiply-adds, each at the network's own input size, or of their
+    measured times if multiply-adds cannot be counted.
     """
     if second is first:
         return 1.0
@@ -87,10 +87,10 @@ def is_counted(second: Classifier, first: Classifier) -> bool:
 
 
 def multiply_adds(classifier: Classifier) -> int:
-    """Count the multiply-adds of a forward pass at the network's own input size.
+    """Multiply-adds of a forward pass at the network's own input size.
 
-    Convolutions and matrix products are counted. The result is 0 if the operations cannot be
-    counted, as in an ONNX graph.
+    They are those of convolutions and matrix products; 0 if they cannot be counted, as in an ONNX
+    graph.
     """
     if not classifier.in_pytorch:
         return 0
@@ -115,7 +115,7 @@ def _count(classifier: Classifier) -> int:
             FlopCounterMode(display=False) as counter,
         ):
             network(inputs)
-    except REFUSALS:  # operations that do not support the counter
+    except REFUSALS:  # operations that cannot be counted
         return 0
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -123,14 +123,14 @@ def _count(classifier: Classifier) -> int:
 
 
 def _time(second: Classifier, first: Classifier) -> float:
-    """Return the median ratio of the time of a forward pass of the second to that of the first."""
+    """The median over several rounds of the ratio of the networks' times for a forward pass."""
     inputs = {network: network.normalised(network.noise()) for network in (first, second)}
 
     def seconds(network: Classifier) -> float:
         start = time.perf_counter()
-        network.run(inputs[network]).sum().item()  # item() waits for the accelerator
+        network.run(inputs[network]).sum().item()  # .item() waits for the accelerator
         return time.perf_counter() - start
 
     for network in inputs:
-        seconds(network)  # warm up
+        seconds(network)  # warm-up
     return statistics.median(seconds(second) / seconds(first) for _ in range(_ROUNDS))

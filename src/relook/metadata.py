@@ -1,4 +1,4 @@
-"""An image file without its metadata: what is left when those are damaged."""
+"""Image files without their metadata, which may be damaged while the pixels are intact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TIFF = (b"II*\0", b"MM\0*")
 
 _EXIF, _ADOBE, _SCAN, _COMMENT = 0xE1, 0xEE, 0xDA, 0xFE
 _BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
-"""Markers in a JPEG file that no length follows."""
+"""JPEG markers that are not followed by a length."""
 
 _OF_PROGRAMS = frozenset({*range(0xE0, 0xF0), _COMMENT})
 _EXIF_HEAD = b"Exif\0\0"
@@ -21,13 +21,14 @@ _PIXEL_TAGS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 297, 317}
     | {320, 322, 323, 324, 325, 332, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532}
 )
-"""Of a TIFF file: all that says how its pixels are stored, and the orientation."""
+"""TIFF tags that describe how the pixels are stored, and the orientation."""
 
 
 def without_metadata(content: bytes) -> bytes:
-    """A JPEG, PNG or TIFF file without texts, profiles and the like; other content as it is.
+    """The content of a JPEG, PNG or TIFF file without its texts, profiles and other metadata.
 
-    The orientation stays, and so does everything that the pixels are made of, damaged or not.
+    The orientation and all pixel data are kept, damaged or not. Other content is returned
+    unchanged.
     """
     try:
         if content.startswith(_JPEG):
@@ -36,18 +37,20 @@ def without_metadata(content: bytes) -> bytes:
             return _png(content)
         if content[:4] in _TIFF:
             return _tiff(content)
-    except (struct.error, IndexError):  # cut off: this is not about metadata
+    except (struct.error, IndexError):  # the file is truncated, which is not a matter of metadata
         pass
     return content
 
 
 def _jpeg(content: bytes) -> bytes:
-    """All but comments and the segments of programs; of these Adobe's, by which colours are
-    stored, where it is whole, and the orientation.
+    """A JPEG file without comments and application segments.
+
+    Of the application segments, the orientation is kept, and Adobe's, which describes how the
+    colours are stored, if it is complete.
     """
     kept, place = [content[:2]], 2
     while content[place] == 0xFF:
-        while content[place + 1] == 0xFF:  # what is between segments
+        while content[place + 1] == 0xFF:  # padding between segments
             place += 1
         kind = content[place + 1]
         if kind == _SCAN or kind in _BARE:
@@ -68,7 +71,7 @@ def _jpeg(content: bytes) -> bytes:
 
 
 def _orientation(exif: bytes) -> bytes:
-    """A segment that says the orientation as these tags do; nothing where they cannot be read."""
+    """An EXIF segment with only the orientation; empty if the tags cannot be read."""
     try:
         tags = _EXIF_HEAD + _tiff(exif) if exif[:4] in _TIFF else b""
     except (struct.error, IndexError):
@@ -78,7 +81,7 @@ def _orientation(exif: bytes) -> bytes:
 
 
 def _png(content: bytes) -> bytes:
-    """Critical chunks, transparency and EXIF; the checksum of the last is made good."""
+    """The critical chunks, transparency and EXIF of a PNG file; the EXIF checksum is corrected."""
     kept, place = [_PNG], len(_PNG)
     while place < len(content):
         (length,) = struct.unpack_from(">I", content, place)
@@ -96,12 +99,12 @@ def _png(content: bytes) -> bytes:
 
 
 def _tiff(content: bytes) -> bytes:
-    """The first image's tags that its pixels need, in the place where they were."""
+    """A TIFF file with only the tags that the first image's pixels need, in their old place."""
     order = "<" if content[:2] == b"II" else ">"
     (place,) = struct.unpack_from(f"{order}I", content, 4)
     (count,) = struct.unpack_from(f"{order}H", content, place)
     entries = [content[place + 2 + 12 * n : place + 14 + 12 * n] for n in range(count)]
     kept = [e for e in entries if struct.unpack_from(f"{order}H", e)[0] in _PIXEL_TAGS]
-    # The rest of the table is of no use; the four bytes behind it say that no image follows.
+    # The four zero bytes behind the table mean that no image follows.
     table = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
     return content[:place] + table + content[place + len(table) :]

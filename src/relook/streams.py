@@ -1,4 +1,4 @@
-"""Standard output and standard error that no character, full disk or closed end breaks."""
+"""Standard output and error that survive missing characters, full disks and closed pipes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _PLAIN = {
     "→": "->", "×": "x", "−": "-", "–": "-", "—": "-", "·": "-", "…": "...", "\u00a0": " ",
     "“": '"', "”": '"', "’": "'", "≤": "<=", "≥": ">=", "±": "+-", "′": "'",
 }  # fmt: skip
-"""What stands for the characters of relook's own texts where an encoding lacks them."""
+"""Replacements for characters of relook's texts that an encoding lacks."""
 
 
 class _Output(io.TextIOWrapper):
-    """What was asked for: remembers why it cannot be written."""
+    """Standard output: remembers why it cannot be written."""
 
     failure: OSError | None = None
 
@@ -38,7 +38,7 @@ class _Output(io.TextIOWrapper):
 
 
 class _Messages(io.TextIOWrapper):
-    """Progress, remarks and complaints: work goes on where they cannot be written."""
+    """Standard error: messages that cannot be written are dropped, and work continues."""
 
     def write(self, text: str, /) -> int:
         try:
@@ -52,28 +52,28 @@ class _Messages(io.TextIOWrapper):
 
 
 def prepare() -> None:
-    r"""Make standard output and standard error fit for any text, whatever their encoding.
+    r"""Let standard output and standard error accept any text, whatever their encoding.
 
-    What the encoding lacks is written as something like it, or as its code, such as `\u732b`.
-    A stream that was closed becomes one that leads nowhere.
+    Characters that the encoding lacks are replaced by similar ones, or by their code, such as
+    `\u732b`. A closed stream is replaced by one that discards all text.
     """
     codecs.register_error(_ERRORS, _plainly)
     codecs.register(lambda name: _plain_ascii() if name == _ASCII else None)
     while (place := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # else a file that is opened later would be taken for the closed stream
+        pass  # otherwise a file that is opened later would take the place of a closed stream
     os.close(place)
     sys.stdout = _again(sys.stdout, _Output)
     sys.stderr = _again(sys.stderr, _Messages)
 
 
 def failure() -> OSError | None:
-    """Why standard output could not be written, if so; what is left of it is dropped then."""
+    """The error if standard output could not be written; the unwritten text is dropped."""
     if not isinstance(sys.stdout, _Output):
         return None
     with suppress(OSError):
         sys.stdout.flush()
     if sys.stdout.failure:
-        # Else the interpreter tries again when it ends, and complains.
+        # Otherwise the interpreter tries again when it exits, and prints an error.
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)
@@ -81,17 +81,17 @@ def failure() -> OSError | None:
 
 
 def _again(stream: Any, kind: type[io.TextIOWrapper]) -> Any:
-    """The same stream as one of that kind."""
+    """The stream as an instance of `kind`."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper):
-        return stream  # somebody else's
+        return stream  # a stream that another program has put in place
     encoding, lines, through = _encoding(stream), stream.line_buffering, stream.write_through
     return kind(stream.detach(), encoding, _ERRORS, line_buffering=lines, write_through=through)
 
 
 def _encoding(stream: io.TextIOWrapper) -> str:
-    """Its own, but ASCII by another name: click writes UTF-8 to a stream that says "ascii"."""
+    """The stream's encoding, with another name for ASCII: click writes UTF-8 to "ascii" streams."""
     return _ASCII if codecs.lookup(stream.encoding).name == "ascii" else stream.encoding
 
 
