@@ -321,7 +321,7 @@ def test_weights_that_are_numpy_arrays(tmp_path, place):
     torch.save(kept, tmp_path / "w.pth")
     with pytest.raises(relook.ModelError, match="its weights are NumPy arrays and not") as caught:
         relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
-    [command] = re.findall(r"save them as such: (.*) \(reading", str(caught.value))
+    [command] = re.findall(r"save them as tensors: (.*) \(this runs", str(caught.value))
     run(f"import torch; {command}", tmp_path)
     classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w-tensors.pth")
     assert classifier.network.fc.bias.tolist() == [0, 5]
@@ -372,14 +372,14 @@ def test_what_is_left_out_of_a_checkpoint_is_said(tmp_path, caplog):
     classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
     assert classifier.network.fc.bias.tolist() == [0, 5]
     [said] = caplog.messages
-    assert "w.pth: ignored, since the network does not use them: " in said
+    assert "w.pth: ignored, as the network does not have them: " in said
     assert "model.conv.total_ops" in said
     assert "and 4 more" in said
     torch.save(kept | {"model.head2.weight": torch.ones(2)}, tmp_path / "w.pth")
     with pytest.raises(
         relook.ModelError,
         match=r"names that begin with 'model\.'\): more than the weights of a HalvesNet: it has extra "
-        r"model\.head2\.weight; save the weights of the network alone, as in torch\.save\(.*"
+        r"model\.head2\.weight; save only the weights of the network, as in torch\.save\(.*"
         r"if k\.startswith\('model\.'\) and not k\.startswith\(\('model\.head2',\)\)}",
     ):
         relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
@@ -400,7 +400,7 @@ def test_what_surrounds_a_network_in_training_is_left_out_and_said(tmp_path, cap
     classifier = relook.load("timm/test_resnet", checkpoint=tmp_path / "w.ckpt")
     assert torch.equal(classifier.network.state_dict()["fc.weight"], state["fc.weight"])
     assert len(classifier.labels) == classes
-    assert "does not use them: class_weights, val_f1.tp and 1 more" in caplog.text
+    assert "does not have them: class_weights, val_f1.tp and 1 more" in caplog.text
     assert "'state_dict', names that begin with 'model.': mean, std" in caplog.text
 
 
@@ -442,7 +442,7 @@ def test_the_network_in_training_comes_before_its_average(tmp_path, caplog):
     torch.save(both, tmp_path / "w.pth")
     classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
     assert classifier.network.fc.bias[0] == 1
-    assert "ignored, since the network does not use them: ema_model." in caplog.text
+    assert "ignored, as the network does not have them: ema_model." in caplog.text
 
 
 def test_an_averaged_model(tmp_path, caplog):
@@ -450,7 +450,7 @@ def test_an_averaged_model(tmp_path, caplog):
     torch.save(torch.optim.swa_utils.AveragedModel(network).state_dict(), tmp_path / "w.pth")
     classifier = relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
     assert torch.equal(classifier.network.fc.weight, network.fc.weight)
-    assert "does not use them: n_averaged" in caplog.text
+    assert "does not have them: n_averaged" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,11 @@ def test_an_averaged_model(tmp_path, caplog):
     [
         (lambda plain, mean: {"state_dict": plain, "state_dict_ema": mean}, 1, "_ema' are not us"),
         (lambda plain, mean: {"model_ema": mean, "model": plain}, 1, "'model_ema' are not used"),
-        (lambda plain, mean: {"state_dict_ema": mean}, 2, "averaged ones .'state_dict_ema'., the"),
+        (
+            lambda plain, mean: {"state_dict_ema": mean},
+            2,
+            "averaged weights .'state_dict_ema'. are",
+        ),
         (
             lambda plain, mean: prefixed("ema_model.", mean) | prefixed("model.", plain),
             1,
@@ -573,16 +577,16 @@ def test_other_files_given_as_checkpoints(tmp_path):
 
     network = HalvesNet().eval()
     torch.jit.script(network).save(tmp_path / "script.pt")
-    refused("script.pt", r"TorchScript, .*torch\.jit\.load\('script.pt'")
+    refused("script.pt", r"a TorchScript program, .*torch\.jit\.load\('script.pt'")
     program = torch.export.export(network, (torch.rand(1, 3, 4, 4),))
     torch.export.save(program, tmp_path / "program.pt2")
-    refused("program.pt2", r"a program of torch\.export .*torch\.export\.load\('program.pt2'")
+    refused("program.pt2", r"a torch\.export program, .*torch\.export\.load\('program.pt2'")
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07")
     refused("net.onnx", "an ONNX file, .* pass it as --model")
     torch.onnx.export(network, (torch.rand(1, 3, 4, 4),), tmp_path / "net.pth", dynamo=False)
     refused("net.pth", "an ONNX file, .* pass it as --model")
     torch.save(network.state_dict(), tmp_path / "w.pth.tar")
-    refused("", "a folder; name the file of weights in it, such as .*net.pth")
+    refused("", "a folder; pass the file of weights in it, such as .*net.pth")
     (tmp_path / "w.pth.gz").write_bytes(gzip.compress((tmp_path / "w.pth.tar").read_bytes()))
     refused("w.pth.gz", r"compressed; unpack it first \(gunzip w.pth.gz\)")
     (tmp_path / "empty.pth").touch()

@@ -1,4 +1,4 @@
-"""Checkpoints: find the weights in a file that fit a network, and load them."""
+"""Checkpoints: weights that users bring, read without running code from the file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ State = dict[str, Tensor]
 _log = logging.getLogger("relook")
 
 _DEPTH = 4
-"""Largest number of nested dicts around a state dict in a checkpoint."""
+"""Maximum depth of a state dict in the nested dicts of a checkpoint."""
 
 _NAMED = 3
-"""Largest number of names written into a suggested command."""
+"""Maximum number of names in a suggested command."""
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""Names of wrapper modules that torch.compile and others put around parts of a network."""
+"""Names of the wrappers that torch.compile, FSDP and others put around modules."""
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)")
 
@@ -106,9 +106,10 @@ class _Fit:
 
 
 def read_states(checkpoint: Path) -> list[StateDict]:
-    """Read the state dicts in a checkpoint, a safetensors file or one written by `torch.save`.
+    """The state dicts in a checkpoint, written by safetensors or `torch.save`.
 
-    Other objects in it, such as a namespace of arguments, are skipped; none of their code is run.
+    Objects beside the weights, such as a namespace of arguments, are skipped, and none of their
+    code is run.
 
     Raises:
         ModelError: the file is missing, damaged, of another kind, or holds no state dict.
@@ -123,10 +124,10 @@ def read_states(checkpoint: Path) -> list[StateDict]:
         read = f"torch.load({checkpoint.name!r}, weights_only=False)"
         read += "".join(f"[{key!r}]" for key in arrays)
         raise ModelError(
-            f"{checkpoint}: its weights are NumPy arrays, not tensors; save them as tensors: "
+            f"{checkpoint}: its weights are NumPy arrays and not tensors; save them as tensors: "
             f"torch.save({{k: torch.from_numpy(v) for k, v in {read}.items()}}, "
-            f"{checkpoint.with_name(f'{checkpoint.stem}-tensors.pth').name!r}) (this runs code in "
-            "the file: use it only if you trust the file)"
+            f"{checkpoint.with_name(f'{checkpoint.stem}-tensors.pth').name!r}) (this runs "
+            "code from the file: only for files that you trust)"
         )
     if isinstance(loaded, Mapping):
         keys = [str(key) for key, value in loaded.items() if isinstance(value, StandsFor)][:1]
@@ -153,7 +154,7 @@ def _state_dicts(loaded: object, place: tuple[str, ...]) -> Iterator[StateDict]:
 
 
 def _place_of_arrays(loaded: object, place: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Keys that lead to a dict of NumPy arrays; None if there is no such dict."""
+    """The keys that lead to a dict of NumPy arrays; None if there is no such dict."""
     if not isinstance(loaded, Mapping) or len(place) > _DEPTH:
         return None
     kinds = [value.of for value in loaded.values() if isinstance(value, StandsFor)]
@@ -229,10 +230,10 @@ def fitting_state(network: nn.Module, checkpoint: Path) -> State:
 def _choose(
     network: nn.Module, states: list[StateDict], checkpoint: Path, any_classes: bool
 ) -> _Fit:
-    """Choose the weights that fit the network; plain weights are preferred to averaged ones.
+    """The weights in a checkpoint that fit the network, preferring plain to averaged weights.
 
     Raises:
-        ModelError: no weights fit, or several different ones do.
+        ModelError: no weights fit, or several do and differ.
     """
     fits = _fits(network, states)
     whole = [fit for fit in fits if fit.is_whole and (any_classes or fit.classes is None)]
@@ -256,7 +257,7 @@ def _fits(network: nn.Module, states: list[StateDict]) -> list[_Fit]:
     for state in states:
         tensors = {_unwrapped(key): value for key, value in state.tensors.items()}
         prefixes = _prefixes(names, tensors)
-        # Each of them is a complete network, possibly a part of another one.
+        # Each complete prefix is a network of its own, which may be part of another.
         complete = [
             prefix
             for prefix in prefixes
@@ -267,7 +268,7 @@ def _fits(network: nn.Module, states: list[StateDict]) -> list[_Fit]:
 
 
 def _prefixes(names: Mapping[str, str], tensors: State) -> list[str]:
-    """Possible prefixes of a state dict's names, before the network's own names."""
+    """Possible prefixes of a state dict's names before the network's own names."""
     own = [name for name in names if not name.endswith("num_batches_tracked")]
     found = {""}
     for name in {own[0], own[-1]} if own else ():
@@ -295,11 +296,11 @@ def _fit(
     ]
     apart = set(others)
     left = [prefix + k for k in inside if k not in names and prefix + k not in apart] + others
-    # Averaged weights beside plain ones are ignored, but not plain ones beside averaged ones.
+    # Averaged weights beside plain ones are bookkeeping, but not the reverse.
     averages = set() if _AVERAGED.search(prefix) else set(filter(_AVERAGED.search, others))
     known = [key for key in left if _BOOKKEEPING.search(key) or key in averages]
     extra = [key for key in left if key not in known]
-    # Names outside the prefix of a complete network belong to whatever it was trained within.
+    # Weights around a complete network belong to the program that trained it.
     beside = [] if missing else [key for key in extra if key in apart]
     differ = {key for key, value in found.items() if own[key].shape != value.shape}
     return _Fit(
@@ -320,7 +321,7 @@ def _unwrapped(key: str) -> str:
 
 
 def _other_classes(own: Mapping[str, Tensor], state: State, differ: set[str]) -> int | None:
-    """Number of classes in the state dict, if only that differs from the network."""
+    """The number of classes of the state, if it differs from the network in nothing else."""
     counts = {state[key].shape[0] for key in differ if state[key].ndim}
     rows_only = all(own[key].shape[1:] == state[key].shape[1:] for key in differ)
     return counts.pop() if rows_only and len(counts) == 1 else None
@@ -332,7 +333,7 @@ def _are_equal(one: State, other: State) -> bool:
 
 
 def _refusal(network: nn.Module, fit: _Fit, checkpoint: Path) -> ModelError:
-    # A different number of classes is not reported beside other differences.
+    # A different number of classes alone is allowed, so it is not reported beside other problems.
     shapes = [] if fit.classes is not None and (fit.missing or fit.extra) else fit.shapes
     problems = [
         _some("it lacks", fit.missing),
@@ -343,19 +344,19 @@ def _refusal(network: nn.Module, fit: _Fit, checkpoint: Path) -> ModelError:
     what = f"of another architecture than {type(network).__name__}"
     remedy = "name the architecture that it was trained with"
     if not fit.missing and not fit.extra:
-        remedy = "name the architecture, or the input size (--input-size), it was trained with"
+        remedy = "name the architecture, or the input size (--input-size), that it was trained with"
     elif not fit.missing and not shapes:
         what = f"more than the weights of a {type(network).__name__}"
         remedy = (
-            f"save the weights of the network alone, as in {_alone(fit, checkpoint)}, or name the "
-            "architecture that has these"
+            f"save only the weights of the network, as in {_alone(fit, checkpoint)}, or name the "
+            "architecture that has all of them"
         )
     found = "; ".join(filter(None, problems))
     return ModelError(f"{checkpoint}{where}: {what}: {found}; {remedy}")
 
 
 def _alone(fit: _Fit, checkpoint: Path) -> str:
-    """Python expression that saves only the weights that fit, from the loaded `checkpoint`."""
+    """Python code that saves only the weights of a checkpoint that fit."""
     state = "checkpoint" + "".join(f"[{key!r}]" for key in fit.of.place)
     target = checkpoint.with_name(f"{checkpoint.stem}-alone.pth").name
     chosen = f"k.startswith({fit.prefix!r})" if fit.prefix else ""
@@ -382,15 +383,17 @@ def _say(fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
     averaged = [s.described for s in states if _AVERAGED.search(".".join(s.place))]
     notes = []
     if fit.is_averaged:
-        notes.append(f"the weights are averaged ones ({fit.described}), the only ones that fit")
+        notes.append(f"averaged weights ({fit.described}) are used, the only ones that fit")
     elif averaged:
-        notes.append(f"from {fit.of.described}; the averaged ones in {averaged[0]} are not used")
+        notes.append(
+            f"those of {fit.of.described} are used; the averaged ones in {averaged[0]} are not used"
+        )
     if fit.ignored:
-        notes.append(_some("ignored, since the network does not use them:", fit.ignored))
+        notes.append(_some("ignored, as the network does not have them:", fit.ignored))
     if fit.beside:
         own = f"all of the network's weights have {fit.described}" if fit.prefix else ""
-        other = "they belong to other networks"
-        notes.append(_some(f"left out, since {own or other}:", fit.beside))
+        other = "they belong to other networks in the file"
+        notes.append(_some(f"skipped, as {own or other}:", fit.beside))
     if notes:
         _log.warning("relook: weights of %s: %s", checkpoint, "; ".join(notes))
     elif fit.prefix:
@@ -398,7 +401,7 @@ def _say(fit: _Fit, states: list[StateDict], checkpoint: Path) -> None:
 
 
 def _some(what: str, things: list[str]) -> str:
-    """`what`, the first two things and the number of others; empty if there are no things."""
+    """The first two things and the number of others; empty if there are none."""
     return f"{what} {some(things, 2)}" if things else ""
 
 

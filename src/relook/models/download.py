@@ -1,4 +1,4 @@
-"""Downloads of weights that fail at once, not after a minute, if a server cannot be reached."""
+"""Downloads of weights, with short waits for servers that cannot be reached."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TIMEOUT = 10
-"""Timeout of one small request in seconds, the same as that of huggingface_hub."""
+"""Seconds to wait for the answer to a small request, as huggingface_hub does."""
 
 _STALLED = 30
-"""Timeout in seconds for a download that no longer receives data."""
+"""Seconds without data after which a download is aborted."""
 
 
 @contextmanager
 def from_hub() -> Iterator[None]:
-    """Let huggingface_hub download files, or use its cache at once if its server is unreachable.
+    """Let huggingface_hub download files, or use its cache if the server cannot be reached.
 
-    On its own it would try every file six times, with pauses, before it used its cache.
+    By default, it tries every file six times, with pauses, before it uses its cache.
 
     Raises:
         ConnectionError: the server cannot be reached, and a file is not in the cache.
@@ -43,10 +43,10 @@ def from_hub() -> Iterator[None]:
 
 
 def unreachable(address: str) -> str | None:
-    """Return why a server cannot be reached; None if it answers, even with an error.
+    """The reason why a server cannot be reached; None if it gives any answer.
 
-    The request goes through the session of huggingface_hub, including proxies. After a timeout it
-    is repeated once.
+    The request goes through huggingface_hub's session, with its proxies, and is repeated once after
+    a timeout.
     """
     from huggingface_hub import get_session
 
@@ -54,7 +54,7 @@ def unreachable(address: str) -> str | None:
     for _ in range(2):
         try:
             get_session().head(address, timeout=_TIMEOUT)
-        except Exception as error:  # noqa: BLE001  its HTTP library differs from version to version
+        except Exception as error:  # noqa: BLE001  its HTTP library depends on its version
             reason = str(error) or type(error).__name__
             if "Timeout" not in type(error).__name__:
                 return reason
@@ -65,7 +65,7 @@ def unreachable(address: str) -> str | None:
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Abort downloads that stall; PyTorch's would wait forever."""
+    """Abort downloads that stall; PyTorch's own would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_STALLED if before is None else before)
     try:

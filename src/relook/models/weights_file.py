@@ -1,4 +1,4 @@
-"""Files of weights, opened without running any code in them."""
+"""Files of weights in all their formats, opened without running code from the file."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _UNREADABLE = (ValueError, EOFError, KeyError, zipfile.BadZipFile, UnicodeDecode
 
 
 class StandsFor:
-    """Stand-in for any object other than weights; ignores its arguments and its state.
+    """Stand-in for any object beside the weights: accepts all arguments and does nothing.
 
     Attributes:
-        of: full name of the class or function that it stands for.
+        of: the full name of the class or function that it replaces.
     """
 
     of = ""
@@ -52,10 +52,10 @@ class StandsFor:
 
 
 def load_plain(file: Path) -> object:
-    """Load a file of weights as tensors in dicts and lists; other objects become stand-ins.
+    """Read a file of weights: tensors in dicts and lists, with stand-ins for all other objects.
 
     Raises:
-        ModelError: the file is missing, damaged or of another kind.
+        ModelError: the file is missing, damaged or not a file of weights.
     """
     _check_kind(file)
     try:
@@ -63,7 +63,7 @@ def load_plain(file: Path) -> object:
             return load_file(file)
         return _unpickled(file)
     except pickle.UnpicklingError as error:
-        # torch also reports damage with this class; its message has several lines.
+        # torch also raises this for damaged files; its own message has several lines.
         raise ModelError(
             f"{file}: not a file of plain tensors, or damaged; relook does not unpickle objects, "
             f"so save model.state_dict(), best as safetensors: {convert(file, _keys(file))}"
@@ -76,12 +76,12 @@ def load_plain(file: Path) -> object:
 
 
 def convert(file: Path, keys: Sequence[str] = (), load: str = "") -> str:
-    """Shell command that extracts plain weights from a file with pickled objects.
+    """A command that converts a file with pickled objects to a file of plain tensors.
 
     Args:
-        file: file with a model, a state dict, or a dict that contains one under `keys`.
-        keys: keys that lead to the model.
-        load: Python expression that reads the file; `torch.load` by default.
+        file: a file with a model or a state dict, or with a dict that has one under `keys`.
+        keys: the keys that lead to the model.
+        load: Python code that reads the file; `torch.load` by default.
     """
     load = load or f"torch.load({file.name!r}, map_location='cpu', weights_only=False)"
     found = load + "".join(f"[{key!r}]" for key in keys)
@@ -90,13 +90,13 @@ def convert(file: Path, keys: Sequence[str] = (), load: str = "") -> str:
         f'python -c "import torch, safetensors.torch as s; m = {found}; '
         "m = m.state_dict() if hasattr(m, 'state_dict') else m; "
         "s.save_file({k: v.contiguous().clone() for k, v in m.items() if torch.is_tensor(v)}, "
-        f'{target!r})" (this runs code in the file: use it only if you trust the file, and where '
-        "the model's own code can be imported)"
+        f'{target!r})" (it runs code from the file: only for files that you trust, where their '
+        "classes can be imported)"
     )
 
 
 def _unpickled(file: Path) -> object:
-    """Load a file with torch's restricted unpickler and stand-ins for classes unknown to it."""
+    """Read a pickle with torch's restricted unpickler, with stand-ins for all unknown classes."""
     stand_ins: dict[str, Any] = {
         name: type(name.rpartition(".")[2], (StandsFor,), {"of": name})
         for name in _foreign_names(file)
@@ -105,7 +105,7 @@ def _unpickled(file: Path) -> object:
         try:
             return _restricted(file, [(kind, name) for name, kind in stand_ins.items()])
         except pickle.UnpicklingError as error:
-            # Some classes are dicts or lists, filled item by item; the error names them.
+            # Some are dicts or lists, which are filled item by item; the error names them.
             filled = [
                 name
                 for name, kind in stand_ins.items()
@@ -123,25 +123,25 @@ def _restricted(file: Path, allowed: list[Any]) -> object:
 
 
 class _a_dict:  # noqa: N801
-    """Stand-in for a class of dicts: makes an empty dict, whatever its arguments."""
+    """Make an empty dict from any arguments."""
 
     def __new__(cls, *_arguments: Any) -> Any:
         return OrderedDict()
 
 
 class _a_list:  # noqa: N801
-    """Stand-in for a class of lists: makes an empty list, whatever its arguments."""
+    """Make an empty list from any arguments."""
 
     def __new__(cls, *_arguments: Any) -> Any:
         return []
 
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Keys under which many checkpoints store the weights."""
+"""Common keys of the weights in checkpoints."""
 
 
 def _keys(file: Path) -> list[str]:
-    """The key of the weights in a pickled dict, guessed from the strings in the pickle."""
+    """The likely key of the weights in a pickled dict, judged by the strings in the file."""
     operations: list[tuple[str, object]] = []
     with suppress(*_UNREADABLE):
         for stream in _pickles(file):
@@ -154,13 +154,13 @@ def _keys(file: Path) -> list[str]:
 
 
 def _foreign_names(file: Path) -> list[str]:
-    """Names of classes and functions in a pickle, found without running it."""
+    """Names of the classes and functions in a pickle, read without running it."""
     found = set()
     try:
         for stream in _pickles(file):
             for operation, argument, _ in pickletools.genops(stream):
                 if operation.name == "GLOBAL":
-                    # Both the Python 2 names, which pickles use, and the Python 3 names.
+                    # Pickles may use Python 2's names; add those of Python 3.
                     module, _, name = str(argument).partition(" ")
                     today = NAME_MAPPING.get((module, name)) or (
                         IMPORT_MAPPING.get(module, module),
@@ -168,7 +168,7 @@ def _foreign_names(file: Path) -> list[str]:
                     )
                     found |= {f"{module}.{name}", ".".join(today)}
     except _UNREADABLE:
-        return []  # damaged, or not a pickle: loading it reports the error
+        return []  # damaged, or not a pickle: reading it raises an error later
     return sorted(found)
 
 
@@ -180,7 +180,7 @@ def _pickles(file: Path) -> Iterator[Any]:
                     yield io.BytesIO(archive.read(name))
         return
     with file.open("rb") as stream:
-        for _ in range(4):  # before PyTorch 1.6: magic number, version, system and object
+        for _ in range(4):  # before PyTorch 1.6: magic number, version, system, object
             yield stream
 
 
@@ -194,11 +194,11 @@ def _is_safetensors(file: Path) -> bool:
 
 
 def _check_kind(file: Path) -> None:
-    """Raise ModelError unless this may be a checkpoint; the message says what it is instead."""
+    """Raise ModelError if the file is not a checkpoint, with what it is and what to do."""
     if file.is_dir():
         inside = sorted(p.name for p in file.iterdir() if p.suffix in _SUFFIXES)
         such = f", such as {file / inside[0]}" if inside else ""
-        raise ModelError(f"{file}: a folder; name the file of weights in it{such}")
+        raise ModelError(f"{file}: a folder; pass the file of weights in it{such}")
     if not file.is_file():
         raise ModelError(f"{file}: no such checkpoint; check the path")
     with file.open("rb") as stream:
@@ -209,27 +209,27 @@ def _check_kind(file: Path) -> None:
 
 
 def _other_kind(file: Path, head: bytes) -> str:
-    """Describe a file that is not a checkpoint, with a remedy; empty if it may be one."""
+    """What a file is and what to do, if it is not a checkpoint; empty if it may be one."""
     if not head:
         return "empty; save or download it again"
     if file.suffix.lower() == ".onnx" or _ONNX.match(head):
-        return f"an ONNX file, which is a model with weights of its own; pass it as --model {file}"
+        return f"an ONNX file, which is a model with its own weights; pass it as --model {file}"
     for start, command in _PACKED.items():
         if head.startswith(start):
             return f"compressed; unpack it first ({command} {file.name})"
     if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the weights; fetch them with git lfs pull"
+        return "a Git LFS pointer and not the weights; fetch them with git lfs pull"
     if head.lstrip()[:1] == b"<":
         return "a web page, not weights; download it again"
     if head.startswith(b"\x89HDF"):
-        return "HDF5 weights, as Keras writes them; export the model to ONNX, and name that file"
+        return "HDF5 weights, as Keras writes them; export the model to ONNX, and pass that file"
     if head.lstrip()[:1] == b"{" and file.suffix == ".json":
-        return "JSON, not weights; name the file of weights beside it"
+        return "JSON and not weights; pass the file of weights beside it"
     if zipfile.is_zipfile(file):
         return _other_archive(file)
-    # PyTorch before version 0.1.10 wrote tar archives too.
+    # PyTorch wrote tar archives before version 0.1.10.
     if tarfile.is_tarfile(file):
-        return "a tar archive; unpack it, and name the file of weights in it"
+        return "a tar archive; unpack it, and pass the file of weights in it"
     return ""
 
 
@@ -248,13 +248,13 @@ def _other_archive(file: Path) -> str:
     if any("serialized_exported_program" in name or "/models/" in name for name in names):
         load = f"torch.export.load({file.name!r}).module()"
         return (
-            "a program of torch.export, not only weights; save its state dict: "
+            "a torch.export program, not only weights; save its state dict: "
             f"{convert(file, load=load)}"
         )
     if any(name.endswith("/data.pkl") for name in names):
         return ""
     if names and all(name.endswith(".npy") for name in names):
-        return "NumPy arrays, not tensors; save them as a state dict, best as safetensors"
+        return "NumPy arrays and not tensors; save them as a state dict, best as safetensors"
     if any(name.endswith(".weights.h5") for name in names):
-        return "a Keras model; export it to ONNX, and name that file"
-    return "a ZIP archive, not a checkpoint; unpack it, and name the file of weights in it"
+        return "a Keras model; export it to ONNX, and pass that file"
+    return "a ZIP archive and not a checkpoint; unpack it, and pass the file of weights in it"
