@@ -124,7 +124,7 @@ def test_names_among_numbers_are_not_put_in_order_unasked(tmp_path, odd, labels)
     file = write_table(tmp_path / "t.csv", ["0", odd, "1", odd])
     with pytest.raises(DataError) as raised:
         read_data(file, labels)
-    assert f"those that are not: {odd!r} (row 3 and 1 more). Correct or remove them" in str(
+    assert f"those that are not: {odd!r} (row 3 and 1 more). Correct or remove these" in str(
         raised.value
     )
     found = [image.label for image in read_data(file, labels, "string").images]
@@ -223,7 +223,7 @@ def test_folders_of_other_things_are_no_empty_classes(tmp_path):
 def test_classes_that_hold_the_same_folders_can_be_said_to_be_classes(tmp_path):
     for name in ("ng", "ok"):
         folders(tmp_path / name, "monday", "tuesday", files=("a.png",))
-    with pytest.raises(DataError, match="or give the order of the folders with --class-order"):
+    with pytest.raises(DataError, match="or give their order: --class-order"):
         read_data(tmp_path, ClassIndices.of(2))
     found = labels_of(read_data(tmp_path, ClassIndices.of(2), "string"))
     assert {name.split("/")[0]: label for name, label in found.items()} == {"ng": 0, "ok": 1}
@@ -234,7 +234,7 @@ def test_one_name_in_two_forms_of_unicode_is_said_to_be_so(tmp_path):
     folders(tmp_path, *forms, files=("a.png",))
     with pytest.raises(DataError, match=r"count as two classes: composed and decomposed Uni"):
         read_data(tmp_path, ["café", "cat"])
-    with pytest.raises(DataError, match="exists in composed and in decomposed Unicode: rename"):
+    with pytest.raises(DataError, match="occurs in composed and in decomposed Unicode: rename"):
         read_data(tmp_path, ClassIndices.of(2))
 
 
@@ -410,10 +410,10 @@ def test_what_pillow_opens_is_used_and_the_rest_is_counted(tmp_path):
         f"cat/{name}" for name in [*used, "real", "more/x.png", "link/y.png", "dangling.png"]
     }
     assert data.left_out == (
-        "6 files that Pillow does not open as an image (.txt 2, .db 1, .mpg 1, .pdf 1, without an "
-        "extension 1), 1 image outside the class folders, 2 images in hidden or system folders "
+        "6 files that Pillow does not open as an image (.txt 2, .db 1, .mpg 1, .pdf 1, without a "
+        "suffix 1), 1 image outside of class folders, 2 images in hidden or system folders "
         "(.ipynb_checkpoints, @eaDir), 1 hidden file, 1 special file (a pipe or a device), 1 link "
-        "back to a folder that contains it, 1 class folder without an image (dog)"
+        "to a folder that contains it, 1 class folder without an image (dog)"
     )
 
 
@@ -640,11 +640,11 @@ def test_a_parquet_table_with_integers(tmp_path):
         ("image,class\na.png,0\n", "has no column label, only image, class"),
         ("image,label\n", "has no rows"),
         ("image,label\na.png,\n", "row 2 lacks its image or its label"),
-        ("image,label\na.png,0\na.png,1\n", "a.png appears twice; keep one row"),
+        ("image,label\na.png,0\na.png,1\n", "a.png is listed twice; keep one row"),
         ("image,label,label\na.png,0,1\n", "has the column label twice; keep one"),
         ("", "is empty"),
         ("Image, label \na.png,0\n", "write 'Image' and ' label ' in lower case without spaces"),
-        ("image,label\nb'\\x89PNG',0\n", "row 2 is not a path but the content of a file"),
+        ("image,label\nb'\\x89PNG',0\n", "row 2 is the content of a file"),
         (
             "image,label\na.png,0\nb.png,7\n",
             "1 of them fit the model's class indices; these do not: 7",

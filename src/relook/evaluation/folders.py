@@ -1,4 +1,4 @@
-"""Images in class folders, and the files in these folders that are not used."""
+"""The images in class folders, and the files and folders that are not used."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from relook.text import readable
 from relook.words import count, some
 
 _SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found"})
-"""Folders that operating systems and programs create, in lower case. They are skipped, like hidden
-folders, whose names begin with a dot."""
+"""System folders, in lower case; hidden folders begin with a dot."""
 
 _PARTS = (
     *("val", "validation", "valid", "valset", "minival", "dev", "eval", "evaluation", "test"),
     *("testing", "testset", "holdout", "train", "training", "trainset", "trainval", "fold"),
     "split",
 )
-"""Usual names for parts of a data set, in lower case; the best to evaluate on come first."""
+"""Names of the parts of a data set, in lower case; those to evaluate on come first."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 _CASES = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -35,18 +34,18 @@ _SHOWN = 6
 
 @dataclass
 class LeftOut:
-    """The contents of a data set's folder that are not used.
+    """Counts of what is not used in a folder of class folders.
 
     Attributes:
-        others: number of files that Pillow cannot open as images, by file extension.
-        outside: number of images outside the class folders.
-        hidden: number of hidden files.
-        images_hidden: number of images in hidden or system folders.
-        folders_hidden: names of those folders.
-        special: number of pipes and devices.
-        loops: number of links back to a folder that contains them.
-        unreadable: number of folders that cannot be read.
-        empty: names of the class folders without images.
+        others: files that Pillow does not open as images, by the suffix of their name.
+        outside: images that lie in no class folder.
+        hidden: hidden files.
+        images_hidden: images in hidden or system folders.
+        folders_hidden: the names of those folders.
+        special: pipes and devices.
+        loops: links to a folder that contains them.
+        unreadable: folders that cannot be read.
+        empty: class folders without an image.
     """
 
     others: Counter[str] = field(default_factory=Counter)
@@ -60,7 +59,7 @@ class LeftOut:
     empty: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """A description, such as "2 hidden files"; empty if everything is used."""
+        """The counts in words; empty if everything is used."""
         most = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
         endings = [f"{ending} {count:,}" for ending, count in most]
         parts: list[tuple[int, str, str, Collection[str]]] = [
@@ -69,7 +68,7 @@ class LeftOut:
             (self.images_hidden, "image", "in hidden or system folders", self.folders_hidden),
             (self.hidden, "hidden file", "", []),
             (self.special, "special file", "(a pipe or a device)", []),
-            (self.loops, "link", "back to a folder that contains it", []),
+            (self.loops, "link", "to a folder that contains it", []),
             (self.unreadable, "folder", "that cannot be read", []),
             (len(self.empty), "class folder", "without an image", self.empty),
         ]
@@ -87,18 +86,17 @@ def _told(number: int, thing: str, which: str, examples: Collection[str]) -> str
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The contents of a folder that has one folder per class.
+    """The content of a folder of class folders.
 
     Attributes:
         root: the folder.
-        images: (path, name of the class folder) for each image, sorted.
-        names: names of all class folders, including those without images, sorted.
-        parts: class folders that look like parts of a data set instead of classes; the best ones to
-            evaluate on come first. All of their images are in folders inside them, and either their
-            name contains a word such as train, val or test, or all class folders contain folders
-            with the same names.
-        left_out: files and folders that are not used.
-        blank: class folders that are completely empty.
+        images: (path, name of its class folder) of each image, sorted.
+        names: the names of all class folders, with or without images, sorted.
+        parts: class folders that are parts of a data set rather than classes; those to evaluate on
+            come first. All their images are in subfolders, and their name contains train, val, test
+            or the like, or all class folders contain subfolders of the same names.
+        left_out: the files and folders that are not used.
+        blank: class folders that are empty.
     """
 
     root: Path
@@ -110,7 +108,7 @@ class ClassFolders:
 
     @property
     def are_called_parts(self) -> bool:
-        """Whether every folder with images has a name such as train, val or test."""
+        """Whether all folders with images are named train, val, test or the like."""
         return all(_rank(name) is not None for _, name in self.images)
 
     def check_parts(self) -> None:
@@ -120,18 +118,18 @@ class ClassFolders:
             listed = some([f"{part}/" for part in sorted(self.parts)], _SHOWN)
             are = "are parts of a data set" if len(self.parts) > 1 else "is a part of a data set"
             raise DataError(
-                f"{readable(self.root)}: {listed} {are}, not classes: class folders are inside. "
+                f"{readable(self.root)}: {listed} {are}, not classes: class folders lie inside. "
                 f"Pass the one that you mean: {readable(self.root / self.parts[0])}. (If they are "
-                "the classes: pass a table of images and labels, give the model's classes the "
-                "folders' names, or give the order of the folders with --class-order)"
+                "the classes: pass a table of images and labels, or give the model's classes the "
+                "names of the folders, or give their order: --class-order)"
             )
 
 
 def read_folders(root: Path) -> ClassFolders:
     """Find the images in the class folders of `root`, at any depth, following links to folders.
 
-    An image is a file with the extension of a format that Pillow reads, or a file without an
-    extension whose first bytes are those of such a format.
+    Images are files with a suffix of one of Pillow's formats, and files without a suffix that begin
+    like an image.
 
     Raises:
         DataError: the folder cannot be read.
@@ -169,11 +167,10 @@ def read_folders(root: Path) -> ClassFolders:
 
 
 def _parts(inner: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """Return the class folders that look like parts of a data set.
+    """The class folders that are parts of a data set.
 
     Args:
-        inner: for each class folder, the names of the folders in it that contain images; "" stands
-            for the class folder itself.
+        inner: for each class folder, the names of its subfolders with images; "" for itself.
     """
     ranks = {name: _rank(name) for name in inner}
     found = [name for name in inner if "" not in inner[name]]
@@ -183,23 +180,23 @@ def _parts(inner: Mapping[str, set[str]]) -> tuple[str, ...]:
 
 
 def _repeat(inner: Sequence[set[str]]) -> bool:
-    """Whether all folders contain the same names, as the parts of a data set do.
+    """Whether names repeat in all class folders, as classes do in the parts of a data set.
 
-    A single name, as in cat/images and dog/images, is no evidence.
+    A single name, as in cat/images and dog/images, does not count.
     """
     known = [{*map(plain, names)} for names in inner]
     return len(set.union(*known)) > 1 and bool(set.intersection(*known))
 
 
 def _rank(name: str) -> int | None:
-    """Index in `_PARTS` of the first of these words that a name contains; None if it has none."""
+    """The first position in `_PARTS` of a word in a name; None if there is no such word."""
     words = [word.casefold() for word in _WORD.findall(_CASES.sub(" ", name))]
     known = {*words, "".join(words)} & {*_PARTS}
     return min(map(_PARTS.index, known), default=None)
 
 
 def _below(folder: Path, above: frozenset[tuple[int, int]], left: LeftOut) -> Iterator[Path]:
-    """Yield every image in a folder, at any depth; `above`: the folders that contain it."""
+    """All images in a folder and its subfolders; `above`: the folders that contain it."""
     own = _identity(folder)
     if own in above:
         left.loops += 1
@@ -234,7 +231,7 @@ def _is_hidden(name: str, folder: bool) -> bool:
 
 
 def _is_image(entry: os.DirEntry[str], left: LeftOut) -> bool:
-    """Whether a file is an image to use; a file that is not is counted in `left`."""
+    """Whether a file is an image that is used; if not, count it."""
     if _is_hidden(entry.name, folder=False):
         left.hidden += 1
         return False
@@ -247,12 +244,12 @@ def _is_image(entry: os.DirEntry[str], left: LeftOut) -> bool:
         return True
     if not ending and kind == "file" and looks_like_image(Path(entry.path)):
         return True
-    left.others[readable(ending) or "without an extension"] += 1
+    left.others[readable(ending) or "without a suffix"] += 1
     return False
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "special", "broken"]:
-    """What an entry is, or what it links to; "broken": a link to nothing."""
+    """The kind of a file or of the target of a link; "broken" if the target does not exist."""
     try:
         if entry.is_dir():
             return "folder"

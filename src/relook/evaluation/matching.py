@@ -1,4 +1,4 @@
-"""Matching the class names in a data set to the classes of a model."""
+"""Matching of the class names in data to the classes of a network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from relook.labels import ClassIndices, by_label, composed, plain
 from relook.words import some
 
 Order = Literal["string", "natural"]
-"""How names are sorted: "string" as in Python and torchvision's ImageFolder (0, 1, 10, 11, 2),
-"natural" by the values of the numbers in them (0, 1, 2, 10, 11)."""
+"""Order of names: "string", as in Python and torchvision's ImageFolder (0, 1, 10, 11, 2), or
+"natural", by the value of the numbers in them (0, 1, 2, 10, 11)."""
 
 ORDERS: tuple[Order, ...] = ("string", "natural")
 
 BY_ORDER = "in sorted order"
-"""Beginning of `Matching.matched` if names were matched by their order alone."""
+"""The start of `Matching.matched` if names were matched by their order."""
 
 _DIGITS = re.compile(r"([0-9]+)")
 _INDEX = re.compile(r"[0-9]+")
@@ -31,11 +31,11 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Matching:
-    """The class of each name.
+    """The class of each name in the data.
 
     Attributes:
         classes: 0-based class index of each name.
-        matched: the rule that matched the names, as text.
+        matched: how the names were matched, in words.
     """
 
     classes: Mapping[str, int]
@@ -54,30 +54,31 @@ def match(
     hint: str = "",
     places: Mapping[str, str] | None = None,
 ) -> Matching:
-    """Match names to classes by the first of four rules that fits all names.
+    """Match the class names in data to a network's classes, by the first method that fits all.
 
-    1. The model's labels. Each name is compared exactly, then in composed Unicode, then ignoring
-       case, spaces, dashes and underscores; it must match exactly one label, and no two names the
-       same one.
-    2. Synset ids, if the classes are ImageNet's.
-    3. 0-based class indices.
-    4. Sorted order. There must be as many names as classes, no name may resemble a label, all names
-       or none must be numbers, no two may be equal in composed Unicode, and string order and
-       natural order must agree. If `order` is given, only the number of names matters.
+    The methods are, in this order:
+
+    1. By the network's labels: exactly, then in composed Unicode, then without case, spaces, dashes
+       and underscores; always one name to one label.
+    2. By synset id, if the classes are those of ImageNet.
+    3. By 0-based class index.
+    4. In sorted order, if there are as many names as classes and either `order` is given or the
+       order is unambiguous: no name resembles a label, all or none are numbers, none are equal in
+       composed Unicode, and string order equals natural order.
 
     Args:
-        names: class names in the data, each once.
-        labels: the model's labels, one per class; placeholders (`ClassIndices`) match no name.
-        where: the data set, for messages.
+        names: the class names in the data, each once.
+        labels: the network's labels, one per class; `ClassIndices` do not match any name.
+        where: the data, for messages.
         indices: whether names that are numbers are class indices.
-        order: the order of rule 4; None: string order and natural order must agree.
-        unused: names of classes without images, which count in rule 4.
-        doubt: why rule 4 needs an explicit order; a sentence for the message.
-        hint: what else may be meant; a sentence for the message if there is no doubt.
-        places: where each name is in the data ("row 3"), for messages; None for folders.
+        order: the order of the names for method 4; None if it must be unambiguous.
+        unused: names of further classes without images, which are counted in method 4.
+        doubt: a reason not to use method 4 unless `order` is given; a sentence for messages.
+        hint: what may be meant instead, for messages, if there is no doubt.
+        places: the place of each name in the data ("row 3"), for messages; None for folders.
 
     Raises:
-        DataError: no rule fits; the message shows which names do not match, and a remedy.
+        DataError: no method fits; the message shows which names do not fit, and what to do.
     """
     own = by_label(names, labels)
     are_numbers = all(_INDEX.fullmatch(name) for name in names)
@@ -93,7 +94,7 @@ def match(
     everything = _everything(names, labels, unused)
     if everything:
         doubt = doubt or _doubtful_order(everything, places or {}) or _unsorted(names, labels)
-    # Names that resemble labels are meant as labels, and numbers in a table as indices.
+    # Do not guess if names resemble labels, or are numbers in a table: these are meant as indices.
     alike = not isinstance(labels, ClassIndices) and {*map(plain, names)} & {*map(plain, labels)}
     may_guess = not alike and not (indices and are_numbers) and not doubt
     if everything and (order or may_guess):
@@ -107,18 +108,18 @@ def match(
 
 
 def are_known(names: Sequence[str], labels: Sequence[str]) -> bool:
-    """Whether all names are labels or synset ids of the model's classes; indices do not count."""
+    """Whether all names are labels or synset ids of the network's classes."""
     if len(by_label(names, labels)) == len(names):
         return True
     return is_imagenet(labels) and {*names} <= {*imagenet_synsets()}
 
 
 def _everything(names: Sequence[str], labels: Sequence[str], unused: Sequence[str]) -> list[str]:
-    """Return one name per class, or an empty list if there are more or fewer names than classes."""
+    """One name for each class, if there are as many; otherwise empty."""
     for known in ([*names], [*names, *unused]):
         if len(known) == len(labels):
             return known
-    # A model without class names: folders named by some of its class indices.
+    # The names are some of the numbers from 0, and the network has no class names.
     width = max(map(len, names))
     padded = any(len(name) > 1 and name.startswith("0") for name in names)
     numbers = [str(index).zfill(width if padded else 1) for index in range(len(labels))]
@@ -128,15 +129,15 @@ def _everything(names: Sequence[str], labels: Sequence[str], unused: Sequence[st
 
 
 def _doubtful_order(names: Sequence[str], places: Mapping[str, str]) -> str:
-    """Why neither order of the names can be trusted: a sentence, or an empty string.
+    """Why no order of the names can be trusted; a sentence, or empty.
 
-    Programs write missing numbers in many ways (#N/A, -, ?, <NA>, unknown). Sorted among the
-    numbers, such a name would become a class and shift the others.
+    Programs write missing numbers in many ways (#N/A, -, ?, <NA>, unknown): sorted among the
+    numbers, these would be taken for a class, and shift the others.
     """
     forms = Counter(map(composed, names))
     same = [name for name in names if forms[composed(name)] > 1]
     if same:
-        return f"{same[0]!r} exists in composed and in decomposed Unicode: rename one of the two"
+        return f"{same[0]!r} occurs in composed and in decomposed Unicode: rename one of the two"
     others = [name for name in names if not _NUMBER.fullmatch(name)]
     if len(others) in (0, len(names)):
         return ""
@@ -146,14 +147,14 @@ def _doubtful_order(names: Sequence[str], places: Mapping[str, str]) -> str:
         [f"{name!r} ({places[name]})" if name in places else repr(name) for name in odd], _SHOWN
     )
     return (
-        f"Some of its class names are numbers and some are not, so their order is a guess; those "
-        f"that {are}: {told}. Correct or remove them; or, if all are classes, give their order: "
-        "--class-order string or natural, in Python read_data(..., order=)"
+        f"Some of its class names are numbers and some are not, so that their order is a guess; "
+        f"those that {are}: {told}. Correct or remove these; or, if all are classes, give "
+        "their order: --class-order string or natural, in Python read_data(..., order=)"
     )
 
 
 def _resembling(classes: Mapping[str, int], labels: Sequence[str]) -> str:
-    """Which name resembles the label of another class: a sentence, or an empty string."""
+    """The name that resembles another class's label than its own; a sentence, or empty."""
     if isinstance(labels, ClassIndices):
         return ""
     for name, own in classes.items():
@@ -162,17 +163,17 @@ def _resembling(classes: Mapping[str, int], labels: Sequence[str]) -> str:
         ]
         if like and own not in like:
             return (
-                f"In sorted order {name} would be {labels[own]}: use the model's names for the "
-                "data's classes; or, if that is right, confirm it: --class-order string, in Python "
+                f"In sorted order {name} would be {labels[own]}: name the data's classes as the "
+                "model does; or, if that is correct, pass --class-order string, in Python "
                 'read_data(..., order="string")'
             )
     return ""
 
 
 def _unsorted(names: Sequence[str], labels: Sequence[str]) -> str:
-    """Why sorted names may not follow the order of the model's labels: a sentence, or "".
+    """Why sorted names are not in the order of the model's labels; a sentence, or empty.
 
-    Names that count up from 0 or 1 are in the model's order, whatever its labels are.
+    Names that count from 0 or 1 are in the order of the classes, whatever the labels are.
     """
     if isinstance(labels, ClassIndices) or any(
         [*labels] == sorted(labels, key=key) for key in (composed, _natural, plain)
@@ -183,9 +184,9 @@ def _unsorted(names: Sequence[str], labels: Sequence[str]) -> str:
         if values in (list(range(len(labels))), list(range(1, len(labels) + 1))):
             return ""
     return (
-        f"The model's labels are not in sorted order ({some(labels, 3)}), so the data's names "
-        "cannot be matched by their order: use the model's names; or, if they sort in the model's "
-        "order, give that order: --class-order string or natural, in Python read_data(..., order=)"
+        f"The model's labels are not in sorted order ({some(labels, 3)}), so that the order of the "
+        "data's names may differ: name them as the model does; or, if they sort in the model's "
+        "order, pass --class-order string or natural, in Python read_data(..., order=)"
     )
 
 
@@ -207,7 +208,7 @@ def _in_order(
         shown = f"As strings they are {_both(string, natural, 'by the numbers in them')}"
     raise DataError(
         f"{where}: its {len(everything):,} class names are not those of the model, and their order "
-        f"can be understood in two ways. {shown}. Give the order that the model was trained in: "
+        f"can be understood in two ways. {shown}. Choose the one that the model was trained with: "
         "--class-order string (as torchvision's ImageFolder sorts) or --class-order natural, in "
         "Python read_data(..., order=); or name the model's classes with --labels FILE; or use a "
         "table of images and class indices"
@@ -215,7 +216,7 @@ def _in_order(
 
 
 def _both(one: Sequence[str], other: Sequence[str], how: str) -> str:
-    """The first few names of both orders, from where they differ."""
+    """The first names in both orders, from the place where they differ."""
     unlike = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
     start = max(0, unlike - 2)
     few = [
@@ -228,7 +229,7 @@ def _both(one: Sequence[str], other: Sequence[str], how: str) -> str:
 
 
 def _natural(name: str) -> tuple[list[tuple[int, int]], str]:
-    """Sort key that compares character by character, but runs of digits by value."""
+    """A sort key that compares strings by character, but runs of digits by their value."""
     key = []
     for part in filter(None, _DIGITS.split(composed(name))):
         if _INDEX.fullmatch(part):
@@ -246,7 +247,7 @@ def _mismatch(
     indices: bool,
     hint: str,
 ) -> DataError:
-    """Build the error: the rule that fits most names, the names it does not fit, and a remedy."""
+    """The error that shows the closest method, the names that do not fit it, and what to do."""
     named = not isinstance(labels, ClassIndices)
     known = {str(index) for index in range(len(labels))} if indices else set()
     ways = {"class indices": [n for n in names if (n.lstrip("0") or "0") not in known]}
@@ -270,7 +271,7 @@ def _mismatch(
         form = ": composed and decomposed Unicode" if len({*map(composed, told)}) == 1 else ""
         remedy += f". ({' and '.join(map(repr, told))} count as two classes{form})"
     has = some(labels, _SHOWN) if named else f"{len(labels):,} classes without names"
-    # The likely cause comes before the names that do not match.
+    # The hint comes before the names that do not fit.
     return DataError(
         f"{where}: its {len(names)} class{' does' if len(names) == 1 else 'es do'} not match the "
         f"model's {len(labels)}. {hint}{'. ' if hint else ''}{fit}: "
@@ -279,7 +280,7 @@ def _mismatch(
 
 
 def is_imagenet(labels: Sequence[str]) -> bool:
-    """Whether these are the labels that relook gives to models with ImageNet's classes."""
+    """Whether these are relook's labels for the ImageNet classes."""
     if len(labels) != 1000:
         return False
     from relook.imagenet import imagenet_labels
@@ -288,7 +289,7 @@ def is_imagenet(labels: Sequence[str]) -> bool:
 
 
 def imagenet_synsets() -> dict[str, int]:
-    """Return the class index of each synset id."""
+    """The class index of each ImageNet synset id."""
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo().label_names()

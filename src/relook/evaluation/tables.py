@@ -1,4 +1,4 @@
-"""Tables of labelled images in CSV, TSV or Parquet, in the variants that programs write."""
+"""Tables of labelled images in CSV and Parquet files from many programs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from relook.errors import DataError, RelookError, first_line
 from relook.text import decode, readable
 
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
-"""File extensions of tables, in lower case."""
+"""Suffixes of tables, in lower case."""
 
 _COLUMNS = ("image", "label")
 _BETWEEN = ",;\t|"
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _INDEX = re.compile(r"[0-9]+")
 _SEPARATOR = re.compile(r'"?sep=([^\r\n"])\1*"?[ \t]*(\r\n|\n|\r)', re.IGNORECASE)
-"""A first line such as `sep=;`, by which Excel knows the delimiter; it is not part of the table."""
+"""Excel's first line that declares the separator, which is not part of the table."""
 
 _MISSING = frozenset({"nan", "na", "n/a", "null", "none", "-nan"})
-"""How programs write a missing number, in lower case."""
+"""Ways in which programs write a missing number, in lower case."""
 
 _LONGEST_PATH = 4096
 _BYTES = re.compile(r"b['\"]|\{['\"](bytes|path)['\"]")
@@ -43,9 +43,9 @@ class TableRow:
     """One image of a table.
 
     Attributes:
-        number: number of the row (in CSV of the line), for messages.
-        name: name of the image; unique in the table.
-        source: path of the image file, or its bytes.
+        number: the number of the row, for messages.
+        name: the name of the image; unique in the table.
+        source: the path of the image file, or its content.
         label: the label as written in the table.
     """
 
@@ -60,11 +60,10 @@ class Table:
     """The rows of a table.
 
     Attributes:
-        file: path of the table.
+        file: the path of the table.
         rows: the rows, at least one.
         are_numbers: whether the labels are numbers.
-        class_names: names of the class indices, in order, if Hugging Face Datasets stored them in
-            the table.
+        class_names: names of the class indices, in order, from Hugging Face's datasets library.
     """
 
     file: Path
@@ -73,10 +72,10 @@ class Table:
     class_names: tuple[str, ...] | None = None
 
     def as_class_indices(self) -> Table:
-        """Return the table with labels such as 3.0 as 3; unchanged if the labels are names.
+        """The table with labels such as 3.0 written as 3; unchanged if labels are names.
 
         Raises:
-            DataError: a number is missing, negative or not whole.
+            DataError: a label is missing, negative or not a whole number.
         """
         if not self.are_numbers:
             return self
@@ -89,14 +88,14 @@ class Table:
         if not math.isfinite(value) or value < 0 or value != int(value):
             raise DataError(
                 f"{readable(self.file)}: row {row.number} ({_short(row.name)}) has the label "
-                f"{_short(row.label)}; class indices are whole numbers from 0 on. Correct the "
-                "label or remove the row"
+                f"{_short(row.label)}; class indices are whole numbers from 0. Correct it, or "
+                "remove the row"
             )
         return replace(row, label=str(int(value)))
 
 
 def columns_of(file: Path) -> list[str]:
-    """Return the names of a table's columns, or an empty list if it cannot be read."""
+    """The names of a table's columns; empty if the file cannot be read as a table."""
     try:
         if file.suffix.lower() == ".parquet":
             with file.open("rb") as stream:
@@ -110,8 +109,8 @@ def read_table(file: Path) -> Table:
     """Read the images and labels of a table, with labels as they are written.
 
     Raises:
-        DataError: the table cannot be read, a column is missing or appears twice, a row lacks its
-            image or its label, or an image appears twice.
+        DataError: the table cannot be read, a column is missing or duplicated, a row lacks its
+            image or label, or an image is listed twice.
     """
     table = _of_parquet(file) if file.suffix.lower() == ".parquet" else _of_csv(file)
     if not table.rows:
@@ -119,13 +118,13 @@ def read_table(file: Path) -> Table:
     by_path = Counter(row.name for row in table.rows if isinstance(row.source, Path))
     twice = [name for name, count in by_path.items() if count > 1]
     if twice:
-        more = f" (as do others: {len(twice):,} in total)" if len(twice) > 1 else ""
-        raise DataError(f"{readable(file)}: {_short(twice[0])} appears twice{more}; keep one row")
+        more = f" (and others: {len(twice):,} in all)" if len(twice) > 1 else ""
+        raise DataError(f"{readable(file)}: {_short(twice[0])} is listed twice{more}; keep one row")
     return replace(table, rows=tuple(_distinct(table.rows)))
 
 
 def _distinct(rows: Iterable[TableRow]) -> Iterator[TableRow]:
-    """Make names unique: images whose bytes are in the table may have the same file name."""
+    """Make the names of images unique: those inside the table may share a file name."""
     taken: set[str] = set()
     for row in rows:
         name = f"{row.name} (row {row.number})" if row.name in taken else row.name
@@ -154,10 +153,10 @@ def _of_csv(file: Path) -> Table:
 
 
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values) for each record of a CSV file that is not blank.
+    """(number of the line, values) of each record of a CSV file, without blank lines.
 
-    The delimiter is the one of Excel's line `sep=`, if there is such a line; otherwise the one that
-    splits the first line into the most of the columns image and label, commas first.
+    The separator is the one in Excel's line `sep=`; otherwise a comma, or the one with which the
+    first line has the columns image and label.
     """
     try:
         text = decode(file.read_bytes(), readable(file))
@@ -177,7 +176,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _recognised(text: str, between: str) -> tuple[int, int]:
-    """How many required columns the first line has: exactly, and ignoring case and spaces."""
+    """The number of required columns in the first line, spelt exactly and approximately."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=between)
     header = next(reader, [])
     roughly = {name.strip().casefold() for name in header}
@@ -186,7 +185,7 @@ def _recognised(text: str, between: str) -> tuple[int, int]:
 
 def _of_parquet(file: Path) -> Table:
     try:
-        with file.open("rb") as stream:  # Arrow itself opens only paths in UTF-8
+        with file.open("rb") as stream:  # Arrow only opens paths in UTF-8
             schema = pyarrow.parquet.read_schema(stream)
             _check_columns(file, schema.names)
             columns = pyarrow.parquet.read_table(stream, columns=list(_COLUMNS))
@@ -216,7 +215,7 @@ def _label(value: Any) -> str:
 
 
 def _class_names(schema: pyarrow.Schema) -> tuple[str, ...] | None:
-    """Return the names stored for a column of the type ClassLabel of Hugging Face Datasets."""
+    """The names in a ClassLabel column of Hugging Face's datasets library."""
     try:
         feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]
         names = feature["names"] if feature["_type"] == "ClassLabel" else None
@@ -239,8 +238,8 @@ def _check_types(file: Path, image: pyarrow.DataType, label: pyarrow.DataType) -
         )
     if pyarrow.types.is_nested(label):
         raise DataError(
-            f"{readable(file)}: the column label holds {_short(str(label))}; expected one class "
-            "per image"
+            f"{readable(file)}: the column label holds {_short(str(label))}; one class per image "
+            "is expected"
         )
 
 
@@ -273,14 +272,14 @@ def _row(file: Path, number: int, image: Any, label: str) -> TableRow:
     text = str(image)
     if len(text) > _LONGEST_PATH or _BYTES.match(text):
         raise DataError(
-            f"{readable(file)}: the image of row {number} is not a path but the content of a file, "
-            "written as text; save the table as Parquet, where the column can hold bytes"
+            f"{readable(file)}: the image of row {number} is the content of a file, written as "
+            "text, instead of a path; save the table as Parquet, where a column can hold bytes"
         )
     return TableRow(number, text, _path(file.parent, text), label)
 
 
 def _path(folder: Path, text: str) -> Path:
-    """Resolve a path against the table's folder; Windows backslashes may stand for slashes."""
+    """A path relative to the table; Windows' backslashes become slashes if that file exists."""
     path = folder / text
     if "\\" in text and not os.path.exists(path):
         other = folder / text.replace("\\", "/")
