@@ -29,7 +29,7 @@ def relook(*arguments):
 
 
 def relook_process(*arguments, **environment):
-    """The installed command in a process of its own, from the folder of the tests."""
+    """Run the installed command in a process of its own, in the folder of the tests."""
     command = [str(Path(sys.executable).with_name("relook")), *map(str, arguments)]
     return subprocess.run(
         command,
@@ -59,7 +59,7 @@ def test_every_look_answers_for_a_photo(photo, name):
     row = json.loads(result.stdout)
     assert sum(entry["probability"] for entry in row["after"]) == pytest.approx(1, abs=1e-5)
     assert row["corrected"] is True
-    # A network of 16 pixels a side that sees the whole image has no more to be shown.
+    # The network sees the whole image, so there are no other views.
     sees_all = name in ("whole", "larger", "uncropped", "ends")
     assert row["cost"] >= row["forwards"] >= 1 + (not sees_all)
 
@@ -154,7 +154,7 @@ def test_bad_images_get_one_line(tmp_path, make, message):
 
 
 def test_images_none_of_which_is_there_load_no_network(tmp_path, photo):
-    """The network is not even looked for; one image that is there is worth it."""
+    """The network is not loaded; it is as soon as one of the images exists."""
     absent = [tmp_path, tmp_path / "no.png", tmp_path / ("long" * 100)]
     result = relook("predict", *absent, "--model", "networks:no_such_network", "--json")
     assert result.exit_code == 1
@@ -396,7 +396,9 @@ def test_the_last_line_of_evaluate_json(data, tmp_path):
     assert summary["before"]["top1"] == ambiguous["before"]
     assert summary["before"]["top5"] == 1
     again = relook(*arguments)
-    assert json.loads(again.stdout.splitlines()[-1]) == summary  # seconds too: they are the rows'
+    assert (
+        json.loads(again.stdout.splitlines()[-1]) == summary
+    )  # also the seconds, which are summed over the rows
 
 
 def test_evaluate_with_damaged_images_is_status_1_and_loses_nothing(data, tmp_path):
@@ -470,7 +472,7 @@ def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo
     assert json.loads(result.stdout.splitlines()[-1])["images"] == 20
     assert "settings on 20 images: " in result.stderr
     assert "to choose: 20 images, of which about " in result.stderr
-    # --fill is of the poster's look; the others are tried without it.
+    # --fill only applies to the poster's look; the others are tried without it.
     ways = json.loads((run / "tuning" / "run.json").read_text())["ways"]
     assert {way.partition(" ")[0] for way in ways} == {
         *("poster", "quick", "best", "zoom", "uncropped", "whole", "larger", "flip"),
@@ -482,7 +484,7 @@ def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo
     assert settings["gate"] == tuned["gate"]
     assert "How it was chosen" in (run / "report.html").read_text()
     assert relook(*arguments).stdout == result.stdout
-    # predict and evaluate take the file, with its k and gate, and what is given goes before it.
+    # predict and evaluate accept the file, with its k and gate; options override it.
     tuned = {**tuned, "k": 2, "gate": 0.001}
     (run / "tuned.json").write_text(json.dumps(tuned))
     took = relook("predict", photo, *TORN, "--look", run / "tuned.json", "--json")

@@ -140,7 +140,9 @@ def test_names_among_numbers_are_not_put_in_order_unasked(tmp_path, odd, labels)
 )
 def test_folders_of_numbers_and_names_are_not_put_in_order_unasked(tmp_path, names, odd):
     folders(tmp_path, *names[:2], files=("a.png",))
-    folders(tmp_path, names[2], files=())  # one without images counts: it would shift the others
+    folders(
+        tmp_path, names[2], files=()
+    )  # a folder without images counts: it would shift the others
     with pytest.raises(DataError, match=odd):
         read_data(tmp_path, ClassIndices.of(3))
     assert labels_of(read_data(tmp_path, ClassIndices.of(3), "natural")) == {
@@ -261,7 +263,10 @@ def test_folders_in_decomposed_unicode_are_the_classes_of_composed_labels(tmp_pa
     )
     assert labels_of(data) == {f"{n}/a.png": c for n, c in zip(names, (3, 2, 1, 0), strict=True)}
     assert data.matched == "by label"
-    assert data.pairs[:2] == ((names[2], "ñandú"), (names[0], "café"))  # spelt otherwise: first
+    assert data.pairs[:2] == (
+        (names[2], "ñandú"),
+        (names[0], "café"),
+    )  # different spellings come first
 
 
 @pytest.mark.parametrize(("one", "other"), [("a", "A"), ("cat_1", "cat 1"), ("x-y", "X Y")])
@@ -298,7 +303,7 @@ def test_parts_of_a_data_set_are_no_classes(tmp_path):
         (("TrainImages", "TestImages"), "TestImages"),
         (("fold0", "fold1"), "fold0"),
         (("eval", "hold-out"), "eval"),
-        (("2019", "2020"), "2019"),  # by what they hold alone
+        (("2019", "2020"), "2019"),  # recognised by their subfolders alone
         (("left", "right"), "left"),
     ],
 )
@@ -392,7 +397,7 @@ def test_what_pillow_opens_is_used_and_the_rest_is_counted(tmp_path):
     left = ["notes.txt", "more.txt", "Thumbs.db", "clip.mpg", "page.pdf", "._a.png", "plain"]
     for name in [*used, *left]:
         (cat / name).touch()
-    Image.new("RGB", (4, 4)).save(cat / "real", "PNG")  # no ending, but an image
+    Image.new("RGB", (4, 4)).save(cat / "real", "PNG")  # an image without a suffix
     for folder in (".ipynb_checkpoints", "@eaDir", "more", "0.png"):
         (cat / folder).mkdir()
     for folder in (".ipynb_checkpoints", "@eaDir", "more"):

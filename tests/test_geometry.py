@@ -55,7 +55,7 @@ def test_pixels_are_timms(config, size):
     image = noise_image(*size)
     ours = timm_models.geometry_of(config, input_size[1:]).pixels(image)
     theirs = library_pixels(transform, mean, std, image)
-    assert float((ours - theirs).abs().max()) < 1e-5  # far within 1/255: the very same bytes
+    assert float((ours - theirs).abs().max()) < 1e-5  # far below 1/255: the same bytes
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_box_cut_again_gives_the_same_pixels(chelsea):
     geometry = Geometry.centre((224, 224), 0.875, "bicubic")
     box = geometry.crop_box(image.width, image.height)
     difference = (geometry.pixels(image, box) - geometry.pixels(image)).abs()
-    assert float(difference.max()) <= 2 / 255  # Pillow rounds in between its two passes
+    assert float(difference.max()) <= 2 / 255  # Pillow rounds between its two passes
     assert float(difference.mean()) < 0.01 / 255
 
 

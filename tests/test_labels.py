@@ -1,4 +1,4 @@
-"""Names of classes: given in whatever form, or not at all; and text in whatever encoding."""
+"""Class names in all accepted forms, or none; and text in all accepted encodings."""
 
 from __future__ import annotations
 

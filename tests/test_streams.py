@@ -1,4 +1,4 @@
-"""Output through consoles, pipes and disks that do not take it."""
+"""Output to consoles, pipes and disks that cannot accept it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TORN = ["--model", "networks:make_torn"]
 
 
 def start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment):
-    """A process of its own, from the folder of the tests; what it prints are bytes."""
+    """Start a process in the folder of the tests; its output is read as bytes."""
     return subprocess.Popen(
         [sys.executable, "-m", "relook", *map(os.fspath, arguments)],
         stdout=stdout, stderr=stderr, cwd=HERE, env={**os.environ, **environment},
-        # A shell's background jobs ignore the signal, and hand that down.
+        # Background jobs of a shell ignore the signal, and so would their child processes.
         preexec_fn=None if os.name == "nt" else partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ def finish(process):
 
 @pytest.fixture
 def odd(tmp_path):
-    """Images with names of other scripts, and one that is no text at all."""
+    """Images with names in other scripts, and one whose name is not valid UTF-8."""
     names = ["猫🐱.png".encode(), "é→ü.png".encode(), b"caf\xe9\xff.png"]
     files = [os.path.join(os.fsencode(tmp_path), name) for name in names]
     for seed, file in enumerate(files):
@@ -70,7 +70,7 @@ def test_json_is_ascii_and_names_files_readably(odd):
 
 @pytest.mark.slow
 def test_an_evaluation_writes_its_report_whatever_the_console(tmp_path):
-    """Printed into nothing larger than ASCII, and onto a full disk: the report is there."""
+    """With output in ASCII, and to a full disk, the report is still written."""
     for index in range(8):
         folder = tmp_path / "data" / str(index % 4)
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def test_an_evaluation_writes_its_report_whatever_the_console(tmp_path):
     assert err.decode().endswith("relook: the output cannot be written (No space left on device)\n")
     report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "8 labelled images" in report
-    with full.open("wb") as log:  # a full log stops nothing
+    with full.open("wb") as log:  # a full disk for the log does not stop the run
         made = [*command, tmp_path / "other"]
         status, out, _ = finish(start(*made, stderr=log, PYTHONIOENCODING="ascii"))
     assert status == 0
@@ -93,7 +93,7 @@ def test_an_evaluation_writes_its_report_whatever_the_console(tmp_path):
 
 
 def test_a_reader_that_has_enough_gets_no_traceback(odd):
-    """As of `relook predict ... | head -1`."""
+    """As in `relook predict ... | head -1`."""
     process = start("predict", *odd * 4, *TORN, "--look", "flip")
     process.stdout.readline()
     process.stdout.close()
@@ -113,7 +113,7 @@ def test_a_full_disk_is_a_sentence():
 
 
 def test_closed_streams_stay_closed(tmp_path):
-    """No file takes their place, and nothing is written where it does not belong."""
+    """No file is opened in the place of a closed stream, and written to by mistake."""
     command = f'"{sys.executable}" -m relook export networks:make_halves "{tmp_path}/net.onnx"'
     done = subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], cwd=HERE, check=False)
     assert done.returncode == 0
