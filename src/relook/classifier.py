@@ -47,37 +47,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("relook")
 
 
-@dataclass(frozen=True)
-class FirstLook:
-    """The network's answer for one image, with the target layer's maps from the same forward pass.
-
-    Attributes:
-        pixels: (3, H, W) in [0, 1].
-        probabilities: (C,), class probabilities Y = f(X).
-        outputs: (C,), the network's raw outputs.
-        activations: (K, h, w), the target layer's maps A_k; None if they were not recorded.
-        original: the whole image that the pixels were cut from; None if only the pixels are known.
-    """
-
-    pixels: Float[Tensor, "3 h w"]
-    probabilities: Float[Tensor, " c"]
-    outputs: Float[Tensor, " c"]
-    activations: Float[Tensor, "k u v"] | None
-    original: Image.Image | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the pixels."""
-        return self.pixels.shape[1], self.pixels.shape[2]
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """(width, height) of the image that views are cut from: the original, else the pixels."""
-        if self.original is not None:
-            return self.original.width, self.original.height
-        return self.pixels.shape[2], self.pixels.shape[1]
-
-
 class Classifier(nn.Module):
     """The function f from pixels to class probabilities: a network, its preprocessing and softmax.
 
@@ -364,36 +333,6 @@ class Classifier(nn.Module):
         if originals is None:
             return found
         return [replace(look, original=o) for look, o in zip(found, originals, strict=True)]
-
-    def shown(self, first: FirstLook) -> Box:
-        """The box that the first look's pixels show, in pixels of `first.extent`."""
-        if first.original is None:
-            width, height = first.extent
-            return (0.0, 0.0, float(width), float(height))
-        return self.geometry.crop_box(*first.extent)
-
-    def cut(
-        self, first: FirstLook, box: Box, size: tuple[int, int] | None = None
-    ) -> Float[Tensor, "3 h w"]:
-        """Cut a box from the image and resize it, on the device of the first look.
-
-        The box is cut from the original, which has the fine detail. Without an original it is cut
-        from the pixels, and widened to whole pixels.
-
-        Args:
-            first: first look at the image.
-            box: part of the image, in pixels of `first.extent`; parts outside are cut off.
-            size: (height, width) of the result; the network's input size by default.
-
-        Returns:
-            Pixels in [0, 1].
-
-        Raises:
-            RelookError: the box has no area inside the image.
-        """
-        if first.original is not None:
-            return self.pixels(first.original, box, size).to(first.pixels)
-        return cut_pixels(first.pixels, box, size or self.input_size)
 
     def attribution(
         self,
