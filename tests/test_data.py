@@ -416,7 +416,7 @@ def test_what_pillow_opens_is_used_and_the_rest_is_counted(tmp_path):
     }
     assert data.left_out == (
         "6 files that Pillow does not open as an image (.txt 2, .db 1, .mpg 1, .pdf 1, without a "
-        "suffix 1), 1 image outside of class folders, 2 images in hidden or system folders "
+        "suffix 1), 1 image outside the class folders, 2 images in hidden or system folders "
         "(.ipynb_checkpoints, @eaDir), 1 hidden file, 1 special file (a pipe or a device), 1 link "
         "to a folder that contains it, 1 class folder without an image (dog)"
     )
