@@ -267,6 +267,13 @@ def test_what_cannot_be_settled_is_said(grey, images, keep, said):
         tune(grey, images, keep=keep)
 
 
+def test_one_look_by_its_name_is_the_one_that_is_tried(grey, images):
+    candidates = tune(grey, images.sample(4), looks=["flip"], gates=["none"]).candidates
+    assert {candidate.preset.look for candidate in candidates} == {"flip"}
+    with pytest.raises(RelookError, match="the look 'flip' has no fill"):
+        tune(grey, images, looks=["flip"], keep=Preset(fill="mean"))
+
+
 def test_a_settled_gate_stays(grey, images):
     keep = Preset(fill="black", attribution="cam", k=1, gate=Gate(0.05))
     assert {c.preset.gate for c in tune(grey, images, keep=keep).candidates} == {

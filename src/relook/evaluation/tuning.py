@@ -196,6 +196,9 @@ def tune(
         looks = LOOKS if keep is None else (keep.look,)
     keep = keep or Preset()
     several = len(looks) > 1
+    if not several:
+        [look] = looks
+        keep = replace(keep, look=look)
     tried = [Gate.of(gate) for gate in gates] if keep.gate is None else [keep.gate]
     # Raises if the fixed options cannot be combined; if several looks are tried, checks only k.
     # Kept in a variable until the end, so that a second network is loaded only once.
