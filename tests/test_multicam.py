@@ -435,7 +435,7 @@ def test_what_cannot_be_a_backbone_is_refused(name, scenes, tmp_path):
 
 def test_a_run_brings_no_code_and_no_run(trained, tmp_path, monkeypatch):
     scenes, run = trained
-    with pytest.raises(ModelError, match="is a training itself"):
+    with pytest.raises(ModelError, match="is itself a training run"):
         train_multicam(scenes, tmp_path / "other", load=relook.load, backbone=f"{run}/target")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, "got")
@@ -473,7 +473,7 @@ def test_where_the_weights_come_from(scenes, tmp_path, lite0):
     assert _start("timm/resnet18", "none") == ({"pretrained": False}, "none")
     with pytest.raises(ModelError, match="timm/resnet18 has no bundled weights"):
         _start("timm/resnet18", "bundled")
-    with pytest.raises(ModelError, match="no such file of weights"):
+    with pytest.raises(ModelError, match="no such file; pass a file of weights"):
         _start("timm/resnet18", "weights.pth")
     # Both networks begin with the ImageNet weights, and with class layers of their own.
     networks = Networks.make(relook.load, COLOURS, 0)
@@ -878,7 +878,7 @@ def test_bad_usage_of_the_training_is_said(scenes, tmp_path, monkeypatch):
     for arguments, message in (
         (("scenes", *toy), "red/07.png"),
         (("nowhere", *toy), "nowhere"),
-        (("scenes/test", "--output", "run", "--weights", "w.pth"), "no such file of weights"),
+        (("scenes/test", "--output", "run", "--weights", "w.pth"), "no such file; pass a file of weights"),
         (("scenes/test", "--output", "run", "--backbone", "timm/vgg99"), "timm/vgg99"),
         (("scenes/test", "--output", "run", "--backbone", "timm/resnet18"), "file of them with"),
     ):

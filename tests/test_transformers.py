@@ -243,7 +243,7 @@ def test_a_crop_that_is_one_pixel_off_is_noticed(resnet, monkeypatch):
     ("kind", "settings", "reason"),
     [
         ("ViT", SQUASHED | {"do_resize": False}, "it does not resize"),
-        ("CLIP", COVERED | {"do_center_crop": False}, "become inputs of another shape"),
+        ("CLIP", COVERED | {"do_center_crop": False}, "depends on the shape of the image"),
         ("CLIP", {"size": {"shortest_edge": 64, "longest_edge": 80}}, "its size is"),
         ("CLIP", {"size": {"shortest_edge": 64}}, "the crop .* must lie within"),
         ("Donut", {"size": {"height": 64, "width": 64}}, r"pixels differ by \d+/255"),
@@ -408,7 +408,7 @@ def edit(file, **changes):
         (lambda f: (f / "config.json").write_text("{"), r"config\.json: cannot be read"),
         (
             lambda f: edit(f / "config.json", model_type="bert"),
-            r"config\.json: is of a 'bert' model, of which transformers .* no image classifier",
+            r"config\.json: describes a 'bert' model, for which transformers .* no image classifier",
         ),
         (lambda f: edit(f / "config.json", hidden_sizes=3), r"config\.json: "),
         (

@@ -1,4 +1,4 @@
-"""MultiCAM: a second network trained on what the first one looked at, and their fusion."""
+"""MultiCAM: a second network trained on what the first one focuses on, and their fusion."""
 
 from relook.multicam.comparison import (
     Compared,

@@ -1,4 +1,4 @@
-"""Which images a MultiCAM is trained on, which stop it early, and which it must never see."""
+"""Training, validation and test images of a MultiCAM."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from relook.words import count, some
 Part = Literal["train", "validation", "test"]
 
 TEST_SHARE = 0.3
-"""Of each class, where the data have no test images of their own."""
+"""Fraction of each class that becomes test images if the data have none of their own."""
 VALIDATION_SHARE = 0.1
-"""Of each class's training images: they choose the epoch to keep, and nothing is fitted to them."""
+"""Fraction of each class's training images that is for validation: to choose the epoch to keep."""
 
 _PARTS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test"}
 _COLUMNS = ("image", "label", "part", "sha256")
 
 OnImages = Callable[[int, int], None]
-"""Called with (images read, images in all)."""
+"""Called with (images read, all images)."""
 
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """One image, its class, and what it is for.
+    """One image with its class and the part of the data it belongs to.
 
     Attributes:
-        name: its path relative to the data.
-        path: where it is; None where the data hold the image itself.
+        name: path relative to the data.
+        path: path of the file; None if the data contain the image itself.
         label: 0-based class index.
         part: "train", "validation" (see `VALIDATION_SHARE`) or "test".
-        sha256: of the file's bytes: a copy of it is the same image.
-        content: of its file, where the data hold that.
+        sha256: hash of the file's bytes, by which copies are recognised.
+        content: bytes of the file, if the data contain them.
     """
 
     name: str
@@ -58,23 +58,23 @@ class TrainingImage:
     content: bytes | None = field(default=None, repr=False)
 
     def open(self) -> Image.Image:
-        """The image as RGB.
+        """Open the image as RGB.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the image cannot be read.
         """
         return LabelledImage(self.name, self.path, self.label, self.content).open()
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Labelled images that are not yet divided into training, validation and test images.
+    """Labelled images before the division into training, validation and test images.
 
     Attributes:
         root: the folder, or the folder of the table.
-        labels: the classes, in the order of the outputs.
-        train: all images but those of `test`.
-        test: those of DATA/test; None where they are still to be split off.
+        labels: one label per class, in the order of the outputs.
+        train: all images except those of `test`.
+        test: images of test/; None if test images are yet to be split off.
     """
 
     root: Path
@@ -84,12 +84,12 @@ class TrainingData:
 
     @property
     def content(self) -> str:
-        """A digest of names, labels and file sizes."""
+        """Hash of names, labels and file sizes."""
         return self.train.content + (self.test.content if self.test else "")
 
     @property
     def left_out(self) -> str:
-        """What lies in the data's folders and is not used, in words."""
+        """Description of the files in the data's folders that are not used."""
         if self.test is None:
             return self.train.left_out
         parts = {"train": self.train.left_out, "test": self.test.left_out}
@@ -97,8 +97,8 @@ class TrainingData:
 
     @property
     def named(self) -> dict[str, LabelledImage]:
-        """Each image by its name in images.csv, which begins with train/ or test/ where the data
-        have these folders.
+        """Images by their name in images.csv, which starts with train/ or test/ if the data have
+        these folders.
         """
         if self.test is None:
             return {image.name: image for image in self.train.images}
@@ -107,30 +107,30 @@ class TrainingData:
 
 
 def is_divided(data: str | os.PathLike[str]) -> bool:
-    """Whether the data are a folder with the folders train/ and test/."""
+    """Whether the data are a folder that contains train/ and test/."""
     return all((Path(data) / part).is_dir() for part in ("train", "test"))
 
 
 def read_training_data(data: str | os.PathLike[str]) -> TrainingData:
-    """The classes and images of a folder with train/ and test/, or of one to be split.
+    """Read the classes and the list of images, without opening the images.
 
     Args:
-        data: a folder that holds train/ and test/ with a folder for each class; or class folders,
-            or a table, as `read_data` takes them.
+        data: folder with train/ and test/, each with one folder per class; or class folders or a
+            table, as for `read_data`.
 
     Raises:
-        DataError: there is no such data, a class has too few images, or the classes of train/ and
+        DataError: the data are missing, a class has too few images, or the classes of train/ and
             test/ differ.
     """
     root = Path(data)
     if root.is_dir() and not is_divided(root):
         for part in ("train", "test"):
-            # One that holds images itself is a class of that name.
+            # A folder with images in it is a class of this name.
             if (root / part).is_dir() and any(p.is_dir() for p in (root / part).iterdir()):
                 other = "test" if part == "train" else "train"
                 raise DataError(
-                    f"{root}: holds {part}/ but no {other}/; both are expected, or class folders "
-                    "alone, of which some images are split off as test images"
+                    f"{root}: holds {part}/ but no {other}/; both are expected, or only class "
+                    "folders, from which relook splits off test images"
                 )
     own = root / "train" if is_divided(root) else root
     labels = class_names(own)
@@ -152,14 +152,20 @@ def read_training_data(data: str | os.PathLike[str]) -> TrainingData:
 def divide(
     data: TrainingData, seed: int, on_images: OnImages | None = None
 ) -> tuple[TrainingImage, ...]:
-    """Read every image once, and decide which are for training, for validation and for testing.
+    """Read every image once, and divide them into training, validation and test images.
 
-    In each class `VALIDATION_SHARE` of the training images are drawn with the seed; where there is
-    no test/, `TEST_SHARE` of all images are drawn before that. Copies of one file stay together.
+    `VALIDATION_SHARE` of each class's training images are drawn at random for validation. If there
+    is no test/, `TEST_SHARE` of all images of the class are drawn before that for testing. Copies
+    of one file stay together.
+
+    Args:
+        data: labelled images.
+        seed: seed of the random division.
+        on_images: called with the number of images read and of all images.
 
     Raises:
-        DataError: an image of the training cannot be read, is in two classes, or is among both
-            the training and the test images.
+        DataError: a training image cannot be read, or the same image is in two classes or in both
+            train/ and test/.
     """
     test = () if data.test is None else data.test.images
     images = [*data.train.images, *test]
@@ -172,7 +178,7 @@ def divide(
             on_images(number, len(images))
     if errors:
         raise DataError(
-            f"{data.root}: {count(len(errors), 'image')} cannot be used; put right or remove: "
+            f"{data.root}: {count(len(errors), 'image')} cannot be used; repair or remove: "
             + some(errors)
         )
     fitted, held = found[: len(data.train)], found[len(data.train) :]
@@ -191,13 +197,13 @@ def divide(
 
 
 def digests(images: Sequence[LabelledImage]) -> list[str]:
-    """SHA-256 of each image's file; empty for one that cannot be read."""
+    """SHA-256 of each image's file; empty for files that cannot be read."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(_digest, images))
 
 
 def write_images(images: Sequence[TrainingImage], labels: Sequence[str]) -> str:
-    """The list as CSV: image, label, part, sha256."""
+    """Write the list of images as CSV with the columns image, label, part and sha256."""
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -208,16 +214,16 @@ def write_images(images: Sequence[TrainingImage], labels: Sequence[str]) -> str:
 def read_images(
     file: Path, images: Mapping[str, LabelledImage], labels: Sequence[str]
 ) -> tuple[TrainingImage, ...]:
-    """The images of a list that `write_images` wrote.
+    """Read a list of images that `write_images` wrote.
 
     Args:
-        file: the list.
-        images: the images of the data by name (see `TrainingData.named`); of others the name is
-            taken for the path.
-        labels: the classes.
+        file: CSV file.
+        images: images of the data by name (see `TrainingData.named`); for other images the name is
+            used as the path.
+        labels: one label per class.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the file cannot be read.
     """
     index = {label: place for place, label in enumerate(labels)}
     try:
@@ -227,7 +233,7 @@ def read_images(
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise RunError(f"{file}: cannot be read as the list of images ({error})") from error
     if not listed or any(i.sha256 is None or (not i.sha256 and i.part != "test") for i in listed):
-        raise RunError(f"{file}: cannot be read as the list of images (it is cut off)")
+        raise RunError(f"{file}: cannot be read as the list of images (it is incomplete)")
     return listed
 
 
@@ -248,7 +254,7 @@ def _check_names(root: Path, labels: Sequence[str]) -> None:
         if other != label:
             raise DataError(
                 f"{root}: the classes {other!r} and {label!r} differ only in case, spaces, dashes "
-                "or underscores; rename one, or make one class of both"
+                "or underscores; rename one of them, or merge them"
             )
 
 
@@ -270,12 +276,12 @@ def _check_counts(
 
 
 def _check_copies(data: TrainingData, fitted: Sequence[str], held: Sequence[str]) -> None:
-    """Raise DataError for an image in two classes, or among both training and test images.
+    """Raise DataError if the same image is in two classes, or in both train/ and test/.
 
     Args:
-        data: the images.
-        fitted: digests of the training images.
-        held: digests of the test images.
+        data: labelled images.
+        fitted: hashes of the training images.
+        held: hashes of the test images.
     """
     trained = list(zip(data.train.images, fitted, strict=True))
     first = {digest: image for image, digest in reversed(trained)}
@@ -302,7 +308,7 @@ def _check_copies(data: TrainingData, fitted: Sequence[str], held: Sequence[str]
 
 
 def _chosen(data: TrainingData, digests: Sequence[str], seed: int) -> dict[str, Part]:
-    """The part that each image belongs to, by its digest."""
+    """The part that each image belongs to, by its hash."""
     by_class: dict[int, list[str]] = defaultdict(list)
     for image, digest in zip(data.train.images, digests, strict=True):
         by_class[image.label].append(digest)
@@ -316,7 +322,7 @@ def _chosen(data: TrainingData, digests: Sequence[str], seed: int) -> dict[str, 
         if left - tested - held < 1:
             raise DataError(
                 f"{data.root}: class {data.labels[label]} has {left} different images, too few "
-                "to train, to choose and to test on"
+                "for training, validation and testing"
             )
         parts: list[Part] = ["test"] * tested + ["validation"] * held  # type: ignore[assignment]
         parts += ["train"] * (left - len(parts))
@@ -325,7 +331,7 @@ def _chosen(data: TrainingData, digests: Sequence[str], seed: int) -> dict[str, 
 
 
 def _read(images: Sequence[LabelledImage]) -> Iterator[tuple[str, str]]:
-    """(digest, error) of each image, in order; decoded once, so that damage is known now."""
+    """Yield (hash, error) of each image, in order; images are decoded to detect damage now."""
     with quiet(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from pool.map(_examine, images)
 
@@ -341,7 +347,7 @@ def _examine(image: LabelledImage) -> tuple[str, str]:
 def _digest(image: LabelledImage) -> str:
     if isinstance(image.source, bytes):
         return hashlib.sha256(image.source).hexdigest()
-    if not image.source.is_file():  # a pipe has no end to wait for
+    if not image.source.is_file():  # reading a pipe may never end
         return ""
     try:
         with image.source.open("rb") as stream:

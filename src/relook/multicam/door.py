@@ -1,6 +1,7 @@
-"""The door of this room: a MultiCAM is trained, and what was trained is loaded.
+"""Training a MultiCAM and loading trained networks.
 
-Backbones are models like others, and `relook.load` lies a floor above: it is handed in.
+Each function takes `relook.load` as an argument to load the backbone, since `relook.models`
+imports this package.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from relook.multicam.training import OnProgress, Plan
 from relook.record import Record
 
 Load = Callable[..., Classifier]
-"""`relook.load`."""
+"""The function `relook.load`."""
 
 _FINE_TUNED = Plan(epochs=8, rate=5e-4, seed=0)
 _FROM_SCRATCH = Plan(epochs=40, rate=3e-3, seed=0)
@@ -40,19 +41,19 @@ def load_run(
     name: str = "",
     device: str | torch.device | None = None,
 ) -> Classifier:
-    """The classifier that a stage of a training made.
+    """Load the classifier that one stage of a training run produced.
 
     Args:
-        folder: of the training.
-        stage: "target", "object", or "fusion" for MultiCAM as a whole.
-        load: `relook.load`.
-        said: what counts instead of what was trained, such as another input size.
-        name: what results call it; TargetNet, ObjectNet or MultiCAM by default.
-        device: as for `relook.load`.
+        folder: folder of the training run.
+        stage: "target", "object", or "fusion" for the whole MultiCAM.
+        load: the function `relook.load`.
+        said: properties that override those of the training, such as another input size.
+        name: name of the classifier; TargetNet, ObjectNet or MultiCAM by default.
+        device: see `relook.load`.
 
     Raises:
-        ModelError: the stage is unknown or not done, or the backbone cannot be made again.
-        RunError: the folder holds no training, or cannot be read.
+        ModelError: the stage is unknown or not finished, or the backbone cannot be created.
+        RunError: the folder contains no training run, or cannot be read.
 
     >>> from pathlib import Path
     >>> from relook.multicam import load_run
@@ -61,7 +62,7 @@ def load_run(
     """
     training = Training.read(folder)
     if stage not in STAGES:
-        raise ModelError(f"{folder / stage}: is no stage of a training; name {folder} itself")
+        raise ModelError(f"{folder / stage}: is not a stage of a training run; pass {folder}")
     networks = _networks(training, [stage], load, device)
     return networks.classifier(stage, training.labels, said, name)
 
@@ -73,16 +74,20 @@ def load_stages(
     load: Load,
     device: str | torch.device | None = None,
 ) -> list[Classifier]:
-    """The classifiers that stages of a training made: TargetNet alone, ObjectNet alone, both fused.
+    """Load the classifiers that several stages of a training run produced.
 
     Args:
-        training: read from its folder.
-        stages: any of "target", "object" and "fusion".
-        load: `relook.load`.
-        device: as for `relook.load`.
+        training: training run, read from its folder.
+        stages: names of stages: "target" for TargetNet, "object" for ObjectNet, "fusion" for
+            MultiCAM.
+        load: the function `relook.load`.
+        device: see `relook.load`.
+
+    Returns:
+        One classifier per name, in the order of `stages`.
 
     Raises:
-        ModelError: a stage is not done, or the backbone cannot be made again.
+        ModelError: a stage is not finished, or the backbone cannot be created.
         RunError: the weights cannot be read.
 
     >>> from relook.multicam import Training, load_stages
@@ -97,13 +102,13 @@ def load_stages(
 def _networks(
     training: Training, stages: Sequence[str], load: Load, device: str | torch.device | None
 ) -> Networks:
-    """The networks of a training, with the weights of these stages and of those before them."""
+    """The networks of a training run, with the weights of these stages and all earlier ones."""
     needed = STAGES[: 1 + max(map(STAGES.index, stages))]
     for stage in needed:
         if stage not in training.stages:
             raise ModelError(
-                f"{training.folder}: the training is not done, {stage} is missing; the same relook "
-                "train-multicam goes on"
+                f"{training.folder}: the training is not finished, {stage} is missing; run the "
+                "same relook train-multicam command again to continue"
             )
     backbone = str(training.settings["backbone"])
     _check_backbone(backbone)
@@ -122,16 +127,16 @@ def _networks(
 def load_trained(
     folder: str | os.PathLike[str], *, load: Load, device: str | torch.device | None = None
 ) -> Trained:
-    """All three networks of a training, for `relook.multicam.compare`.
+    """Load all three networks of a training run, for `relook.multicam.compare`.
 
     Args:
-        folder: of the training.
-        load: `relook.load`.
-        device: as for `relook.load`.
+        folder: folder of the training run.
+        load: the function `relook.load`.
+        device: see `relook.load`.
 
     Raises:
-        ModelError: the training is not done.
-        RunError: the folder holds no training, or cannot be read.
+        ModelError: the training is not finished.
+        RunError: the folder contains no training run, or cannot be read.
 
     >>> from relook.multicam import load_trained
     >>> load_trained("trained", load=relook.load).fused.name
@@ -156,36 +161,36 @@ def train_multicam(
 ) -> Training:
     """Train a MultiCAM (see `relook.multicam.network`): TargetNet, ObjectNet and their fusion.
 
-    Each stage is kept when it is done, and a stage that is not done is kept after every epoch and
-    every minute: the same call continues where another was stopped or killed, with the same
-    weights in the end (on a CPU with the same number of threads). `relook.load(output)` is then
-    the fused network, and `relook.load(f"{output}/target")` TargetNet.
+    Progress is saved after every stage, after every epoch and every minute. Calling the function
+    again with the same arguments continues an interrupted training, and ends with the same weights
+    as without the interruption (on a CPU, with the same number of threads). Afterwards
+    `relook.load(output)` loads the fused network and `relook.load(f"{output}/target")` TargetNet.
 
     Args:
-        data: a folder with train/ and test/, each with a folder of images for each class; or class
-            folders, or a table, of which 30 % of each class are split off as test images. Of the
-            training images 10 % of each class choose the epoch to keep.
-        output: the folder of the training.
-        load: `relook.load`, which makes the backbone.
-        backbone: a network that ends global average pooling → one fully connected layer:
+        data: folder with train/ and test/, each with one folder of images per class; or class
+            folders or a table, of which 30 % of each class become test images. 10 % of each
+            class's training images are for validation: they choose the epoch to keep.
+        output: folder of the training run.
+        load: the function `relook.load`, which loads the backbone.
+        backbone: network that ends with global average pooling and one fully connected layer:
             "bundled/efficientnet_lite0", "timm/<name>", "torchvision/<name>", "module:function".
-        weights: what both networks begin from: "bundled" (those that come installed), "none"
-            (random ones; of "module:function" every layer is reset), or a checkpoint of the
-            backbone (which images that was trained on, you have to know). By default bundled ones
-            for bundled backbones, and otherwise what `relook.load` takes.
-        epochs: the most for each stage; 8 by default, 40 from random weights.
-        seed: of the split, of random weights, of the order and the augmentation.
-        device: as for `relook.load`.
-        on_images: called with how many images have been read, before the training.
-        on_progress: called at every step.
+        weights: initial weights of both networks: "bundled" (the installed ones), "none" (random
+            ones; every layer of "module:function" is reset), or a checkpoint of the backbone,
+            which must not have been trained on the test images. The model's own weights by
+            default.
+        epochs: largest number of epochs per stage; 8 by default, 40 from random weights.
+        seed: seed of the split, the random weights, the order of images and the augmentation.
+        device: see `relook.load`.
+        on_images: called with the number of images read and of all images, before the training.
+        on_progress: called after every step.
 
     Raises:
-        DataError: the data cannot be trained on: an image that cannot be read, a class that is
-            empty, classes that differ, a test image among the training images.
-        ModelError: the backbone ends otherwise, or its weights cannot be loaded.
-        RunError: `output` holds something else, or another process works in it.
+        DataError: the data are not suitable: an unreadable image, an empty class, different
+            classes in train/ and test/, or a test image among the training images.
+        ModelError: the backbone does not end as required, or its weights cannot be loaded.
+        RunError: `output` contains something else, or another process is using it.
 
-    The folder "trained" holds what this call wrote; the same call finds it done:
+    The folder "trained" was written by this call, which finds the training finished:
 
     >>> from relook.multicam import train_multicam
     >>> training = train_multicam(
@@ -211,7 +216,7 @@ def train_multicam(
 
 
 def _start(backbone: str, weights: str | os.PathLike[str] | None) -> tuple[dict[str, Any], str]:
-    """Options of `load` for the starting weights, and what to call those."""
+    """Arguments of `load` for the initial weights, and a description of these weights."""
     bundled = backbone.startswith("bundled/")
     if weights is None:
         return {}, "bundled" if bundled else "own"
@@ -219,21 +224,21 @@ def _start(backbone: str, weights: str | os.PathLike[str] | None) -> tuple[dict[
         if not bundled:
             raise ModelError(
                 f"{backbone} has no bundled weights; pass a file of its weights, none for random "
-                "ones, or leave --weights out for those of its library"
+                "ones, or omit --weights for those of its library"
             )
         return {}, "bundled"
     if weights == "none":
         return {"pretrained": False}, "none"
     file = Path(weights)
     if not file.is_file():
-        raise ModelError(f"{file}: no such file of weights; pass one, or bundled, or none")
+        raise ModelError(f"{file}: no such file; pass a file of weights, bundled, or none")
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     return {"checkpoint": file}, f"file {digest}"
 
 
 def _load(load: Load, backbone: str, **options: Any) -> Classifier:
-    """The backbone as MultiCAM trains it: in float32, without auxiliary classifiers."""
+    """Load the backbone in float32, without auxiliary classifiers."""
     try:
         classifier = load(backbone, dtype="float32", **options)
     except WeightsMissingError as error:
@@ -251,9 +256,7 @@ def _load(load: Load, backbone: str, **options: Any) -> Classifier:
 
 
 def _drop_auxiliary(network: nn.Module) -> None:
-    """Remove the auxiliary classifiers of GoogLeNet and Inception; whether they are there depends
-    on where the weights came from.
-    """
+    """Remove the auxiliary classifiers of GoogLeNet and Inception, which only some weights have."""
     if getattr(network, "aux_logits", None) is not None:
         network.aux_logits = False  # type: ignore[assignment]
         for name in ("aux1", "aux2", "AuxLogits"):
@@ -262,12 +265,12 @@ def _drop_auxiliary(network: nn.Module) -> None:
 
 
 def _check_backbone(backbone: str) -> None:
-    """Raise ModelError for models that cannot be trained."""
+    """Raise ModelError for models that cannot be a backbone."""
     source = backbone.partition("/")[0]
     if run_of(backbone) is not None:
         raise ModelError(
-            f"{backbone}: is a training itself; name its backbone, and with --weights its "
-            "target/weights.safetensors"
+            f"{backbone}: is itself a training run; pass its backbone, with --weights "
+            f"{backbone}/target/weights.safetensors"
         )
     if source not in ("bundled", "timm", "torchvision") and ":" not in backbone:
         raise ModelError(
@@ -277,12 +280,13 @@ def _check_backbone(backbone: str) -> None:
 
 
 def _check_origin(backbone: str, folder: Path) -> None:
-    """Raise ModelError for a backbone whose code lies in the training's folder: a folder that
-    somebody else made may bring numbers, and no code.
+    """Raise ModelError if the backbone's code is in the training's folder.
+
+    Loading a folder from somebody else must never run code in it.
     """
     module = backbone.partition(":")[0]
     if ":" in backbone and Path(*module.split(".")).resolve().is_relative_to(folder.resolve()):
         raise ModelError(
-            f"{folder}: its backbone {backbone!r} is code in that folder itself, which relook does "
+            f"{folder}: its backbone {backbone!r} is code inside this folder, which relook does "
             "not run; move the module out of it"
         )

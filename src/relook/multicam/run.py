@@ -1,8 +1,8 @@
-"""The folder of a training: three stages, each kept when it is done.
+"""The folder of a training run, with three stages that are saved as soon as they are finished.
 
-RUN holds `run.json` (settings, versions, what the data were), `images.csv` (every image and what it
-was for), and for each of the stages `target`, `object` and `fusion` a folder with
-`weights.safetensors` and, written last, `stage.json`: what came out, epoch by epoch.
+It contains `run.json` (settings, versions and a description of the data), `images.csv` (every image
+and the part it belongs to), and for each of the stages `target`, `object` and `fusion` a folder
+with `weights.safetensors` and, written last, `stage.json` (the results of every epoch).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class StageRecord:
     """The outcome of a stage.
 
     Attributes:
-        epochs: figures of every epoch, first of the one before the training.
-        seconds: of training and validation, summed over interruptions.
-        images: the number of training images.
-        validation: the number of validation images, which chose the epoch to keep.
+        epochs: results of every epoch, the first being the state before the training.
+        seconds: time of training and validation, without interruptions.
+        images: number of training images.
+        validation: number of validation images, which chose the epoch to keep.
 
     >>> from relook.multicam import Training
     >>> target = Training.read("trained").stages["target"]
@@ -55,26 +55,26 @@ class StageRecord:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> StageRecord:
-        """The record that stage.json holds."""
+        """Create a record from the content of stage.json."""
         epochs = tuple(Epoch(**epoch) for epoch in found["epochs"])
         return cls(**{**found, "epochs": epochs})
 
     @property
     def best(self) -> Epoch:
-        """The epoch whose weights were kept."""
+        """The epoch with the lowest validation loss, whose weights were kept."""
         return min(self.epochs, key=lambda epoch: epoch.validation_loss)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is done, or done in part.
+    """A training run, finished or not.
 
     Attributes:
-        folder: of the training.
-        settings: what run.json holds.
-        labels: the classes.
-        images: every image and the part it belongs to; paths are relative to the data.
-        stages: the stages that are done, in order.
+        folder: folder of the training run.
+        settings: content of run.json.
+        labels: one label per class.
+        images: all images with the part they belong to; paths are relative to the data.
+        stages: records of the finished stages by name, in order.
 
     >>> from relook.multicam import Training
     >>> training = Training.read("trained")
@@ -90,10 +90,10 @@ class Training:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Training:
-        """Read the folder of a training.
+        """Read the folder of a training run.
 
         Raises:
-            RunError: it is no folder of a training, or cannot be read.
+            RunError: the folder contains no training run, or cannot be read.
         """
         place = Path(folder)
         settings = read_settings(place, KIND)
@@ -123,27 +123,27 @@ def train(
     """Train TargetNet, then ObjectNet, then their fusion; continue where an earlier call stopped.
 
     Args:
-        data: what to train on.
-        output: RUN.
-        backbone: makes the network that both begin from; called under the seed.
+        data: labelled images.
+        output: folder of the training run.
+        backbone: creates the initial network of both networks; called with a fixed seed.
         plan: epochs, learning rate and seed of every stage.
-        settings: what else the result depends on: the backbone's name and its weights.
-        on_images: called with how many images have been read, before the training.
-        on_progress: called at every step.
+        settings: other properties that the result depends on: name and weights of the backbone.
+        on_images: called with the number of images read and of all images, before the training.
+        on_progress: called after every step.
 
     Raises:
-        ModelError: the backbone does not end in global average pooling and one fully connected
+        ModelError: the backbone does not end with global average pooling and one fully connected
             layer.
         DataError: the images cannot be used, see `divide`.
-        RunError: `output` holds another training, or another process works in it.
-        RelookError: the training failed, see `fit`; what is done is kept.
-        OSError: the folder cannot be written; what is done is kept.
+        RunError: `output` contains another training run, or another process is using it.
+        RelookError: the training failed, see `fit`; saved progress is kept.
+        OSError: the folder cannot be written; saved progress is kept.
     """
     folder = Path(output)
     if data.test is None and folder.resolve().is_relative_to(data.root.resolve()):
         raise DataError(
-            f"{folder}: lies among the class folders of {data.root}, and would be one; name an "
-            "output elsewhere"
+            f"{folder}: is inside {data.root} and would become a class folder; choose an output "
+            "folder elsewhere"
         )
     made = {"kind": KIND, **settings, **asdict(plan), "batch": BATCH, "labels": list(data.labels)}
     made["data"] = {

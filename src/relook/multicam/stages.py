@@ -1,4 +1,4 @@
-"""The three stages: what each of them trains, and the classifier that comes out of it."""
+"""The three stages of MultiCAM's training: their networks and the resulting classifiers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TARGET, OBJECT, FUSED = "TargetNet", "ObjectNet", "MultiCAM"
 _NAMES = {"target": TARGET, "object": OBJECT, "fusion": FUSED}
 
 Backbone = Callable[[], Classifier]
-"""Makes the backbone anew at each call, in the classes that its weights have."""
+"""Function that creates a new backbone at each call, with the classes of its weights."""
 
 
 class Networks:
-    """TargetNet, ObjectNet and their fusion, made of one backbone.
+    """TargetNet, ObjectNet and their fusion, built from one backbone.
 
     Attributes:
-        base: a classifier of the backbone, for its device and preprocessing.
+        base: classifier with the backbone, for its device and preprocessing.
         target: TargetNet.
         object: ObjectNet.
     """
@@ -46,10 +46,16 @@ class Networks:
 
     @classmethod
     def make(cls, backbone: Backbone, labels: Sequence[str], seed: int) -> Networks:
-        """Networks with the backbone's weights, and new class layers with random weights.
+        """Create the networks with the backbone's weights and random class layers.
+
+        Args:
+            backbone: creates the backbone.
+            labels: one label per class.
+            seed: seed of the random weights.
 
         Raises:
-            ModelError: the backbone does not end GAP → one fully connected layer of logits.
+            ModelError: the backbone does not end with global average pooling and one fully
+                connected layer of logits.
         """
         with torch.random.fork_rng():
             torch.manual_seed(random_of(seed, "target").getrandbits(62))
@@ -58,20 +64,20 @@ class Networks:
             _, network = _cam_net(backbone, len(labels))
         if target.network is network.network:
             raise ModelError(
-                f"{base.name}: returns the same network twice; MultiCAM trains two, so that the "
-                "function has to make a new one at each call"
+                f"{base.name}: returns the same network twice; MultiCAM trains two networks, so "
+                "the function must create a new one at each call"
             )
         return cls(base, target, network)
 
     @property
     def fused(self) -> MultiCAM:
-        """The fusion; it is made of TargetNet and ObjectNet as they are at its first use."""
+        """MultiCAM; created on first use from TargetNet and ObjectNet as they are then."""
         if self._fused is None:
             self._fused = MultiCAM(self.object)
         return self._fused
 
     def stage(self, name: str) -> Stage:
-        """What a stage trains, and what prepares its inputs without being trained."""
+        """The stage with this name: "target", "object" or "fusion"."""
         if name == "target":
             return Stage(name, self.target.network, lambda inputs: inputs)
         self.target.eval()
@@ -82,22 +88,22 @@ class Networks:
                 lambda inputs: self.object.masked(inputs, self.target.maps(inputs)),
             )
         self.fused.eval()
-        # Near a good place already: AdamW's steps, as large as the rate, would leave it at once.
+        # It starts near an optimum, which AdamW's steps, as large as the rate, would leave at once.
         return Stage(name, self.fused.fusion, self.fused.features, pace=0.1)
 
     def classifier(
         self, name: str, labels: Sequence[str], said: Record | None = None, called: str = ""
     ) -> Classifier:
-        """A classifier of the network that a stage made.
+        """Create a classifier with the network that a stage trained.
 
         Args:
-            name: of the stage.
-            labels: one name per class.
-            said: what counts instead of what the backbone brings: see `relook.record.Record`.
-            called: what results call it; TargetNet, ObjectNet or MultiCAM by default.
+            name: name of the stage.
+            labels: one label per class.
+            said: properties that override those of the backbone: see `relook.record.Record`.
+            called: name of the classifier; TargetNet, ObjectNet or MultiCAM by default.
 
         Raises:
-            ModelError: the network does not fit what is said.
+            ModelError: a property in `said` does not fit the network.
         """
         layer = self.base.target_layer
         network: nn.Module
@@ -112,10 +118,10 @@ class Networks:
 
 
 def restore(network: nn.Module, folder: Path) -> None:
-    """Put a stage's weights into its network.
+    """Load a stage's weights into its network.
 
     Raises:
-        RunError: they cannot be read, or are of another network.
+        RunError: the weights cannot be read, or belong to another network.
     """
     file = folder / "weights.safetensors"
     try:
@@ -125,7 +131,7 @@ def restore(network: nn.Module, folder: Path) -> None:
 
 
 def _cam_net(backbone: Backbone, classes: int) -> tuple[Classifier, CamNet]:
-    """The backbone with a class layer of so many classes."""
+    """Create the backbone with a new class layer for this number of classes."""
     base = backbone()
     network = base.network
     head = _head_of(base)
@@ -139,9 +145,11 @@ def _cam_net(backbone: Backbone, classes: int) -> tuple[Classifier, CamNet]:
 
 
 def _head_of(base: Classifier) -> str:
-    """The name of the fully connected layer behind the pooled maps."""
+    """Name of the fully connected layer after the pooling."""
     if base.returns != "logits":
-        raise ModelError(f"{base.name}: MultiCAM trains a backbone of logits, not probabilities")
+        raise ModelError(
+            f"{base.name}: MultiCAM needs a backbone that returns logits, not probabilities"
+        )
     try:
         [first] = base.first_looks(base.noise())
         weights = class_weights(base, first)
@@ -154,6 +162,6 @@ def _head_of(base: Classifier) -> str:
         if isinstance(module, nn.Linear) and module.weight.data_ptr() == weights.data_ptr():
             return str(name)
     raise ModelError(
-        f"{base.name}: MultiCAM needs a fully connected layer (nn.Linear) behind the pooling; "
-        "this network has another kind there"
+        f"{base.name}: MultiCAM needs a fully connected layer (nn.Linear) after the pooling; "
+        "this network has another kind of layer there"
     )
