@@ -552,7 +552,7 @@ def test_an_image_that_goes_missing_does_not_lose_the_work(scenes, tmp_path):
             shutil.move(scenes / "train", scenes / "away")
 
     data = read_training_data(scenes)
-    with pytest.raises(RelookError, match=r"png: .*put it back, and the same command goes on"):
+    with pytest.raises(RelookError, match=r"png: .*restore it, and run the same command again"):
         train(data, tmp_path / "run", small, PLAN, SETTINGS, on_progress=remove)
     shutil.move(scenes / "away", scenes / "train")
     steps = []
@@ -651,7 +651,7 @@ def test_other_classes_are_not_taken_in_sorted_order(trained, tmp_path):
     scenes, run = trained
     for name in COLOURS:
         shutil.copytree(scenes / "test" / name, tmp_path / f"other {name}s")
-    with pytest.raises(DataError, match="which has: blue, green, red"):
+    with pytest.raises(DataError, match="which are: blue, green, red"):
         unseen_images(Training.read(run), tmp_path)
 
 
@@ -878,7 +878,10 @@ def test_bad_usage_of_the_training_is_said(scenes, tmp_path, monkeypatch):
     for arguments, message in (
         (("scenes", *toy), "red/07.png"),
         (("nowhere", *toy), "nowhere"),
-        (("scenes/test", "--output", "run", "--weights", "w.pth"), "no such file; pass a file of weights"),
+        (
+            ("scenes/test", "--output", "run", "--weights", "w.pth"),
+            "no such file; pass a file of weights",
+        ),
         (("scenes/test", "--output", "run", "--backbone", "timm/vgg99"), "timm/vgg99"),
         (("scenes/test", "--output", "run", "--backbone", "timm/resnet18"), "file of them with"),
     ):

@@ -1,4 +1,4 @@
-"""Retrain with MultiCAM, or just correct? Every method on the same images, from one TargetNet."""
+"""Comparison of MultiCAM with corrections of its TargetNet, on the same images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from relook.words import some
 
 KIND = "comparison"
 LOOKS = ("poster", "flip", "quick", "best")
-"""What TargetNet's answer is corrected by."""
+"""Looks that correct TargetNet's answers."""
 
 _STAGES = {OBJECT: ("target", "object"), FUSED: ("target", "object", "fusion")}
 _CLASSES = 12
@@ -60,12 +60,12 @@ _CLASSES = 12
 
 @dataclass(frozen=True)
 class Trained:
-    """What is compared.
+    """The networks of a training run.
 
     Attributes:
-        training: where it came from.
+        training: the training run.
         target: TargetNet alone.
-        object: ObjectNet alone, on what TargetNet leaves of an image.
+        object: ObjectNet alone, on images masked by TargetNet.
         fused: MultiCAM.
 
     >>> from relook.multicam import load_trained
@@ -82,13 +82,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class Compared:
-    """One method's figures.
+    """Results of one method.
 
     Attributes:
-        method: its name.
-        tally: over all test images.
-        pairing: TargetNet alone before, this method after; None for TargetNet itself.
-        seconds: of training that it needs.
+        method: name of the method.
+        tally: counts over all test images.
+        pairing: comparison of TargetNet (before) and this method (after); None for TargetNet.
+        seconds: training time that the method needs.
 
     >>> from relook.multicam import Comparison
     >>> multicam = Comparison.read("compared").methods[-1]
@@ -102,7 +102,7 @@ class Compared:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """A row of `relook compare --json`."""
+        """One row of `relook compare --json`."""
         low, high = self.tally.interval or (None, None)
         return {
             "method": self.method,
@@ -116,11 +116,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome of a comparison. TargetNet's are the first answers, MultiCAM's the main ones.
+    """The outcome of a comparison: TargetNet's answers come first, MultiCAM's are the main ones.
 
     Attributes:
-        settings: all that the rows depend on, as in run.json.
-        training: of the networks: its settings, classes and stages, without its images.
+        settings: all settings that the rows depend on, as in run.json.
+        training: training run of the networks: settings, classes and stages, without images.
         table: one row per test image, in the order of the data.
 
     >>> from relook.multicam import Comparison
@@ -138,7 +138,7 @@ class Comparison:
         """Read the folder of a comparison; the training's folder is not needed.
 
         Raises:
-            RunError: it is no folder of a comparison, is of another format, or cannot be read.
+            RunError: the folder contains no comparison, has another format, or cannot be read.
         """
         settings = read_settings(Path(folder), KIND)
         return cls(settings, _training(settings), Run(Path(folder), settings).table())
@@ -150,12 +150,12 @@ class Comparison:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """The statistics of the rows."""
+        """Statistics of the rows."""
         return Statistics.of(self.table)
 
     @cached_property
     def methods(self) -> tuple[Compared, ...]:
-        """TargetNet, its corrections, ObjectNet, MultiCAM."""
+        """Results of TargetNet, its corrections, ObjectNet and MultiCAM, in this order."""
         counted = self.statistics
         found = [Compared(TARGET, counted.before, None, self.seconds(TARGET))]
         for name in (*self.settings["looks"], OBJECT, FUSED):
@@ -164,15 +164,15 @@ class Comparison:
         return tuple(found)
 
     def seconds(self, method: str) -> float:
-        """Of the training that a method needs."""
+        """Training time that a method needs, in seconds."""
         return sum(self.training.stages[name].seconds for name in _STAGES.get(method, ("target",)))
 
     def summary(self) -> dict[str, Any]:
-        """The object of `relook compare --json`."""
+        """The JSON object of `relook compare --json`."""
         return {"rows": [method.to_json() for method in self.methods]}
 
     def details(self) -> dict[str, Any]:
-        """The summary and what it leaves out: what summary.json holds."""
+        """The summary with more details, as in summary.json."""
         more = [
             {
                 "method": method.method,
@@ -203,23 +203,22 @@ def compare(
 ) -> Comparison:
     """Classify the test images with TargetNet, its corrections, ObjectNet and MultiCAM.
 
-    What `relook.evaluate` says of images that cannot be read, of `output` and of going on holds
-    here too.
+    Unreadable images, `output` and interrupted runs are handled as in `relook.evaluate`.
 
     Args:
         trained: the networks.
-        data: what `unseen_images` gave: nothing that they were trained on.
-        output: the folder of the comparison.
-        k: of the corrections, as for `Corrector`.
-        gate: the same for all of them, as for `Corrector`.
-        budget: of the poster's maps, as for `Corrector`.
-        on_rows: told of the rows as they come.
+        data: images that the networks were not trained on, from `unseen_images`.
+        output: folder of the comparison.
+        k: number of classes that the corrections consider, as for `Corrector`.
+        gate: gate of all corrections, as for `Corrector`.
+        budget: budget of the poster's maps, as for `Corrector`.
+        on_rows: called with the rows of each batch.
 
     Raises:
-        DataError: the networks were trained on some of the data.
-        RunError: `output` holds something else.
+        DataError: the networks were trained on some of the images.
+        RunError: `output` contains something else.
         RelookError: k, gate or budget is out of range.
-        ModelError: a network cannot do what a look asks of it.
+        ModelError: a network does not support a look.
 
     >>> from relook.multicam import compare, load_trained, unseen_images
     >>> trained = load_trained("trained", load=relook.load)
@@ -263,7 +262,7 @@ def compare(
 
 
 def _training(settings: Mapping[str, Any]) -> Training:
-    """What the settings of a comparison hold of the training."""
+    """The training run as far as the settings of a comparison describe it."""
     held = settings["training"]
     stages = {name: StageRecord.of_json(stage) for name, stage in held["stages"].items()}
     labels = tuple(held["settings"]["labels"])
@@ -272,20 +271,20 @@ def _training(settings: Mapping[str, Any]) -> Training:
 
 @dataclass(frozen=True)
 class Asked:
-    """The answers of ObjectNet or MultiCAM, each of which holds two networks."""
+    """The answers of ObjectNet or MultiCAM, each of which runs two networks."""
 
     name: str
     classifier: Classifier
 
     @property
     def looks(self) -> Sequence[Look]:
-        """None."""
+        """No looks."""
         return ()
 
     def answers(
         self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Mapping[str, Answer]]:
-        """One answer per image, of two forward passes."""
+        """Yield one answer per image, from two forward passes."""
         start = time.perf_counter()
         probabilities = self.classifier(torch.stack([first.pixels for first in firsts]))
         own = (time.perf_counter() - start) / len(images)
@@ -294,15 +293,16 @@ class Asked:
 
 
 def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledImages:
-    """The images of the data that the networks may be tested on.
+    """Select the images that the networks may be tested on.
 
-    Those of DATA/test where the data are divided. Where relook split the training's data and these
-    are the same images, or some of them: those that were split off. Else all. Images are known by
-    the digest of their files, wherever they lie and whatever they are called.
+    If the data contain train/ and test/, these are the images in test/. If relook split off test
+    images for the training, and the data are the same images or some of them, these are the test
+    images. Otherwise they are all images. Images are recognised by the hash of their files,
+    whatever their path.
 
     Raises:
-        DataError: the data cannot be used, have other classes, or the networks were trained on
-            some of them.
+        DataError: the data cannot be used, their classes differ, or the networks were trained on
+            some of the images.
 
     >>> from relook.multicam import Training, unseen_images
     >>> len(unseen_images(Training.read("trained"), "scenes"))
@@ -310,9 +310,9 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
     """
     root = os.fspath(data)
     found = read_data(os.path.join(root, "test") if is_divided(data) else root, training.labels)
-    if found.matched.startswith(BY_ORDER):  # a guess for networks from elsewhere
+    if found.matched.startswith(BY_ORDER):  # a guess, not needed for networks trained by relook
         raise DataError(
-            f"{root}: its classes are not those of {training.folder}, which has: "
+            f"{root}: its classes differ from those of {training.folder}, which are: "
             f"{some(training.labels, _CLASSES)}"
         )
     parts = {image.sha256: image.part for image in training.images}
@@ -328,7 +328,7 @@ def unseen_images(training: Training, data: str | os.PathLike[str]) -> LabelledI
 
 
 def seen_in_training(training: Training, data: LabelledImages) -> list[str]:
-    """Names of the images that the networks were fitted to, or that chose their epochs.
+    """Names of the images that the networks were trained or validated on.
 
     >>> from relook.evaluation import read_data
     >>> from relook.multicam import Training, seen_in_training
@@ -345,29 +345,29 @@ def _seen(training: Training, data: LabelledImages, own: Sequence[str]) -> list[
 
 
 def _refuse_seen(training: Training, data: LabelledImages, own: Sequence[str]) -> None:
-    """Raise DataError if the networks were trained on any of the images (`own`: their digests)."""
+    """Raise DataError if the networks were trained on any of the images (`own`: their hashes)."""
     seen = _seen(training, data, own)
     if seen:
         raise DataError(
             f"{training.folder}: was trained on {len(seen):,} of these {len(data):,} images "
-            f"({some(seen)}), and cannot be tested on them; name images that it has not seen"
+            f"({some(seen)}), and cannot be tested on them; pass images that it has not seen"
         )
 
 
 def _name(look: str, budget: int | Literal["fast"] | None) -> str:
-    """What the rows call TargetNet with this correction."""
+    """Name of TargetNet with this correction in the rows."""
     less = f" ({'fast' if budget == 'fast' else f'budget {budget}'})"
     return f"{TARGET} + {look}{less if budget is not None and look == 'poster' else ''}"
 
 
 @dataclass(frozen=True)
 class Masked:
-    """What MultiCAM makes of one image. Tensors are on the CPU.
+    """Saliency and masked version of one image, on the CPU.
 
     Attributes:
-        saliency: (H, W) in [0, 1], where TargetNet sees any of the classes.
-        image: (3, H, W) in [0, 1], what ObjectNet is shown: what is hidden has the dataset's mean.
-        hidden: how much of the image that is, 0 to 1.
+        saliency: (H, W) in [0, 1], large where TargetNet sees any of the classes.
+        image: (3, H, W) in [0, 1], ObjectNet's input: hidden pixels have the dataset's mean.
+        hidden: fraction of the image that is hidden, in [0, 1].
 
     >>> from relook.images import open_image
     >>> from relook.multicam import masked
@@ -384,11 +384,11 @@ class Masked:
 
 @torch.no_grad()
 def masked(classifier: Classifier, pixels: Float[Tensor, "3 h w"]) -> Masked:
-    """Saliency and masked image of one image.
+    """Compute TargetNet's saliency for an image, and the masked image that ObjectNet gets.
 
     Args:
-        classifier: of a fused network.
-        pixels: in [0, 1].
+        classifier: classifier with a MultiCAM network.
+        pixels: one image in [0, 1].
 
     >>> from relook.images import open_image
     >>> from relook.multicam import masked

@@ -1,37 +1,36 @@
 """TargetNet, saliency, mask filter, ObjectNet and their fusion, as modules.
 
 MultiCAM (K. Fu, W. Dai, Y. Zhang, Z. Wang, M. Yan, X. Sun, "MultiCAM: Multiple Class Activation
-Mapping for Aircraft Recognition in Remote Sensing Images", Remote Sensing 11(5), 544, 2019). Only
-its abstract and a summary of it were at hand. From them: a TargetNet classifies and gives a CAM of
-every class; the CAMs of all classes make one saliency map; a mask filter hides the background of
-the original image and keeps the object's place and scale; an ObjectNet is trained on the masked
-images; the features of both are fused for the answer. What follows is our own reading, decision by
-decision, with what could have been chosen instead:
+Mapping for Aircraft Recognition in Remote Sensing Images", Remote Sensing 11(5), 544, 2019). We had
+only its abstract and a summary. They say: TargetNet classifies and computes a CAM of every class;
+the CAMs of all classes are combined into one saliency map; a mask filter hides the background of
+the original image and keeps the position and scale of the object; ObjectNet is trained on the
+masked images; the features of both networks are fused for the answer. The details below are our
+own decisions, with the alternatives:
 
-1. **CAM of a class** (Zhou et al. 2016, eq. 2): CAM_c = sum_k (w_k^c − mean_c w_k^c) · A_k. What
-   all classes share is taken off: softmax does not see it, and under cross entropy, whose
-   gradients of the classes add up to 0, it stays what the initialisation drew. Alternative: the
-   plain weights.
-2. **Saliency**: S = up(m) / max(up(m)) with m = max_c CAM_c. A place counts as much as it speaks
-   for the class that it speaks for most, whatever the answer is; a class without evidence adds
-   nothing. Alternatives: the sum over the classes of maps each scaled to [0, 1], which makes as
-   much of a class that was seen nowhere; the sum weighted by the probabilities, which is the CAM of
-   the answer alone where the network is sure. Divided by the maximum, and not min-max: where
-   evidence is everywhere, as in a scene, nothing has to be hidden. No evidence at all (S flat at
-   0) hides nothing.
-3. **Mask filter**: hidden below S = 0.1, kept as it is from 0.2 on, a ramp between; 0.2 is Zhou's
-   share of the maximum for a box, 0.1 the poster's threshold. Alternatives: a step, in which
-   rounding of the maps (another engine, half precision) turns pixels on and off; the soft product
-   X ⊙ S, which darkens the object too.
-4. **A hidden pixel** gets the dataset's mean, 0 after normalisation, which is also what the
-   convolutions pad with. Alternative: black.
-5. **ObjectNet** is the same backbone from the same starting weights, trained on the masked images
-   while TargetNet stands still. Alternative: from TargetNet's weights, which makes the two alike.
-6. **Fusion**: the pooled features of both, one after the other, into one fully connected layer,
-   which begins as the mean of the two networks' own and is trained with both standing still.
-   Alternative: all of it trained end to end.
+1. **CAM of a class** (Zhou et al. 2016, eq. 2): CAM_c = sum_k (w_k^c − mean_c w_k^c) · A_k. The
+   mean over the classes is subtracted, since it does not change the softmax, and training with
+   cross entropy leaves it at its random initial value. Alternative: the plain weights.
+2. **Saliency**: S = up(m) / max(up(m)) with m = max_c CAM_c. Each position counts by its evidence
+   for the class that it supports most, whatever the answer; classes without evidence add nothing.
+   Alternatives: the sum over the classes of maps scaled to [0, 1] each, which gives full weight to
+   classes seen nowhere; the sum weighted by the probabilities, which is only the answer's CAM if
+   the network is confident. The map is divided by its maximum, not min-max scaled: if evidence is
+   everywhere, as in a scene, nothing has to be hidden. Without any evidence nothing is hidden.
+3. **Mask filter**: hidden below S = 0.1, unchanged from 0.2 on, with a linear ramp in between; 0.2
+   is Zhou's fraction of the maximum for a bounding box, 0.1 the poster's threshold. Alternatives: a
+   step, with which rounding of the maps (another engine, half precision) switches pixels on and
+   off; the soft product X ⊙ S, which darkens the object too.
+4. **Hidden pixels** get the dataset's mean, 0 after normalisation, with which convolutions also
+   pad. Alternative: black.
+5. **ObjectNet** is the same backbone with the same initial weights, trained on the masked images
+   while TargetNet is frozen. Alternative: to start from TargetNet's weights, which makes the two
+   networks similar.
+6. **Fusion**: the pooled features of both networks are concatenated, as inputs of one fully
+   connected layer. It is initialised as the mean of the two networks' own layers, and trained while
+   both are frozen. Alternative: to train everything end to end.
 
-Everything here works on normalised inputs, (N, 3, H, W), as the networks do.
+Everything in this module works on normalised inputs (N, 3, H, W), like the networks.
 """
 
 from __future__ import annotations
@@ -47,25 +46,25 @@ from relook.layers import layers_of
 from relook.target import Target
 
 HIDDEN = 0.1
-"""Up to this saliency a pixel is hidden."""
+"""Largest saliency at which a pixel is completely hidden."""
 KEPT = 0.2
-"""From this saliency on a pixel is kept as it is."""
+"""Smallest saliency at which a pixel is unchanged."""
 
 
 class CamNet(nn.Module):
-    """A network that ends global average pooling → one fully connected layer, and shows its maps.
+    """A network that ends with global average pooling and one fully connected layer.
 
     Attributes:
-        network: (N, 3, H, W) to (N, C) logits.
+        network: the network, from (N, 3, H, W) to logits (N, C).
     """
 
     def __init__(self, network: nn.Module, target: Target, head: str) -> None:
         """Wrap a network.
 
         Args:
-            network: stays as it is.
-            target: the layer whose maps are pooled.
-            head: the name of the fully connected layer, an `nn.Linear`.
+            network: the network; it is not changed.
+            target: layer whose maps are pooled.
+            head: name of the fully connected layer, an `nn.Linear`.
         """
         super().__init__()
         self.network = network
@@ -80,17 +79,17 @@ class CamNet(nn.Module):
         return head
 
     def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """The network's own answer, logits."""
+        """Compute the network's logits."""
         return class_outputs(self.network(inputs))
 
     def maps(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k u v"]:
-        """A_k: the maps before pooling, of one forward pass, without gradients."""
+        """Compute the maps A_k before pooling, in one forward pass, without gradients."""
         with layers_of(self.network).recording(self._target) as maps:
             self.network(inputs)
         return maps[0]
 
     def class_maps(self, maps: Float[Tensor, "n k u v"]) -> Float[Tensor, "n c u v"]:
-        """CAM_c of every class (decision 1)."""
+        """Compute CAM_c of every class (decision 1)."""
         weights = self.head.weight
         return torch.einsum("ck,nkuv->ncuv", weights - weights.mean(dim=0), maps)
 
@@ -98,11 +97,14 @@ class CamNet(nn.Module):
 def saliency(
     class_maps: Float[Tensor, "n c u v"], inputs: Float[Tensor, "n d h w"]
 ) -> Float[Tensor, "n h w"]:
-    """S: one map in [0, 1] of the CAMs of all classes (decision 2); all 1 where they are flat.
+    """Combine the CAMs of all classes into the saliency S (decision 2).
 
     Args:
-        class_maps: CAM_c, whose mean over the classes is 0.
-        inputs: what they are of; only its size counts.
+        class_maps: CAM_c of every class, with mean 0 over the classes.
+        inputs: inputs that the CAMs belong to; only their size is used.
+
+    Returns:
+        One map in [0, 1] per image; all 1 if there is no evidence for any class.
 
     >>> from relook.multicam import saliency
     >>> maps = torch.tensor([[[[2.0, 0.0]], [[-2.0, 1.0]]]])  # of two classes, 1×2
@@ -118,7 +120,7 @@ def saliency(
 
 
 def mask_filter(saliency: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
-    """How much of each pixel is kept, 0 to 1 (decision 3).
+    """Fraction of each pixel that is kept, in [0, 1] (decision 3).
 
     >>> from relook.multicam import mask_filter
     >>> mask_filter(torch.tensor([[[0.05, 0.15, 0.8]]]))
@@ -128,11 +130,11 @@ def mask_filter(saliency: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
 
 
 class ObjectNet(nn.Module):
-    """TargetNet hides the background, and a second network answers of what is left.
+    """A second network that classifies images whose background TargetNet has hidden.
 
     Attributes:
         target: TargetNet.
-        network: the second one.
+        network: the second network.
     """
 
     def __init__(self, target: CamNet, network: CamNet) -> None:
@@ -141,27 +143,28 @@ class ObjectNet(nn.Module):
         self.network = network
 
     def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Logits."""
+        """Compute the logits."""
         answer: Tensor = self.network(self.masked(inputs, self.target.maps(inputs)))
         return answer
 
     def masked(
         self, inputs: Float[Tensor, "n 3 h w"], maps: Float[Tensor, "n k u v"]
     ) -> Float[Tensor, "n 3 h w"]:
-        """The masked images (decision 4), from TargetNet's maps of the same inputs."""
+        """Mask the images (decision 4) by TargetNet's maps of the same inputs."""
         return inputs * mask_filter(saliency(self.target.class_maps(maps), inputs)).unsqueeze(1)
 
 
 class MultiCAM(nn.Module):
-    """Both networks' features, fused.
+    """The fusion of TargetNet's and ObjectNet's features.
 
-    It ends GAP → FC as its parts do: the maps of both, TargetNet's first, come together in the
-    layer `joined`, which is its target layer for CAM and Score-CAM.
+    Like both networks it ends with global average pooling and one fully connected layer. The maps
+    of both, TargetNet's first, are concatenated in the layer `joined`, which is its target layer
+    for CAM and Score-CAM.
 
     Attributes:
-        object: ObjectNet, which holds TargetNet.
-        joined: (N, 2K, h, w), passed on as it is.
-        fusion: the fully connected layer, 2K to C.
+        object: ObjectNet, which contains TargetNet.
+        joined: identity on the concatenated maps (N, 2K, h, w).
+        fusion: the fully connected layer from 2K features to C classes.
 
     >>> multicam = relook.load("trained")
     >>> type(multicam.network).__name__, multicam.target_layer
@@ -175,7 +178,7 @@ class MultiCAM(nn.Module):
         heads = (object_net.target.head, object_net.network.head)
         weight = torch.cat([head.weight.detach() / 2 for head in heads], dim=1)
         self.fusion = skip_init(nn.Linear, weight.shape[1], len(weight)).to(weight)
-        with torch.no_grad():  # decision 6: it begins as the mean of the two answers
+        with torch.no_grad():  # decision 6: initialised as the mean of the two answers
             self.fusion.weight.copy_(weight)
             self.fusion.bias.zero_()
             for head in heads:
@@ -183,13 +186,13 @@ class MultiCAM(nn.Module):
                     self.fusion.bias.add_(head.bias / 2)
 
     def features(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
-        """The pooled maps of both networks."""
+        """Compute the pooled maps of both networks."""
         maps = self.object.target.maps(inputs)
         seen = self.object.network.maps(self.object.masked(inputs, maps))
         joined: Tensor = self.joined(torch.cat([maps, seen], dim=1))
         return joined.mean(dim=(2, 3))
 
     def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Logits."""
+        """Compute the logits."""
         answer: Tensor = self.fusion(self.features(inputs))
         return answer

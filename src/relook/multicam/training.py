@@ -1,4 +1,4 @@
-"""One stage of the training: a network fitted to labelled images, stopped early, killed or not."""
+"""One stage of the training, with early stopping; it continues after an interruption."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ BATCH = 32
 SMOOTHING = 0.05
 """Label smoothing of the training loss; the validation loss has none."""
 KEEP_SECONDS = 60.0
-"""Within an epoch, what is done so far is saved after so many seconds."""
+"""Seconds after which the progress within an epoch is saved."""
 
 _WARM_UP = 0.1
-"""Share of the steps in which the learning rate rises; then it falls as a cosine."""
+"""Fraction of the steps in which the learning rate rises, before it falls as a cosine."""
 _AREA = (0.35, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _LIGHT = (0.8, 1.2)
@@ -43,12 +43,12 @@ _LIGHT = (0.8, 1.2)
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a stage is trained, and how fast.
+    """Duration and learning rate of the training.
 
     Attributes:
-        epochs: at most.
-        rate: the highest learning rate, of AdamW.
-        seed: of the order, the augmentation and dropout.
+        epochs: largest number of epochs per stage.
+        rate: highest learning rate of AdamW.
+        seed: seed of the order of images, the augmentation and dropout.
     """
 
     epochs: int
@@ -57,19 +57,19 @@ class Plan:
 
     @property
     def patience(self) -> int:
-        """After so many epochs without a lower validation loss a stage ends."""
+        """Number of epochs without a lower validation loss after which a stage ends."""
         return max(3, self.epochs // 4)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage trains.
+    """One stage of the training.
 
     Attributes:
         name: "target", "object" or "fusion".
-        network: what is trained and kept.
-        prepare: makes the network's inputs of normalised images; it is not trained.
-        pace: the share of the plan's learning rate that this stage uses.
+        network: network that is trained and saved.
+        prepare: frozen function from normalised images to the network's inputs.
+        pace: factor of the plan's learning rate.
     """
 
     name: str
@@ -80,14 +80,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The figures of one epoch; epoch 0 is before the training, and has no training loss.
+    """Results of one epoch.
 
     Attributes:
-        epoch: 1 is the first.
-        loss, accuracy: means over the augmented training images, while the network learnt.
-        validation_loss, validation_accuracy: after the epoch; cross entropy, and the share that is
-            right.
-        seconds: since the stage began, summed over interruptions.
+        epoch: number of the epoch, from 1; 0 is the state before the training.
+        loss: mean training loss during the epoch, on augmented images; None for epoch 0.
+        accuracy: fraction of correct answers during the epoch, on augmented images; None for
+            epoch 0.
+        validation_loss: cross entropy of the validation images after the epoch.
+        validation_accuracy: fraction of correct answers for the validation images.
+        seconds: time since the stage began, without interruptions.
 
     >>> from relook.multicam import Training
     >>> first = Training.read("trained").stages["target"].epochs[0]
@@ -105,15 +107,18 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is.
+    """Progress of a stage.
 
     Attributes:
-        stage: its name.
-        epoch: 1 is the first.
-        epochs: at most so many.
-        step, steps: batches done in this epoch, and in all of it.
-        loss, accuracy: of this epoch so far; None before its first step.
-        ended: the epoch, where this says that it ended (or that the stage goes on after it).
+        stage: name of the stage.
+        epoch: number of the epoch, from 1; 0 is the state before the training.
+        epochs: largest number of epochs.
+        step: number of batches done in this epoch.
+        steps: number of batches per epoch.
+        loss: mean training loss of this epoch so far; None before its first step.
+        accuracy: fraction of correct answers in this epoch so far; None before its first step.
+        ended: results of the epoch that has just ended, or after which an interrupted stage
+            continues; None during an epoch.
 
     >>> from relook.multicam import Progress
     >>> told = Progress("target", epoch=1, epochs=8, step=3, steps=10, loss=1.2, accuracy=0.5)
@@ -136,7 +141,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass
 class _State:
-    """All that a stage needs to continue as if it had never stopped."""
+    """The saved state from which an interrupted stage continues."""
 
     epoch: int
     step: int
@@ -159,8 +164,7 @@ class _State:
             return cls(**torch.load(file, map_location="cpu", weights_only=True))
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, TypeError) as error:
             raise RunError(
-                f"{file}: cannot be read ({first_line(error)}); delete it, and the stage begins "
-                "anew"
+                f"{file}: cannot be read ({first_line(error)}); delete it to start the stage again"
             ) from error
 
 
@@ -173,30 +177,32 @@ def fit(
     kept: Path,
     on_progress: OnProgress | None = None,
 ) -> list[Epoch]:
-    """Train the stage's network, and leave it with the weights of its best epoch.
+    """Train the stage's network in place, and restore the weights of its best epoch.
 
-    Cross entropy with label smoothing, AdamW, a learning rate that warms up and falls as a cosine.
-    Augmentation: a box of 35 to 100 % of the image, mirrored or not, brighter or darker. The epoch
-    with the lowest validation loss is kept, the state before the training among them; after
-    `Plan.patience` epochs without a lower one the stage ends. Order, augmentation and dropout
-    follow from seed, stage, epoch and step alone, so that a run that was killed and continued has
-    the same weights in the end (on a CPU, with the same number of threads).
+    The loss is cross entropy with label smoothing, the optimiser AdamW with a warm-up and a cosine
+    decay of the learning rate. The augmentation is a random crop of 35 to 100 % of the image, a
+    random flip and a random brightness.
+
+    The best epoch has the lowest validation loss, and may be the state before the training. After
+    `Plan.patience` epochs without a lower loss the stage ends. Order, augmentation and dropout
+    depend only on seed, stage, epoch and step, so that an interrupted training ends with the same
+    weights (on a CPU, with the same number of threads).
 
     Args:
-        stage: the network is trained in place.
-        classifier: cuts and normalises the images.
-        train: what is fitted.
-        validation: what chooses the epoch.
-        plan: how long and how fast.
-        kept: the file that holds what is done so far; training continues from it if it exists.
-        on_progress: called at every step.
+        stage: stage to train.
+        classifier: classifier that cuts and normalises the images.
+        train: training images.
+        validation: validation images.
+        plan: epochs, learning rate and seed.
+        kept: file for the progress so far; training continues from it if it exists.
+        on_progress: called after every step.
 
     Returns:
-        The epochs, the one before the training first.
+        Results of every epoch, the first being the state before the training.
 
     Raises:
-        RelookError: an image cannot be read any more, the loss is not finite, or PyTorch fails
-            (out of memory among it); what was done before is kept.
+        RelookError: an image can no longer be read, the loss is not finite, or PyTorch fails, for
+            example out of memory; saved progress is kept.
         RunError: `kept` cannot be read.
     """
     with torch.random.fork_rng(), quiet(), evaluating(stage.network):
@@ -204,7 +210,7 @@ def fit(
 
 
 def random_of(*what: object) -> random.Random:
-    """A generator of random numbers for one purpose, seeded with words that name it."""
+    """Random number generator for one purpose, seeded with the values that identify it."""
     return random.Random(" ".join(map(str, what)))
 
 
@@ -223,7 +229,7 @@ class _Fit:
         self.train, self.validation = train, validation
         self.kept, self.on_progress = kept, on_progress
         self.optimizer = torch.optim.AdamW(stage.network.parameters(), lr=plan.rate)
-        # A last batch that is not full is left out; the next epoch has another order.
+        # An incomplete last batch is skipped; the next epoch has another order.
         self.steps = max(1, len(train) // BATCH)
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
@@ -280,8 +286,8 @@ class _Fit:
         loss = cross_entropy(logits, labels, label_smoothing=SMOOTHING)
         if not bool(loss.isfinite()):
             raise RelookError(
-                f"{self.stage.name}: the loss is {loss.item()} in epoch {epoch}, and would be "
-                "again; begin another run from other weights, or with another seed"
+                f"{self.stage.name}: the loss is {loss.item()} in epoch {epoch}, which would "
+                "happen again; start a new run with other weights or another seed"
             )
         self.optimizer.zero_grad()
         loss.backward()
@@ -296,14 +302,14 @@ class _Fit:
         return class_outputs(self.stage.network(prepared))
 
     def _failed(self, error: Exception) -> RelookError:
-        small = "; take a smaller backbone, or another device" if is_out_of_memory(error) else ""
+        small = "; use a smaller backbone or another device" if is_out_of_memory(error) else ""
         return RelookError(
             f"{self.stage.name}: PyTorch failed in epoch {self.epoch + 1} ({first_line(error)})"
-            f"{small}. What is done is kept"
+            f"{small}. The progress so far is saved"
         )
 
     def _end_epoch(self, loss: float | None, accuracy: float | None) -> None:
-        """Validate, keep the best weights, and all that is done."""
+        """Validate, remember the weights if they are the best so far, and save the progress."""
         self.stage.network.eval()
         lost, right = 0.0, 0
         batches = [self.validation[i : i + BATCH] for i in range(0, len(self.validation), BATCH)]
@@ -315,8 +321,8 @@ class _Fit:
         count = len(self.validation)
         if not math.isfinite(lost):
             raise RelookError(
-                f"{self.stage.name}: the validation loss is {lost} after epoch {self.epoch}, and "
-                "would be again; begin another run from other weights, or with another seed"
+                f"{self.stage.name}: the validation loss is {lost} after epoch {self.epoch}, which "
+                "would happen again; start a new run with other weights or another seed"
             )
         found = Epoch(self.epoch, loss, accuracy, lost / count, right / count, self._seconds())
         if all(found.validation_loss < e.validation_loss for e in self.epochs):
@@ -329,7 +335,7 @@ class _Fit:
     def _read(
         self, batches: Sequence[Sequence[TrainingImage]], augmented: str | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised inputs and labels of each batch, read one batch ahead of the network."""
+        """Yield normalised inputs and labels of each batch; images are read one batch ahead."""
         reading: deque[Future[Tensor]] = deque()
         with ThreadPoolExecutor(2) as pool:
             try:
@@ -353,8 +359,8 @@ class _Fit:
             opened = image.open()
         except ImageError as error:
             raise RelookError(
-                f"{error}; it could be read when the training began: put it back, and the same "
-                "command goes on"
+                f"{error}; it was readable when the training began: restore it, and run the same "
+                "command again to continue"
             ) from error
         if augmented is None:
             return self.classifier.pixels(opened)
@@ -410,14 +416,14 @@ class _Fit:
 
 
 def _rate(done: float) -> float:
-    """The learning rate after this share of the steps, as a share of the highest."""
+    """Learning rate relative to its maximum, after the fraction `done` of the steps."""
     if done < _WARM_UP:
         return (done + 0.01) / (_WARM_UP + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
 
 
 def _box(chance: random.Random, width: int, height: int) -> tuple[float, float, float, float]:
-    """A box at random inside the image, of `_AREA` of it where its aspect allows."""
+    """A random box inside the image, of a fraction in `_AREA` if its aspect allows."""
     area = chance.uniform(*_AREA) * width * height
     aspect = math.exp(chance.uniform(*map(math.log, _ASPECT))) * width / height
     across = min(float(width), math.sqrt(area * aspect))
