@@ -1,4 +1,4 @@
-"""The demo: a few real photos, two second looks, one page that explains what happened."""
+"""The demo: two kinds of second look at a few real photos, explained on one page."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PHOTOS = ("chelsea.png", "rocket.jpg", "coffee.png", "motorcycle_left.png")
 
 
 def photos() -> list[Path]:
-    """Photos that come inside scikit-image's package; the package itself is not imported.
+    """Paths of the photos in scikit-image's package, which is not imported.
 
     Raises:
-        RelookError: scikit-image is not installed, or not with these photos.
+        RelookError: scikit-image is not installed, or lacks these photos.
     """
     spec = importlib.util.find_spec("skimage")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -36,14 +36,14 @@ def photos() -> list[Path]:
 
 
 def write_demo(file: Path, progress: Callable[[str, int, int], None]) -> None:
-    """Correct the photos with the look best and with the published method, and write the page.
+    """Correct the photos with the look "best" and with the poster's method, and write the page.
 
     Args:
-        file: where the page goes, in a folder that is there.
-        progress: told (photo, forwards done, forwards in all).
+        file: the page to write, in an existing folder.
+        progress: called with (photo, forward passes done, all forward passes).
 
     Raises:
-        RelookError: the photos are not there.
+        RelookError: the photos are not installed.
     """
     start = time.perf_counter()
     chosen = photos()

@@ -1,4 +1,4 @@
-"""What is known of a model beside its network: what each source of models fills in."""
+"""What is known about a model besides its network; each model source fills it in."""
 
 from __future__ import annotations
 
@@ -28,31 +28,30 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a model, or what a caller says of it.
+    """The known properties of a model, or those that a caller sets.
 
-    The same fields stand in net.json, the file beside net.onnx. All fields are optional except
+    net.json, the file beside net.onnx, has the same fields. All fields are optional except
     mean and std, which may also come from the arguments of `relook.load`.
 
     Attributes:
         input_size: (height, width) of the network's input.
-        resize: (height, width) that the image is brought to before the centre crop.
-        fit: how the image is brought to `resize`: "squash", "shorter-side" (the default) or
+        resize: (height, width) that the image is resized to before the centre crop.
+        fit: how the image is resized to `resize`: "squash", "shorter-side" (the default) or
             "cover", as in `relook.geometry.Geometry`.
-        crop_pct: in place of `resize` and `fit`: the crop's share of the resized image, in (0, 1].
-            Without any of them the whole image is resized to the input size.
+        crop_pct: instead of `resize` and `fit`: the crop's fraction of each side of the resized
+            image, in (0, 1]. Without any of the three the whole image is resized to the input
+            size.
         interpolation: "bilinear" (the default), "bicubic", "lanczos", "nearest", "box" or
             "hamming".
-        corner: "rounded" (the default) or "floored": the crop's corner, where half a pixel is
-            left.
+        corner: "rounded" (the default) or "floored": how the crop's corner is made whole, as in
+            `relook.geometry.Geometry`.
         mean, std: three values each, for pixels in [0, 1].
-        layout: "NCHW" or "NHWC": of an ONNX file whose input's shape leaves it open.
-        outputs: "logits" or "probabilities". Of an ONNX file it is found by itself; otherwise
-            logits are the default.
+        layout: "NCHW" or "NHWC", for an ONNX file whose input shape does not determine it.
+        outputs: "logits" or "probabilities"; detected for ONNX files, else "logits" by default.
         labels: one name per class. In net.json a list, a dict of class indices and names, or the
             name of a file beside it (see `relook.labels.read_labels`).
-        target_layer: the name of a module, or of a node of an ONNX file; found by itself
-            otherwise.
-        token_grid: (rows, columns) of a transformer's tokens, where the network leaves it open.
+        target_layer: the name of a module, or of a node of an ONNX file; detected by default.
+        token_grid: (rows, columns) of a transformer's tokens, if the network does not determine it.
     """
 
     input_size: tuple[int, int] | None = None
@@ -71,7 +70,7 @@ class Record:
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, **known: Any) -> Record:
-        """The preprocessing, and other fields by their names."""
+        """A record of a preprocessing, with other fields as keyword arguments."""
         geometry = dataclasses.asdict(preprocessing.geometry)
         size = geometry.pop("crop")
         mean, std = preprocessing.mean, preprocessing.std
@@ -79,7 +78,7 @@ class Record:
 
     @classmethod
     def of_classifier(cls, classifier: Classifier) -> Record:
-        """All that a classifier knows beside its network."""
+        """A record of all settings of a classifier."""
         has_layer = classifier.has_target_layer
         tokens = has_layer and classifier.layout.kind == "tokens"
         return cls.of(
@@ -92,10 +91,10 @@ class Record:
 
     @classmethod
     def read(cls, file: Path) -> Record:
-        """What the .json beside an ONNX file says; an empty record where there is no such file.
+        """Read the .json file beside an ONNX file; without such a file, an empty record.
 
         Raises:
-            ModelError: it is no JSON object, or has an unknown key or value.
+            ModelError: the file is not a JSON object, or has an unknown key or value.
         """
         path = file.with_suffix(".json")
         if not path.exists():
@@ -118,7 +117,7 @@ class Record:
         return cls(**values)
 
     def write(self, file: Path) -> Path:
-        """Write the .json beside an ONNX file, without the fields that are not known."""
+        """Write the .json file beside an ONNX file, without unknown fields; return its path."""
         path = file.with_suffix(".json")
         known = {key: value for key, value in vars(self).items() if value is not None}
         lines = [f' "{key}": {json.dumps(v, ensure_ascii=False)}' for key, v in known.items()]
@@ -126,9 +125,9 @@ class Record:
         return path
 
     def given(self, other: Record) -> Record:
-        """The same, with what another record says in its place.
+        """This record, with the fields that another record sets replaced.
 
-        For another input size the resize is brought in proportion, so that the network sees the
+        For another input size the resize is scaled in proportion, so that the network sees the
         same part of an image.
         """
         said = {key: value for key, value in vars(other).items() if value is not None}
@@ -139,10 +138,10 @@ class Record:
 
     @property
     def geometry(self) -> Geometry:
-        """Resize and crop, where the input size is known.
+        """Resize and crop; the input size must be known.
 
         Raises:
-            RelookError: the fields do not fit together.
+            RelookError: the fields contradict each other.
         """
         size, interpolation = self.input_size, self.interpolation or "bilinear"
         assert size is not None
@@ -155,10 +154,10 @@ class Record:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Resize, crop and normalisation, where input size, mean and std are known.
+        """Resize, crop and normalisation; input size, mean and std must be known.
 
         Raises:
-            RelookError: the fields do not fit together.
+            RelookError: the fields contradict each other.
         """
         assert self.mean is not None
         assert self.std is not None
@@ -168,17 +167,16 @@ class Record:
 def classifier_of(
     network: nn.Module, known: Record, said: Record | None = None, name: str | None = None
 ) -> Classifier:
-    """The classifier of a network.
+    """Build the classifier of a network.
 
     Args:
-        network: what `relook.Classifier` wraps.
-        known: of the model.
-        said: what the caller says of it, which counts instead.
-        name: of the model.
+        network: the network to wrap.
+        known: the model's own properties.
+        said: properties that the caller sets; they replace the model's own.
+        name: the model's name in messages.
 
     Raises:
-        ModelError: the network does not fit what is known of it or said, as in
-            `relook.Classifier`.
+        ModelError: the network does not fit these properties; see `relook.Classifier`.
     """
     record = known.given(said) if said else known
     prepared = record.preprocessing
@@ -197,7 +195,7 @@ def classifier_of(
             name=name,
         )
     except ModelError as error:
-        # What the network itself raised, at a size that is not its own.
+        # Only errors of the network itself, at an input size that is not its own.
         if error.__cause__ is None or size == known.input_size:
             raise
         raise refusal(name or "the network", size, known.input_size, error.__cause__) from error
@@ -209,10 +207,10 @@ def refusal(
     """The error of a network that cannot take inputs of a size.
 
     Args:
-        name: of the model.
-        size: (height, width) that was asked for.
-        own: the network's own.
-        error: what the network raised.
+        name: the model's name.
+        size: the requested input size, (height, width).
+        own: the network's own input size.
+        error: the exception that the network raised.
     """
     back = f" for its own {own[0]}×{own[1]}" if own else ""
     return ModelError(
@@ -222,10 +220,10 @@ def refusal(
 
 
 def _checked(path: Path, key: str, value: Any) -> Any:
-    """A value of the .json, with lists as tuples.
+    """Check a value of the .json file, and turn lists into tuples.
 
     Raises:
-        ModelError: it is of another kind than its key takes.
+        ModelError: the key does not accept this value.
     """
     pairs = ("input_size", "resize", "token_grid")
     if key in (*pairs, "mean", "std"):

@@ -25,6 +25,7 @@ def readable(name: str | os.PathLike[str]) -> str:
     Bytes that are not UTF-8 are written as `\xe9`. In such names, and in names that look like them,
     backslashes are doubled, so that different names stay different.
 
+    >>> from relook.text import readable
     >>> readable("caf\udce9.png")
     'caf\\xe9.png'
     >>> readable("café.png")
