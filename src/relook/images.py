@@ -161,7 +161,7 @@ def _read(path: Path, name: str) -> Image.Image:
     except IsADirectoryError:
         raise ImageError(
             f"{name}: is a folder, not an image; name the files in it ({name}/*), or, where its "
-            f"images are labelled, ask relook evaluate {name}"
+            f"images are labelled, run relook evaluate {name}"
         ) from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file; check the path") from None
@@ -320,8 +320,8 @@ def _tell_if_dark(high: float, top: float, name: str, about: str = "") -> None:
     _told_dark.add(top)
     bits = next(depth for depth in _DEPTHS if high < 2**depth)
     _log.warning(
-        "%s: its brightest pixel is %s%.0f of %.0f; if it holds %d-bit values, scale them before "
-        "(said of the first such image only)",
+        "%s: its brightest pixel is %s%.0f of %.0f; if it holds %d-bit values, scale them first "
+        "(reported for the first such image only)",
         name,
         about,
         high,

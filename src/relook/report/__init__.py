@@ -1,4 +1,4 @@
-"""One renderer for all that relook shows: pictures, and pages made of them."""
+"""Pictures of corrections, and the HTML pages of evaluations and comparisons."""
 
 from relook.report.comparison import keep_cases
 from relook.report.gallery import keep_gallery

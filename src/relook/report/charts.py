@@ -1,4 +1,4 @@
-"""Diagrams as SVG inside a page: colours are the page's, light and dark, and text is text."""
+"""Charts as inline SVG, with the page's light and dark colours and with selectable text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from relook.correction import AMBIGUOUS
 from relook.evaluation import Method, Tally
 
-# Colours that stand for those of the page; see page.html.j2.
+# Placeholders for the colours of the page; see page.html.j2.
 _INK, _SOFT, _LINE, _BEFORE, _AFTER = (f"#0{n}0{n}0{n}" for n in range(1, 6))
 _PAGE = {
     _INK: "currentColor",
@@ -38,7 +38,7 @@ _STYLE: Any = {
 
 
 def gap_histogram(counts: Sequence[int], label: str) -> str:
-    """Images by gap, in equal steps from 0 to 1; those ≤ 0.5 stand out."""
+    """Histogram of images by gap, in equal bins from 0 to 1; ambiguous ones are highlighted."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(4.8, 2.7)
         width = 1 / len(counts)
@@ -52,7 +52,7 @@ def gap_histogram(counts: Sequence[int], label: str) -> str:
 
 
 def reliability(before: Tally, after: Tally) -> str:
-    """How often answers are right, by how probable the network calls them (Guo et al. 2017)."""
+    """Reliability diagram: accuracy by the answer's probability (Guo et al. 2017)."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(3.6, 3.4)
         axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1.2, zorder=0)
@@ -77,7 +77,7 @@ def reliability(before: Tally, after: Tally) -> str:
 
 
 def gains(methods: dict[str, Method], own: str) -> str:
-    """The gain of each method with its 95 % interval, in points; that of `own` stands out."""
+    """The gain of each method with its 95 % interval, in points; `own` is highlighted."""
     with matplotlib.rc_context(_STYLE):
         names = ["\n".join(textwrap.wrap(name, 26)[:3]) for name in methods]
         lines = sum(name.count("\n") for name in names)
@@ -100,10 +100,10 @@ def gains(methods: dict[str, Method], own: str) -> str:
 
 
 def learning(curves: dict[str, Sequence[tuple[int, float, float | None]]]) -> str:
-    """Share right by epoch, of validation images and dashed of training images, a panel a stage.
+    """Accuracy by epoch on validation images and, dashed, on training images; a panel per stage.
 
     Args:
-        curves: by stage, (epoch, of validation images, of training images or None).
+        curves: for each stage, (epoch, validation accuracy, training accuracy or None).
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(2.6 * len(curves), 2.3), layout="constrained")

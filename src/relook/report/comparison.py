@@ -1,4 +1,4 @@
-"""The page of `relook compare`, and the images on it with what MultiCAM looked at."""
+"""The page of `relook compare`, and its gallery of images with what MultiCAM looked at."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from relook.report.tiles import map_tile, photo_tile
 from relook.words import duration, percent_range
 
 GALLERY = 5
-"""How many images of each kind are shown."""
+"""Most images of each kind that are shown."""
 
 _STARTS = {
     "bundled": "the bundled weights of {}",
@@ -36,10 +36,10 @@ class Said:
     """One network's answer to one image.
 
     Attributes:
-        method: the network.
-        label: its answer.
-        probability: of that class.
-        right: whether it is the true one.
+        method: the network's name.
+        label: its most probable class.
+        probability: probability of that class, 0 to 1.
+        right: whether it is the true class.
     """
 
     method: str
@@ -55,9 +55,11 @@ class Case:
     Attributes:
         title: the image's name without its folders.
         label: its true class.
-        photo, saliency, masked: what the networks see, where, and what ObjectNet is shown.
-        hidden: how much of the image is hidden from it, 0 to 1.
-        answers: of TargetNet, ObjectNet and MultiCAM.
+        photo: the network's view of the image.
+        saliency: the saliency map over the photo.
+        masked: the masked image that ObjectNet classifies.
+        hidden: fraction of the image that is masked, 0 to 1.
+        answers: the answers of TargetNet, ObjectNet and MultiCAM.
     """
 
     title: str
@@ -75,15 +77,16 @@ def keep_cases(
     data: LabelledImages,
     folder: str | os.PathLike[str],
 ) -> None:
-    """Keep images of every kind, with what MultiCAM looked at, for the comparison's page.
+    """Save a gallery of images for the comparison's page, with what MultiCAM looked at.
 
-    `GALLERY` of each kind at most, evenly spread over the data, unless the folder holds them.
+    It holds at most `GALLERY` images of each kind, evenly spread over the data. An existing
+    gallery of the same results is kept.
 
     Args:
-        comparison: what came out.
+        comparison: the result of the comparison.
         trained: the networks.
-        data: the same test images.
-        folder: the comparison's.
+        data: the test images of the comparison.
+        folder: the folder of the comparison.
 
     Raises:
         OSError: the folder cannot be written.
@@ -120,16 +123,16 @@ def keep_cases(
 def read_cases(
     comparison: Comparison, folder: str | os.PathLike[str]
 ) -> dict[str, list[Case]] | None:
-    """What `keep_cases` kept of these rows, by kind; None where it kept nothing.
+    """Read the gallery that `keep_cases` saved, by kind; None if there is none.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the gallery is damaged.
     """
     return read(folder, _chosen(comparison), _case)
 
 
 def comparison_page(folder: Path) -> None:
-    """Write the page of the comparison in a folder, report.html: one file, nothing fetched.
+    """Write report.html, the self-contained page of the comparison in a folder.
 
     Raises:
         RunError: something in the folder cannot be read.
@@ -177,7 +180,7 @@ def comparison_page(folder: Path) -> None:
 
 
 def _chosen(comparison: Comparison) -> dict[str, list[Row]]:
-    """The rows of the images that are shown."""
+    """The rows of the images to show."""
     kinds = {"fixed": (False, True), "broken": (True, False), "right": (True, True)}
     kinds["wrong"] = (False, False)
     answered = [(row, row.before, row.after) for row in comparison.rows]

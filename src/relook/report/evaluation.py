@@ -1,4 +1,4 @@
-"""The page of an evaluation: what a manager reads, and what an engineer digs in."""
+"""The page of an evaluation: first a summary, then the details."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Change:
-    """Images of a class whose answer went from one class to another.
+    """Number of images that were fixed from, or broken to, the same wrong class.
 
     Attributes:
         label: the true class.
-        other: what it was taken for, before it was fixed or after it was broken.
-        images: how many.
+        other: the wrong class, before the fix or after the break.
+        images: number of these images.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Change:
 
 
 def evaluation_page(folder: Path) -> None:
-    """Write the page of the evaluation in a folder, report.html: one file, nothing fetched.
+    """Write report.html, the self-contained page of the evaluation in a folder.
 
     Raises:
         RunError: something in the folder cannot be read.
@@ -89,14 +89,14 @@ def figures(
     labels: Sequence[str],
     table: pyarrow.Table,
 ) -> dict[str, Any]:
-    """What every page about labelled images shows: tables and diagrams.
+    """Template variables of the tables and charts that all pages on labelled images share.
 
     Args:
-        statistics: of the rows.
-        methods: in the order of the tables.
-        own: the one that the page is about, `statistics.after`.
-        first: what to call the first answers.
-        labels: the classes' names.
+        statistics: the statistics of the rows.
+        methods: the methods by name, in the order of the tables.
+        own: name of the method that the page is about, `statistics.after`.
+        first: name for the first answers.
+        labels: names of the classes.
         table: the rows of all images.
     """
     errors = table.filter(table["error"].is_valid()).select(["image", "error"]).to_pylist()
@@ -130,14 +130,14 @@ def figures(
 
 
 def settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, and their text without a thousand class names."""
+    """The settings as template variables, and as JSON text without the class names."""
     model = {key: value for key, value in settings["model"].items() if key != "labels"}
     text = json.dumps({**settings, "model": model}, indent=2, ensure_ascii=False)
     return {"settings": settings, "settings_text": text}
 
 
 def _pairs(statistics: Statistics, labels: Sequence[str], fixed: bool) -> list[Change]:
-    """The pairs of classes with most fixed, or broken, images."""
+    """The pairs of classes with the most fixed or broken images."""
     pairs: Counter[tuple[int, int]] = Counter()
     for (label, before, after), images in statistics.changes.items():
         if fixed and after == label:
@@ -149,6 +149,6 @@ def _pairs(statistics: Statistics, labels: Sequence[str], fixed: bool) -> list[C
 
 
 def _hours(tally: Tally, images: int = _MILLION) -> str:
-    """How long so many images take at this rate."""
+    """The time that this number of images takes, in hours."""
     hours = tally.seconds / tally.images * images / 3600
     return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"

@@ -1,4 +1,4 @@
-"""What an evaluation or a comparison found, in sentences that can be defended."""
+"""The findings of an evaluation or a comparison in sentences, backed by its statistics."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from relook.words import count, duration, p, percent, points, points_range
 
 _UNIT = "in units of one forward pass at the network's own input size"
 _WORTH = 0.02
-"""A gain of so many points more or less than was measured would be worth having."""
+"""A difference in accuracy that matters in practice, as a fraction: 2 points."""
 _WITHIN = 20
-"""So many times as many images are no way to decide."""
+"""Collecting more than this many times the images is not a realistic way to decide."""
 _FEW = 500
-"""So few images say little of the steps that the calibration error is made of."""
+"""With fewer images than this, the bins of the calibration error are unreliable."""
 _NOUNS = {"helps": "helps", "hurts": "hurts", "no evidence": "no evidence that it helps"}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Of one evaluation.
+    """The findings of one evaluation or comparison.
 
     Attributes:
-        verdict: by McNemar's exact test at 5 % over all images.
+        verdict: the result of McNemar's exact test at 5 % over all images.
         title: the verdict in a few words.
-        details: the numbers behind it, a sentence.
-        remarks: what else has to be said, a sentence or two each.
+        details: a sentence with the numbers behind the verdict.
+        remarks: further findings, a sentence or two each.
     """
 
     verdict: Literal["helps", "no evidence", "hurts"]
@@ -46,7 +46,7 @@ class Findings:
 
 
 def find(statistics: Statistics, gate: Gate) -> Findings:
-    """What the statistics say of a second look under this gate, as in `Corrector.gate`."""
+    """The findings on a second look with this gate, as in `Corrector.gate`."""
     pairing = statistics.after.pairing
     if not pairing.images:
         return Findings("no evidence", "Nothing to judge", "No image could be classified.", ())
@@ -78,7 +78,7 @@ def find(statistics: Statistics, gate: Gate) -> Findings:
 
 
 def find_comparison(comparison: Comparison) -> Findings:
-    """What a comparison says of retraining with MultiCAM beside correcting."""
+    """The findings on retraining with MultiCAM compared with correction."""
     statistics = comparison.statistics
     pairing = statistics.after.pairing
     if not pairing.images:
@@ -102,7 +102,7 @@ def _title(pairing: Pairing, what: str) -> str:
 
 
 def _too_few(pairing: Pairing) -> bool:
-    """Whether there may be a difference worth having that so few images cannot show."""
+    """Whether there may be a relevant difference that this number of images cannot show."""
     if pairing.verdict != "no evidence" or pairing.interval is None:
         return False
     low, high = pairing.interval
@@ -111,7 +111,7 @@ def _too_few(pairing: Pairing) -> bool:
 
 
 def _undecided(pairing: Pairing) -> str:
-    """What a verdict of no evidence means, and about how many images would decide."""
+    """Explain a verdict of no evidence, and estimate how many images would decide."""
     if pairing.verdict != "no evidence":
         return ""
     images, needed = count(pairing.images, "image"), pairing.images_needed
@@ -132,7 +132,7 @@ def _undecided(pairing: Pairing) -> str:
 
 
 def best_correction(comparison: Comparison) -> str:
-    """The correction of TargetNet that is right most often; of equals the one of least cost."""
+    """The name of the correction that is right most often; the cheapest of equal ones."""
     rivals = comparison.statistics.rivals
     corrections = {name: method for name, method in rivals.items() if name != OBJECT}
     return max(
@@ -143,10 +143,10 @@ def best_correction(comparison: Comparison) -> str:
 
 
 def _correction(comparison: Comparison) -> str:
-    """How the best correction does against TargetNet."""
+    """A sentence that compares the best correction with TargetNet."""
     name = best_correction(comparison)
     pairing = comparison.statistics.rivals[name].pairing
-    # The best of several is chosen on the same images: Bonferroni.
+    # Bonferroni correction: the best of several was chosen on the same images.
     looks = len(comparison.statistics.rivals) - 1
     value = min(1.0, looks * (pairing.p_value or 0.0))
     if pairing.fixed <= pairing.broken:
@@ -163,7 +163,7 @@ def _correction(comparison: Comparison) -> str:
 
 
 def _head_to_head(comparison: Comparison) -> str:
-    """MultiCAM beside the best correction: answers, training, forwards."""
+    """Sentences that compare MultiCAM with the best correction: accuracy, training time, cost."""
     name = best_correction(comparison)
     rival, own = comparison.statistics.rivals[name], comparison.statistics.after.tally
     more = own.right - rival.tally.right
@@ -186,7 +186,7 @@ def _head_to_head(comparison: Comparison) -> str:
 def _object(comparison: Comparison) -> str:
     pairing = comparison.statistics.rivals[OBJECT].pairing
     return (
-        f"ObjectNet alone, which is shown what TargetNet's maps leave of the image, is right on "
+        f"ObjectNet alone, which sees only what TargetNet's maps leave visible, is right on "
         f"{percent(pairing.after or 0)} ({p(pairing.p_value)} against TargetNet)."
     )
 
@@ -207,7 +207,7 @@ def _numbers(pairing: Pairing) -> str:
 def _ambiguous(statistics: Statistics, gate: Gate) -> str:
     pairing = statistics.after.ambiguous
     if not pairing.images:
-        if gate.j != 5:  # few classes: none is ambiguous, and images are unsure all the same
+        if gate.j != 5:  # with few classes no image is ambiguous, but some may be unsure
             return f"No image is ambiguous (gap(1,5) < {AMBIGUOUS}); the gate goes by {gate.name}."
         return "No image is ambiguous (gap(1,5) < 0.5): there is hardly anything to correct."
     told = (
@@ -227,12 +227,12 @@ def _sure(statistics: Statistics) -> str:
         return ""
     return (
         f"Of the others, which the network was surer of, it fixed {fixed:,} and broke "
-        f"{broken:,}: a gate of {AMBIGUOUS} would leave them alone, and save their forwards."
+        f"{broken:,}: a gate of {AMBIGUOUS} would leave them alone, and save their forward passes."
     )
 
 
 def _rival(statistics: Statistics) -> str:
-    """How the best rival does beside the second look."""
+    """A sentence that compares the best rival with the second look."""
     if not statistics.rivals:
         return ""
     name = _best_rival(statistics)
@@ -249,7 +249,7 @@ def _rival(statistics: Statistics) -> str:
             if more
             else f"The best rival, {name}, is right on as many images, {cost}."
         )
-    # The best of several is chosen on the same images: Bonferroni.
+    # Bonferroni correction: the best of several was chosen on the same images.
     rivals = len(statistics.rivals)
     value = min(1.0, rivals * (rival.against.p_value or 0.0))
     told = p(value) + (f" after correction for {rivals} rivals" if rivals > 1 else "")
@@ -260,20 +260,22 @@ def _rival(statistics: Statistics) -> str:
 
 
 def _best_rival(statistics: Statistics) -> str:
-    """The one that is right most often."""
+    """The name of the rival that is right most often; empty without rivals."""
     rivals = statistics.rivals
     return max(rivals, key=lambda name: rivals[name].tally.right, default="")
 
 
 def _second_network(statistics: Statistics) -> tuple[str, str]:
-    """The rival that asks a second network where that does better than the second look, at no more
-    cost or beyond luck, and a sentence that says so; else two empty texts.
+    """The best rival with a second network, and a sentence on it.
+
+    Both are empty unless that rival does better than the second look, either at no more cost or
+    significantly.
     """
     own, rivals = statistics.after.tally, statistics.rivals
     asking = [n for n in rivals if any(part.startswith(NETWORK) for part in n.split("+"))]
     for name in sorted(asking, key=lambda n: (-rivals[n].tally.right, rivals[n].tally.cost)):
         tally, against = rivals[name].tally, rivals[name].against
-        # The best of several is chosen on the same images: Bonferroni.
+        # Bonferroni correction: the best of several was chosen on the same images.
         value = min(1.0, len(rivals) * (against.p_value or 0.0))
         is_sure, no_dearer = value < 0.05, tally.cost <= own.cost
         if against.fixed <= against.broken or not (is_sure or no_dearer):
@@ -323,7 +325,7 @@ def _calibration(statistics: Statistics) -> str:
 
 
 def _notes(methods: Mapping[str, Method]) -> list[str]:
-    """What each look did without, and on how many images: a sentence each."""
+    """A sentence for each view that a look left out, with the number of images."""
     return [
         f"{name} worked {note} (on {count(images, 'image')})."
         for name, method in methods.items()
@@ -332,5 +334,5 @@ def _notes(methods: Mapping[str, Method]) -> list[str]:
 
 
 def change(pairing: Pairing) -> str:
-    """For instance "63.9 % → 64.3 %"."""
+    """The accuracy before and after, for example "63.9 % → 64.3 %"."""
     return f"{percent(pairing.before or 0)} → {percent(pairing.after or 0)}"

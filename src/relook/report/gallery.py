@@ -1,7 +1,7 @@
-"""The images that a page shows, kept in the run's folder: the network is asked about them once.
+"""The gallery of images on a page, saved in the run's folder so that they are corrected only once.
 
-RUN/gallery holds `gallery.json`, what is said of each image, and the pictures as PNG files beside
-it: all of them, or the folder is not there.
+RUN/gallery holds `gallery.json`, with the text about each image, and the pictures as PNG files. The
+folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from relook.gate import Gate
 from relook.report.story import ClassStory, MaskStory, Story, ViewStory, tell
 
 GALLERY = 6
-"""How many of the fixed and of the broken images are shown."""
+"""Most fixed, and most broken, images that are shown."""
 
 OnGallery = Callable[[str, int, int], None]
-"""Told (image, forward passes done, forward passes in all)."""
+"""Called with (image, forward passes done, all forward passes)."""
 
 Picture = Callable[[str], Image.Image]
-"""The picture of this name in a gallery's folder."""
+"""Loads the picture of this name from a gallery's folder."""
 
 Kept = TypeVar("Kept")
 
@@ -44,7 +44,7 @@ class Shown:
     """One image of a gallery.
 
     Attributes:
-        story: what happened to it.
+        story: its correction.
         label: its true class.
     """
 
@@ -59,17 +59,17 @@ def keep_gallery(
     folder: str | os.PathLike[str],
     progress: OnGallery | None = None,
 ) -> None:
-    """Keep images that were fixed and broken, with their maps and views, for the run's page.
+    """Save a gallery of fixed and broken images for the run's page, with their maps and views.
 
-    `GALLERY` of each kind at most, evenly spread over the data, are corrected once more, unless
-    the folder holds them already.
+    At most `GALLERY` images of each kind, evenly spread over the data, are corrected once more.
+    An existing gallery of the same results is kept.
 
     Args:
-        evaluation: what came out.
-        corrector: what it came from.
-        data: the same data.
-        folder: the run's.
-        progress: told (image, forward passes done, in all).
+        evaluation: the result of the evaluation.
+        corrector: the corrector that was evaluated.
+        data: the data of the evaluation.
+        folder: the folder of the run.
+        progress: called with (image, forward passes done, all forward passes).
 
     Raises:
         OSError: the folder cannot be written.
@@ -86,7 +86,7 @@ def keep_gallery(
     def ask(row: Row) -> Shown:
         told = partial(progress, f"gallery: {Path(row.image).name}") if progress else None
         correction = corrector.correct(data.images[row.index].open(), told)
-        if row.after:  # the time that counted is the run's
+        if row.after:  # show the time that the run measured
             correction = replace(correction, image=row.image, seconds=row.after.seconds)
         return Shown(tell(correction), evaluation.labels[row.label])
 
@@ -96,16 +96,16 @@ def keep_gallery(
 def read_gallery(
     evaluation: Evaluation, folder: str | os.PathLike[str]
 ) -> dict[str, list[Shown]] | None:
-    """What `keep_gallery` kept of these rows, "fixed" and "broken"; None where it kept nothing.
+    """Read the gallery that `keep_gallery` saved, "fixed" and "broken"; None if there is none.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the gallery is damaged.
     """
     return read(folder, chosen(evaluation), _shown)
 
 
 def chosen(evaluation: Evaluation) -> dict[str, list[Row]]:
-    """The rows of the images that are shown."""
+    """The rows of the images to show."""
     return {
         kind: spread(from_table(evaluation.table.filter(evaluation.table[kind])), GALLERY)
         for kind in ("fixed", "broken")
@@ -113,7 +113,7 @@ def chosen(evaluation: Evaluation) -> dict[str, list[Row]]:
 
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:
-    """So many of them at most, evenly spread over the data."""
+    """At most `count` of the rows, evenly spread over the data."""
     count = min(count, len(rows))
     return [rows[place * len(rows) // count] for place in range(count)]
 
@@ -124,14 +124,14 @@ def keep(
     ask: Callable[[Row], Kept],
     known: Callable[[dict[str, Any], Picture], Kept],
 ) -> None:
-    """Keep what is to be shown of these rows, unless it is there.
+    """Save a gallery of these rows, unless the folder already holds it.
 
     Args:
-        folder: the run's.
-        rows: the images of each kind.
-        ask: what is to be shown of one of them, a dataclass of plain values and pictures. Where
-            it raises, the image is left out: its row stands.
-        known: makes the same again of what JSON holds of it.
+        folder: the folder of the run.
+        rows: the rows of each kind.
+        ask: makes the gallery entry of a row, a dataclass of plain values and pictures. A row
+            for which it raises is left out of the gallery.
+        known: rebuilds an entry from its JSON.
 
     Raises:
         OSError: the folder cannot be written.
@@ -140,7 +140,7 @@ def keep(
         if not any(rows.values()) or read(folder, rows, known) is not None:
             return
     except RunError:
-        pass  # damaged: made again
+        pass  # damaged: save it again
     place = Path(folder) / _FOLDER
     beside = place.with_name(f"{_FOLDER}.writing")
     for left in (beside, place):
@@ -152,7 +152,7 @@ def keep(
             try:
                 shown[kind].append(ask(row))
             except (RelookError, RuntimeError, MemoryError):
-                continue  # it went well a moment ago
+                continue  # worked in the run, for example before memory ran out
     names = iter(range(1, 10_000))
 
     def plain(value: Any) -> Any:
@@ -175,10 +175,10 @@ def read(
     rows: Mapping[str, Sequence[Row]],
     known: Callable[[dict[str, Any], Picture], Kept],
 ) -> dict[str, list[Kept]] | None:
-    """What `keep` kept of these rows; None where it kept nothing, or of other rows.
+    """Read the gallery that `keep` saved; None if there is none, or one of other rows.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the gallery is damaged.
     """
     place = Path(folder) / _FOLDER
     file = place / "gallery.json"
@@ -204,13 +204,13 @@ def read(
 
 def _damaged(place: Path, error: Exception) -> RunError:
     return RunError(
-        f"{place}: cannot be read ({first_line(error)}); delete this folder, and the run's command "
-        "makes it again"
+        f"{place}: cannot be read ({first_line(error)}); delete this folder and repeat the command "
+        "of the run"
     )
 
 
 def _digest(rows: Mapping[str, Sequence[Row]]) -> str:
-    """Of the rows that are shown and their answers: another for another run."""
+    """A digest of the rows and their answers, to recognise the gallery of another run."""
     said = {
         kind: [
             [row.index, row.image, row.label, *(a.probabilities for a in row.answers.values())]

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one file, nothing fetched, light and dark."""
+"""Self-contained HTML pages in one file, with light and dark colours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from relook.words import percent, sentence
 
 
 def render_page(template: str, file: Path, **context: Any) -> None:
-    """Write `file` from a template of relook/report/templates."""
+    """Render a template of relook/report/templates into `file`."""
     environment = Environment(
         loader=PackageLoader("relook.report"),
         autoescape=True,
@@ -24,5 +24,5 @@ def render_page(template: str, file: Path, **context: Any) -> None:
     environment.filters["percent"] = percent
     environment.filters["sentence"] = sentence
     page = environment.get_template(template).render(**context)
-    # What is no text in the name of a file is shown as a code.
+    # Bytes of file names that are not valid text are shown as escapes.
     file.write_text(page, encoding="utf-8", errors="backslashreplace")

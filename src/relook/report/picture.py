@@ -1,4 +1,4 @@
-"""One correction as one picture: what `relook predict --output` writes."""
+"""A correction as a PNG picture, as `relook predict --output` writes it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from relook.words import percent
 _BEFORE, _AFTER = "#9aa5b1", "#d9480f"
 _COLUMNS, _MOST_COLUMNS = 5, 7
 _TITLE = 28
-"""So many characters fit above a tile."""
+"""Number of characters that fit above a tile."""
 _LINE = 0.2
-"""What a line of a title takes, in inches."""
+"""Height of a line of a title, in inches."""
 Shown = TypeVar("Shown")
 
 
 def save_picture(story: Story, file: str | os.PathLike[str] | WritableFile) -> None:
-    """Write the photo, the classes before and after, each class's map and the views asked about.
+    """Write a picture with the photo, the classes before and after, the maps and the views.
 
     Args:
-        story: of the image.
+        story: the correction's story.
         file: a path that ends in .png, or a file that is open for writing bytes.
 
     Raises:
         RelookError: the file's name does not end in .png.
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
 
     >>> from pathlib import Path
     >>> from relook.report import save_picture
@@ -51,7 +51,7 @@ def save_picture(story: Story, file: str | os.PathLike[str] | WritableFile) -> N
     """
     file = _png(file)
     bars = max(2.9, 0.9 + 0.42 * len(story.classes)) + 0.3
-    # Maps with a view of each class below them have rows of their own.
+    # If each class has a view, its map and view fill rows of their own.
     masks = _rows(story.masks, _COLUMNS) if story.view_name else []
     maps = () if story.view_name else story.masks
     shown: tuple[MaskStory | ViewStory, ...] = (*maps, *story.views)
@@ -70,7 +70,7 @@ def save_picture(story: Story, file: str | os.PathLike[str] | WritableFile) -> N
 
 
 def save_maps(seen: Seen, file: str | os.PathLike[str] | WritableFile) -> None:
-    """Write the photo and each class's map over it."""
+    """Write a picture with the photo and each class's map over it."""
     file = _png(file)
     columns = min(_columns(1 + len(seen.classes)), 1 + len(seen.classes))
     rows = math.ceil((1 + len(seen.classes)) / columns)
@@ -94,7 +94,7 @@ def save_maps(seen: Seen, file: str | os.PathLike[str] | WritableFile) -> None:
 
 
 def _png(file: str | os.PathLike[str] | WritableFile) -> Path | WritableFile:
-    """The path of a PNG file, or an open file as it is."""
+    """Check that a path ends in .png; return an open file unchanged."""
     if not isinstance(file, str | os.PathLike):
         return file
     path = Path(file)
@@ -105,8 +105,8 @@ def _png(file: str | os.PathLike[str] | WritableFile) -> Path | WritableFile:
 
 def _write(figure: Figure, file: Path | WritableFile) -> None:
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a $ in a name is a dollar
-        # What is no text in the name of a file is shown as a code.
+        text.set_parse_math(False)  # a $ in a name does not start a formula
+        # Bytes of file names that are not valid text are shown as escapes.
         text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
     if isinstance(file, Path):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _write(figure: Figure, file: Path | WritableFile) -> None:
 
 
 def _columns(things: int) -> int:
-    """So many that rows are about equally long; at least five, so that no tile is huge."""
+    """Number of columns for rows of about equal length; at least five, to limit tile size."""
     rows = math.ceil(things / _MOST_COLUMNS)
     return max(_COLUMNS, math.ceil(things / max(1, rows)))
 
@@ -198,7 +198,9 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> Non
             if mask.answer is None
             else f"alone: {textwrap.shorten(mask.answer, 20)} {percent(mask.answer_probability)}"
         )
-        if mask.answer is not None and view_name == "mask image":  # other looks weigh otherwise
+        if (
+            mask.answer is not None and view_name == "mask image"
+        ):  # only mask images have this weight
             said += f"\n(weight {percent(mask.before)})"
         elif mask.part:
             said += f"\n{mask.part}"
@@ -208,15 +210,16 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> Non
 
 
 def _cell_height(columns: int) -> float:
-    """Of a row of tiles with two lines above each, in inches."""
+    """Height of a row of tiles with two lines of title, in inches."""
     return 12.2 / columns + 0.75
 
 
 def _cells(
     part: SubFigure, shown: tuple[MaskStory | ViewStory, ...], columns: int, more: float
 ) -> None:
-    """Maps that no view was made of, and views that were made for no class; with so many inches
-    more above them than two lines take.
+    """Draw maps without a view, and views without a class.
+
+    `more` is the height above the tiles beyond two lines of title, in inches.
     """
     axes = part.subplots(1, columns)
     share = _cell_height(columns) / (_cell_height(columns) + more)

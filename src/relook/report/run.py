@@ -1,4 +1,4 @@
-"""The page of a run, made from its folder alone: neither the data nor the network are needed."""
+"""Write the page of a run from its folder alone, without the data and the network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ _PAGES = {"evaluation": evaluation_page, "comparison": comparison_page}
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
-    """Write report.html in the folder of an evaluation or a comparison, from what is in it.
+    """Write report.html in the folder of an evaluation or a comparison, from its files.
 
-    The images on it are those that the command kept there (see `keep_gallery`); without them the
-    page says so.
+    The page shows the images that `keep_gallery` or `keep_cases` saved, if any.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         RunError: the folder holds no such run, one of another format, or cannot be read.

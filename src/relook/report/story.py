@@ -1,4 +1,4 @@
-"""One correction in the words and figures that pictures and pages show."""
+"""The text and numbers of one correction, for pictures and pages."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from relook.report.tiles import crop_tile, map_tile, photo_tile
 from relook.words import count
 
 LARGEST = 10
-"""How many classes are shown at most, whatever k is."""
+"""Most classes that are shown, whatever k is."""
 
 
 @dataclass(frozen=True)
 class ClassStory:
-    """One class before and after.
+    """One class before and after the second look.
 
     Attributes:
-        label: its name.
-        before, after: its probability.
+        label: the class's name.
+        before, after: its probability, 0 to 1.
     """
 
     label: str
@@ -34,25 +34,23 @@ class ClassStory:
 
     @property
     def change(self) -> float:
-        """In percentage points."""
+        """Change of the probability in percentage points."""
         return 100 * (self.after - self.before)
 
 
 @dataclass(frozen=True)
 class MaskStory:
-    """One class's attribution map and mask image, and what the network said of the latter.
+    """One class's attribution map and view, and the network's answer to the view.
 
     Attributes:
-        label: the class the mask image was made for.
-        before: Y of that class, which the answer is weighted by.
+        label: the class that the view was made for.
+        before: first probability of that class, the weight of the answer.
         after: its probability after the second look.
         map_tile: the map over the photo.
-        mask_tile: the mask image, or what was cut out; None where the look makes no view for a
-            class in particular.
-        answer: the most probable class of that view; None where the network was not asked about
-            one.
-        answer_probability: its probability.
-        part: of the photo and at what size the view shows, in words.
+        mask_tile: the mask image or crop; None if the look makes no view per class.
+        answer: the most probable class of the view; None if no view was classified.
+        answer_probability: probability of that class, 0 to 1.
+        part: part of the photo that the view shows and its size, in words.
     """
 
     label: str
@@ -67,14 +65,14 @@ class MaskStory:
 
 @dataclass(frozen=True)
 class ViewStory:
-    """A view that was made for no class in particular, and what the network said of it.
+    """A view that does not belong to one class, and the network's answer to it.
 
     Attributes:
-        what: in a few words, what it shows.
-        part: of the photo and at what size, in words.
-        tile: the view.
+        what: what the view shows, in a few words.
+        part: part of the photo that it shows and its size, in words.
+        tile: the view as an image.
         answer: its most probable class.
-        probability: of that class.
+        probability: probability of that class, 0 to 1.
     """
 
     what: str
@@ -86,30 +84,30 @@ class ViewStory:
 
 @dataclass(frozen=True)
 class Story:
-    """What happened to one image: plain data, which a run's folder can keep.
+    """The correction of one image as plain data, which can be saved in a run's folder.
 
     Attributes:
         title: the image's name without its folders.
         top_before, top_after: the most probable class before and after the second look.
-        changed: whether these are two classes; their names may be the same.
-        corrected: whether a second look was taken; the gate may have held it back.
+        changed: whether these are different classes; different classes may share a name.
+        corrected: whether the image got a second look; the gate may prevent it.
         gate: which images get a second look.
-        gap: of the first answer, the one that the gate goes by.
-        photo: the whole image, what the network does not see darkened, with a numbered box around
-            each part that was asked about again.
-        boxes: how many of those there are.
-        classes: the top-k classes, the first five, and any other that is most probable now; at
-            most ten.
-        masks: one a class; empty where the look makes no maps.
-        view_name: what the second row of pictures shows; empty where there is none.
-        views: what else the network was asked about.
-        unshown: how many of the top-k classes are not shown.
-        forwards: images that went through the network: 1 + `map_forwards` + views.
-        map_forwards: those spent on the attribution maps.
-        cost: the same in units of one forward pass at the network's own input size.
+        gap: the gap of the first answer that is compared with the gate.
+        photo: the whole image, with the part that the network does not see darkened and a numbered
+            box around each part that was classified again.
+        boxes: number of these boxes.
+        classes: the top-k classes, the top five, and classes that are among the most probable
+            after the second look; at most ten.
+        masks: one entry per class; empty if the look makes no maps.
+        view_name: what the second row of pictures shows; empty if there is no such row.
+        views: the other views that were classified.
+        unshown: number of top-k classes that are not shown.
+        forwards: number of forward passes: 1 + `map_forwards` + views.
+        map_forwards: forward passes for the attribution maps.
+        cost: cost of all forward passes, in units of one at the network's own input size.
         seconds: wall-clock time.
-        left_out: what the look did without because this network cannot be asked about it.
-        no_view: what it did without because there is no more to see in this image.
+        left_out: notes on views that were left out because this network cannot classify them.
+        no_view: notes on views that were left out because they would show nothing new.
     """
 
     title: str
@@ -135,12 +133,12 @@ class Story:
 
     @property
     def asked(self) -> int:
-        """About how many views the network was asked."""
+        """Number of views that the network classified."""
         return self.forwards - 1 - self.map_forwards
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All that the look did without: what is left out on this network first."""
+        """All notes on views that were left out, those that concern the network first."""
         return self.left_out + self.no_view
 
     @property
@@ -159,7 +157,7 @@ def _view_name(correction: Correction) -> str:
 
 
 def tell(correction: Correction) -> Story:
-    """The story of one correction."""
+    """Make the story of a correction."""
     before, after = correction.before, correction.after
     shown = correction.classes[:LARGEST].tolist()
     five = min(5, len(after))
@@ -174,7 +172,7 @@ def tell(correction: Correction) -> Story:
     for i, c in enumerate(shown[: len(correction.maps)]):
         view = correction.view_of(i)
         answer = None if view is None else view.probabilities
-        black = torch.zeros_like(correction.pixels)  # nothing was cut out
+        black = torch.zeros_like(correction.pixels)  # no view: nothing was cut out
         masks.append(
             MaskStory(
                 label=correction.labels[c],
@@ -224,7 +222,7 @@ def tell(correction: Correction) -> Story:
 
 
 def _boxes(correction: Correction) -> list[Box]:
-    """The different parts of the photo that views were cut from, beside what the network saw."""
+    """The different parts of the photo that views show, other than that of the first look."""
     boxes: list[Box] = []
     for view in correction.views:
         known = (correction.box, *boxes)
@@ -238,7 +236,7 @@ def _alike(box: Box, other: Box) -> bool:
 
 
 def _part(view: SeenView, correction: Correction, boxes: Sequence[Box]) -> str:
-    """For instance "part 1, 288×288 pixels" or, of another scale, "part 2, 224×224, scale 0.88"."""
+    """For example "part 1, 288×288 pixels" or, at another scale, "part 2, 224×224, scale 0.88"."""
     size = f"{view.pixels.shape[1]}×{view.pixels.shape[2]}"
     scale = view.frame.scale if view.frame else 1
     size += f", scale {scale:g}" if scale != 1 else " pixels"

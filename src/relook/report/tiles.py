@@ -1,4 +1,4 @@
-"""The small images that pictures and pages are made of."""
+"""Small images for pictures and pages."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _COLOURS = matplotlib.colormaps["inferno"]
 _OPACITY = 0.85
 _PART = (217, 72, 15)
 _GREY = 0.55
-"""How far the photo fades to grey under a map, so that colour means "seen here" alone."""
+"""How far the photo fades to grey under a map, so that only the map has strong colours."""
 
 
 def photo_tile(pixels: Float[Tensor, "3 h w"]) -> Image.Image:
-    """Pixels in [0, 1] as an image."""
+    """Pixels in [0, 1] as an 8-bit image."""
     array = pixels.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(array)
 
 
 def map_tile(pixels: Float[Tensor, "3 h w"], attribution: Float[Tensor, "h w"]) -> Image.Image:
-    """An attribution map over its photo: the stronger, the brighter and the more opaque."""
+    """An attribution map over its photo; higher values are brighter and more opaque."""
     photo = pixels.permute(1, 2, 0).numpy().astype(np.float32)
     grey = photo.mean(axis=2, keepdims=True)
     photo = photo + _GREY * (grey - photo)
@@ -42,13 +42,13 @@ def map_tile(pixels: Float[Tensor, "3 h w"], attribution: Float[Tensor, "h w"]) 
 def crop_tile(
     image: Image.Image, box: Box, height: int = 360, boxes: Sequence[Box] = ()
 ) -> Image.Image:
-    """The whole image with what the network does not see darkened.
+    """The whole image, darkened outside the part that the network sees.
 
     Args:
         image: the whole image.
-        box: what the network sees of it.
-        height: of the tile, unless it would be more than three times as wide.
-        boxes: other parts, each of which gets an outline and its number, from 1 on.
+        box: the part that the network sees.
+        height: height of the tile in pixels; smaller for images more than three times as wide.
+        boxes: other parts, each drawn as an outline with its number, counted from 1.
     """
     scale = min(height / image.height, 3 * height / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -67,7 +67,7 @@ def crop_tile(
 
 
 def _scaled(box: Box, scale: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box in pixels of a tile, at least one of which it covers."""
+    """The box in whole pixels of a tile, at least one pixel in size."""
     left, top = (min(max(round(box[i] * scale), 0), size[i] - 1) for i in (0, 1))
     right, bottom = (
         min(max(round(box[2 + i] * scale), low + 1), size[i]) for i, low in ((0, left), (1, top))
@@ -80,14 +80,14 @@ def _outline(tile: Image.Image, box: tuple[int, int, int, int], number: int) -> 
     draw = ImageDraw.Draw(tile)
     draw.rectangle((left, top, right - 1, bottom - 1), outline=_PART, width=3)
     side = 20
-    # Numbers of boxes with a corner in common lie side by side.
+    # Place the numbers of boxes that share a corner side by side.
     x = min(left + (number - 1) * (side + 2), max(left, right - side))
     draw.rectangle((x, top, x + side, top + side), fill=_PART)
     draw.text((x + side / 2, top + side / 2), f"{number}", fill="white", anchor="mm", font_size=14)
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image inside a page: a JPEG in base64."""
+    """The image as a data URI: a JPEG in base64."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
