@@ -588,7 +588,7 @@ def test_one_file_of_each_odd_kind_costs_no_row(grey, tmp_path, monkeypatch):
     assert data.left_out == (
         "1 file that Pillow does not open as an image (.db 1), 1 image outside the class folders, "
         "3 images in hidden or system folders (.ipynb_checkpoints, @eaDir, __MACOSX), 1 hidden "
-        "file, 1 special file (a pipe or a device), 1 link back to a folder that contains it"
+        "file, 1 special file (a pipe or a device), 1 link to a folder that contains it"
     )
     corrector = relook.Corrector(grey, look="flip")
     evaluation = evaluate(corrector, root, tmp_path / "run")
