@@ -54,12 +54,12 @@ def test_the_class_outputs_are_found(returned):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ({"a": LOGITS, "b": FEATURES}, "a dict of a, b, in which relook cannot tell"),
+        ({"a": LOGITS, "b": FEATURES}, "a dict with a, b, in which relook cannot identify"),
         ((), "returns a tuple, in which"),
         (None, "returns a NoneType, in which"),
-        ({"logits": None}, "a dict of logits"),
+        ({"logits": None}, "a dict with logits"),
         ((None, LOGITS), "name them logits, or wrap the network"),
-        ((FEATURES, LOGITS), r"a tuple with \(N, 8\) and \(N, 3\), in which relook cannot tell"),
+        ((FEATURES, LOGITS), r"a tuple with \(N, 8\) and \(N, 3\), in which relook cannot identify"),
     ],
 )
 def test_what_could_be_anything_is_an_error(returned, message):
