@@ -319,7 +319,7 @@ def test_weights_that_are_numpy_arrays(tmp_path, place):
     for key in place:
         kept = {key: kept, "epoch": 3}
     torch.save(kept, tmp_path / "w.pth")
-    with pytest.raises(relook.ModelError, match="its weights are NumPy arrays and not") as caught:
+    with pytest.raises(relook.ModelError, match="its weights are NumPy arrays, not") as caught:
         relook.load("networks:make_halves", checkpoint=tmp_path / "w.pth")
     [command] = re.findall(r"save them as tensors: (.*) \(this runs", str(caught.value))
     run(f"import torch; {command}", tmp_path)

@@ -440,7 +440,7 @@ def test_a_run_brings_no_code_and_no_run(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, "got")
     Path("got/evil.py").write_text("raise SystemExit('it ran')")
-    for backbone, message in (("got.evil:make", "code in that folder"), ("got", "a training")):
+    for backbone, message in (("got.evil:make", "code inside this folder"), ("got", "a training")):
         settings = json.loads(Path("got/run.json").read_text())
         Path("got/run.json").write_text(json.dumps({**settings, "backbone": backbone}))
         with pytest.raises(ModelError, match=message):
@@ -460,7 +460,7 @@ def test_a_backbone_that_does_not_end_so_is_refused(scenes, tmp_path):
             ended, mean=(0, 0, 0), std=(1, 1, 1), input_size=16, outputs="probabilities"
         )
 
-    with pytest.raises(ModelError, match="a backbone of logits"):
+    with pytest.raises(ModelError, match="needs a backbone that returns logits"):
         train(read_training_data(scenes), tmp_path / "run", probabilities, PLAN, SETTINGS)
     assert not (tmp_path / "run").exists()
 
@@ -532,7 +532,7 @@ def test_odd_names_are_no_trouble(tmp_path):
 
 
 def test_the_output_is_no_class(scenes):
-    with pytest.raises(DataError, match="name an output elsewhere"):
+    with pytest.raises(DataError, match="choose an output folder elsewhere"):
         train(read_training_data(scenes / "train"), scenes / "train" / "run", small, PLAN, SETTINGS)
     train(read_training_data(scenes), scenes / "run", small, Plan(1, 0.01, 0), SETTINGS)
 
@@ -615,7 +615,7 @@ def test_folders_that_hold_no_model_say_so(trained, grey, data, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "object")
     assert relook.load(tmp_path / "run" / "target").labels == COLOURS
-    with pytest.raises(ModelError, match="not done, object is missing"):
+    with pytest.raises(ModelError, match="not finished, object is missing"):
         relook.load(tmp_path / "run")
     (tmp_path / "run" / "target" / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(RelookError, match=r"target/weights.safetensors: cannot be used"):

@@ -328,7 +328,7 @@ def test_graphs_made_for_pixels_up_to_255(torn, tmp_path, caplog, before, said):
     [found] = caplog.messages
     assert said in found
     assert "takes pixels up to 255, but with this mean and std it gets values from -2.12" in found
-    assert "mean 0,0,0 and std 0.00392157,0.00392157,0.00392157 (1/255) leave" in found
+    assert "mean 0,0,0 and std 0.00392157,0.00392157,0.00392157 (1/255) it does" in found
     caplog.clear()
     classifier = relook.load(file, mean=(0, 0, 0), std=(1 / 255,) * 3)
     assert not caplog.messages
@@ -365,7 +365,7 @@ def test_pixels_up_to_255_that_would_be_centred_twice(torn, tmp_path, caplog):
     write(Wrapped(torn, lambda x: x - CAFFE), file, torch.rand(1, 3, 16, 16))
     relook.load(str(file), mean=(0.485, 0.456, 0.406), std=(1 / 255,) * 3)
     assert "takes pixels up to 255 as they are" in caplog.text
-    assert "values from -124 to 151; mean 0,0,0 and std 0.00392157" in caplog.text
+    assert "values from -124 to 151; with mean 0,0,0 and std 0.00392157" in caplog.text
 
 
 def test_a_first_batch_norm_of_normalised_values_is_no_normalisation_of_pixels(
@@ -596,7 +596,7 @@ def test_a_free_batch_that_is_none(tmp_path):
     torch.testing.assert_close(classifier(pixels), expected, atol=1e-5, rtol=0)
     # Exported by relook it would be refused.
     own = relook.Classifier(network, **PLAIN, input_size=16)
-    with pytest.raises(relook.ModelError, match="does not run for three images at once"):
+    with pytest.raises(relook.ModelError, match="fails on three images at once"):
         relook.export(own, tmp_path / "own.onnx")
 
 
@@ -733,7 +733,7 @@ def test_a_network_that_ends_differently_when_exported_is_not_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "message"), [("net.pt", "ends in .onnx"), ("no/net.onnx", "cannot be written")]
+    ("file", "message"), [("net.pt", "must end in .onnx"), ("no/net.onnx", "cannot be written")]
 )
 def test_where_an_export_cannot_go(torn, tmp_path, file, message):
     classifier = relook.Classifier(torn, **PLAIN, input_size=16)

@@ -427,8 +427,7 @@ class Classifier(nn.Module):
         return maps
 
     def many(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
-        """Compute class probabilities with the form of the network that is fastest for so many
-        images.
+        """Compute class probabilities with the network's fastest form for this number of images.
 
         Unlike `forward`, it checks neither the pixels nor the answers.
         """
@@ -489,8 +488,8 @@ class Classifier(nn.Module):
         Without this call, it is made once a call needs enough forward passes.
 
         Args:
-            images: how many forward passes will follow, roughly; for fewer than 128 nothing is
-                made.
+            images: approximate number of forward passes that will follow; for fewer than 128 no
+                form is made.
             size: (height, width) of the inputs; the network's input size by default.
 
         Returns:
