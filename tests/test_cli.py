@@ -573,7 +573,7 @@ def test_export_says_what_it_wrote_and_what_it_found(tmp_path, photo):
     ("model", "file", "status", "message"),
     [
         ("nothing", "net.onnx", 2, "model 'nothing' is unknown"),
-        ("networks:make_halves", "net.pt", 2, "ends in .onnx"),
+        ("networks:make_halves", "net.pt", 2, "name a file that ends in .onnx"),
         ("networks:make_halves", "no/net.onnx", 1, "cannot be written"),
     ],
 )

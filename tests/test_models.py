@@ -580,7 +580,7 @@ def test_other_files_given_as_checkpoints(tmp_path):
     refused("script.pt", r"a TorchScript program, .*torch\.jit\.load\('script.pt'")
     program = torch.export.export(network, (torch.rand(1, 3, 4, 4),))
     torch.export.save(program, tmp_path / "program.pt2")
-    refused("program.pt2", r"a torch\.export program, .*torch\.export\.load\('program.pt2'")
+    refused("program.pt2", r"a program of torch\.export, .*torch\.export\.load\('program.pt2'")
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07")
     refused("net.onnx", "an ONNX file, .* pass it as --model")
     torch.onnx.export(network, (torch.rand(1, 3, 4, 4),), tmp_path / "net.pth", dynamo=False)
