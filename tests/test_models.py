@@ -594,7 +594,7 @@ def test_other_files_given_as_checkpoints(tmp_path):
     (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
     refused("page.pth", "a web page, not weights")
     (tmp_path / "lfs.bin").write_text("version https://git-lfs.github.com/spec/v1\noid 1\n")
-    refused("lfs.bin", "a Git LFS pointer .*git lfs pull")
+    refused("lfs.bin", "a Git LFS pointer, .*git lfs pull")
     np.savez(tmp_path / "w.npz", np.zeros(2))
     refused("w.npz", "NumPy arrays")
     torch.save({"model": network, "epoch": 3}, tmp_path / "inside.pt")
