@@ -59,7 +59,10 @@ def test_the_class_outputs_are_found(returned):
         (None, "returns a NoneType, in which"),
         ({"logits": None}, "a dict with logits"),
         ((None, LOGITS), "name them logits, or wrap the network"),
-        ((FEATURES, LOGITS), r"a tuple with \(N, 8\) and \(N, 3\), in which relook cannot identify"),
+        (
+            (FEATURES, LOGITS),
+            r"a tuple with \(N, 8\) and \(N, 3\), in which relook cannot identify",
+        ),
     ],
 )
 def test_what_could_be_anything_is_an_error(returned, message):

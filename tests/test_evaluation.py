@@ -357,6 +357,32 @@ def test_a_class_under_another_name_goes_on_with_its_run(grey, data, tmp_path):
     assert (count, again.name) == ([0], "mask")
 
 
+def test_a_run_keeps_its_names_and_their_order(grey, data, tmp_path):
+    corrector = relook.Corrector(grey, k=2, look=Flip())
+    first = evaluate(corrector, data, tmp_path / "run", versus=["tencrop", "larger"])
+    again = evaluate(corrector, data, tmp_path / "run", versus=["larger", "tencrop"])
+    assert again.rows == first.rows
+    assert list(again.rows[0].answers) == ["first look", "flip", "tencrop", "larger"]
+    by_name = relook.Corrector(grey, k=2, look="flip")
+    assert (
+        evaluate(by_name, data, tmp_path / "run", versus=["tencrop", "larger"]).rows == first.rows
+    )
+    posters = tmp_path / "poster"
+    evaluate(relook.Corrector(grey, k=2), data, posters)
+    with pytest.raises(RunError, match=r"the answers were called \['first look', 'poster'\] and"):
+        evaluate(relook.Corrector(grey, k=2, look=Mask(relook.ScoreCAM())), data, posters)
+    assert Evaluation.read(posters).name == "poster"
+
+
+def test_names_of_rivals_are_told_apart(grey, data):
+    corrector = relook.Corrector(grey, k=1, look="flip")
+    rivals = {"flip": Flip(), "flip (this run)": Flip()}
+    found = evaluate(corrector, read_data(data, grey.labels).sample(4), versus=rivals)
+    assert found.name == "flip (this run) (this run)"
+    with pytest.raises(RelookError, match="two answers are called 'first look'"):
+        evaluate(corrector, data, versus={"first look": Flip()})
+
+
 def test_every_look_and_attribution_has_a_kind(grey):
     made = [getattr(module, name) for module in (relook.looks, relook.attribution)
             for name in module.__all__]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -74,8 +75,13 @@ def test_a_run_of_another_format_or_kind_is_told_in_words(tmp_path):
         claim(tmp_path)
     with pytest.raises(RunError, match=said):
         read_settings(tmp_path, "evaluation")
-    file.write_text('{"kind": "evaluation", "format": 1}')
-    assert read_settings(tmp_path, "evaluation") == {"kind": "evaluation", "format": 1}
+    known = {"kind": "evaluation", "format": 1, "answers": {"first": "x"}, "model": {"a": 1}}
+    file.write_text(json.dumps(known))
+    with pytest.raises(RunError, match=r"cannot be read \(data missing\)"):
+        read_settings(tmp_path, "evaluation")
+    known["data"] = {"images": 1}
+    file.write_text(json.dumps(known))
+    assert read_settings(tmp_path, "evaluation") == known
     with pytest.raises(RunError, match=r"holds an evaluation .*; pass the folder of a comparison"):
         read_settings(tmp_path, "comparison")
     with pytest.raises(RunError, match=r"holds an evaluation .*, written by another command"):

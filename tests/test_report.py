@@ -344,12 +344,21 @@ def test_a_gallery_is_made_once_and_again_where_it_is_damaged(evaluated, tmp_pat
     assert html.count("<article") > 0 == told.count("Labelled")
 
 
+def test_what_is_left_of_a_choice_is_no_part_of_a_page(evaluated, tmp_path):
+    _, html, run = evaluated
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "tuning").mkdir()  # as of a choice that was stopped before its first rows
+    assert write_report(copy).read_text(encoding="utf-8") == html
+
+
 def test_folders_that_hold_no_page(tmp_path):
     for content, said in (
         (None, "contains no run.json; pass the folder of a run"),
-        ({"kind": "multicam", "format": 1}, "holds a training (relook train-multicam); name the "
+        ({"kind": "multicam", "format": 1}, "holds a training (relook train-multicam); pass the "
          "folder of an evaluation (relook evaluate) or a comparison (relook compare)"),
         ({"kind": "evaluation"}, "was written by another version of relook"),
+        ({"kind": "evaluation", "versions": "1"}, "was written by another version of relook"),
+        ({"kind": "evaluation", "format": 1}, "(answers, model, data missing)"),
     ):  # fmt: skip
         if content:
             (tmp_path / "run.json").write_text(json.dumps(content))

@@ -23,9 +23,9 @@ FORMAT = 1
 """Version of the format of run.json and the files beside it; other formats are refused."""
 _SHOWN = 80
 _TOLD = ("answers", "matched", "pairs", "left_out", "remarks", "training")
-"""Keys of run.json that are not compared, because they follow from others: the names of the answers
-from the looks, the matching of labels from the digest of the data (which includes each image's
-class), the description of a training from the digests of its networks."""
+"""Keys of run.json that `_differences` leaves out: the names of the answers are compared on their
+own; the others follow from what is compared, the matching of labels from the digest of the data
+(which includes each image's class), the description of a training from its networks' digests."""
 
 
 class RunError(RelookError):
@@ -91,11 +91,20 @@ def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
             f"{file.parent} holds {_kind(found)}, written by another command; choose another folder"
         )
     different = list(_differences(found, settings))
+    if not different and _names(found) != _names(settings):
+        # The same looks under other names: rows that are there would not be found by them.
+        different = [f"the answers were called {_names(found)} and are {_names(settings)} now"]
     if different:
         raise RunError(
             f"{file.parent} holds another run; choose another folder, or delete this one to start "
             f"again. Different: {'; '.join(different)}"
         )
+
+
+def _names(settings: Mapping[str, Any]) -> list[Any]:
+    """Return the names of a run's answers, those of the other looks in any order."""
+    answers = settings.get("answers") or {}
+    return [answers.get("first"), answers.get("main"), *sorted(answers.get("others", ()))]
 
 
 def read_settings(folder: Path, *kinds: str) -> dict[str, Any]:
@@ -118,6 +127,10 @@ def read_settings(folder: Path, *kinds: str) -> dict[str, Any]:
     if found.get("kind") not in kinds:
         wanted = " or ".join(_KINDS[kind] for kind in kinds)
         raise RunError(f"{folder}: holds {_kind(found)}; pass the folder of {wanted}")
+    if found["kind"] != "multicam":
+        missing = [key for key in ("answers", "model", "data") if not found.get(key)]
+        if missing:
+            raise RunError(f"{file}: cannot be read ({', '.join(missing)} missing)")
     return found
 
 
@@ -138,7 +151,8 @@ def _refuse_format(folder: Path, found: Mapping[str, Any], remedy: str) -> None:
     """Raise RunError if a run has another format; the message gives its version of relook."""
     written = found.get("format", 0)
     if written != FORMAT:
-        by = (found.get("versions") or {}).get("relook", "unknown")
+        versions = found.get("versions")
+        by = versions.get("relook", "unknown") if isinstance(versions, dict) else "unknown"
         raise RunError(
             f"{folder}: was written by another version of relook ({by}), in format {written}; "
             f"relook {version('relook')} reads format {FORMAT}: {remedy}, or use that version"

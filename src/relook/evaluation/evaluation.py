@@ -26,6 +26,7 @@ from relook.evaluation.work import Rows, work
 from relook.folder import read_settings, write_atomically
 from relook.gate import AMBIGUOUS, Gate
 from relook.looks import Look, Preset
+from relook.text import readable
 
 KIND = "evaluation"
 FIRST = "first look"
@@ -200,7 +201,7 @@ def experiment_of(
     """
     settings = named(corrector)
     name = str(corrector.called or settings["look"]["kind"])
-    if name in rivals or name == FIRST:
+    while name in rivals or name == FIRST:
         name += " (this run)"
     names = Names(FIRST, name, tuple(rivals))
     return Experiment(
@@ -272,5 +273,5 @@ def rivals_of(
     for name in [versus] if isinstance(versus, str | os.PathLike) else versus:
         preset = Preset.of(name)
         k = preset.k_or(corrector.k)
-        rivals[str(name)] = Corrector(corrector.classifier, k, preset.gate or gate, preset)
+        rivals[readable(name)] = Corrector(corrector.classifier, k, preset.gate or gate, preset)
     return rivals

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from relook.errors import RelookError
 from relook.gate import AMBIGUOUS
 
 _METADATA = b"relook.names"
@@ -39,6 +40,16 @@ class Names:
     first: str
     main: str | None = None
     others: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that no name is used twice.
+
+        Raises:
+            RelookError: one is.
+        """
+        for name, times in Counter(self).items():
+            if times > 1:
+                raise RelookError(f"two answers are called {name!r}; give each a name of its own")
 
     def __iter__(self) -> Any:
         """Iterate over all names: first, main if there is one, then the others."""

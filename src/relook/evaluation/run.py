@@ -53,6 +53,9 @@ class Run:
         """
         run = cls(Path(folder), json.loads(json.dumps(settings)))
         with claimed(run.folder, run.settings, lambda: bool(run._parts())):
+            # A run that is continued keeps its own order of answers.
+            kept = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+            run = cls(run.folder, kept)
             try:
                 (run.folder / "rows").mkdir(exist_ok=True)
                 for left in (run.folder / "rows").glob("*.writing"):
@@ -101,7 +104,13 @@ class Run:
     @classmethod
     def done(cls, folder: Path) -> int:
         """Return the number of rows of the run in a folder; 0 without a run."""
-        return sum(pyarrow.parquet.read_metadata(p).num_rows for p in cls(folder, {})._parts())
+        rows = 0
+        for part in cls(folder, {})._parts():
+            try:
+                rows += pyarrow.parquet.read_metadata(part).num_rows
+            except (pyarrow.ArrowException, OSError):
+                continue  # damaged: whoever reads its rows will be told
+        return rows
 
     def _read(self, part: Path) -> pyarrow.Table:
         try:

@@ -53,7 +53,8 @@ def work(
     Raises:
         RelookError: the network failed on many consecutive images; these are not saved.
     """
-    kept = run.table() if run else to_table((), experiment.names)
+    names = run.names if run else experiment.names
+    kept = run.table() if run else to_table((), names)
     if len(kept) and on_rows:
         on_rows(from_table(kept))
     done = set(kept["index"].to_pylist())
@@ -70,7 +71,7 @@ def work(
 
     def keep() -> None:
         nonlocal waiting
-        part, waiting = to_table(waiting, experiment.names), []
+        part, waiting = to_table(waiting, names), []
         tables.append(part)
         if run:
             run.write(part)

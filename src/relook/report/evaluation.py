@@ -54,7 +54,7 @@ def evaluation_page(folder: Path) -> None:
         OSError: the page cannot be written.
     """
     evaluation = Evaluation.read(folder)
-    tuning = Tuning.read(folder) if (folder / "tuning").exists() else None
+    tuning = Tuning.read(folder) if (folder / "tuned.json").exists() else None
     statistics, settings = evaluation.statistics, evaluation.settings
     gate = Gate.of(settings["gate"])
     name = evaluation.name

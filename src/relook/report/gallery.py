@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow
 from PIL import Image
 
 from relook.correction import Corrector
@@ -35,6 +36,7 @@ Picture = Callable[[str], Image.Image]
 """Loads the picture of this name from a gallery's folder."""
 
 Kept = TypeVar("Kept")
+T = TypeVar("T")
 
 _FOLDER = "gallery"
 
@@ -106,13 +108,15 @@ def read_gallery(
 
 def chosen(evaluation: Evaluation) -> dict[str, list[Row]]:
     """The rows of the images to show."""
+    table = evaluation.table
+    places = {kind: table[kind].to_numpy().nonzero()[0].tolist() for kind in ("fixed", "broken")}
     return {
-        kind: spread(from_table(evaluation.table.filter(evaluation.table[kind])), GALLERY)
-        for kind in ("fixed", "broken")
+        kind: from_table(table.take(pyarrow.array(spread(found, GALLERY), pyarrow.int64())))
+        for kind, found in places.items()
     }
 
 
-def spread(rows: Sequence[Row], count: int) -> list[Row]:
+def spread(rows: Sequence[T], count: int) -> list[T]:
     """At most `count` of the rows, evenly spread over the data."""
     count = min(count, len(rows))
     return [rows[place * len(rows) // count] for place in range(count)]
