@@ -158,8 +158,9 @@ def _top(part: SubFigure, story: Story) -> None:
     chart.spines[["top", "right", "bottom"]].set_visible(False)
     if story.boxes:
         key = (
-            "bright: what the network saw first\nby number: the parts that were asked about again\n"
-            "scale: how large things are, beside 1 in the first look"
+            "bright: what the network saw in the first look\n"
+            "numbered: the parts that it was shown again\n"
+            "scale: size of objects, relative to the first look"
         )
         photo.set_xlabel(key, fontsize=8, color="#555")
 
@@ -194,7 +195,7 @@ def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> Non
         axes[0, column].set_title(_of_class(mask), fontsize=10)
         _image(axes[1, column], mask.mask_tile)
         said = (
-            "seen nowhere, not asked"
+            "not seen anywhere"
             if mask.answer is None
             else f"alone: {textwrap.shorten(mask.answer, 20)} {percent(mask.answer_probability)}"
         )
