@@ -44,6 +44,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layer", "maps"), [n[:3] for n in NETWORKS], ids=lambda v: v)
 def test_from_a_name_to_a_correction(name, layer, maps, chelsea):
     torch.manual_seed(0)

@@ -104,6 +104,7 @@ def test_equals_the_installed_gradcam(noise):
             torch.testing.assert_close(maps[c], theirs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_equals_both_installed_libraries_on_a_real_network(lite0, chelsea):
     """All 1,280 channels of EfficientNet-Lite0 on a real photo, at 64×64 to be quick."""
     methods = pytest.importorskip("torchcam.methods")
