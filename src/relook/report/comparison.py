@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.compute
 from PIL import Image
 
 from relook.evaluation import Answer, LabelledImages, Row
+from relook.evaluation.rows import Answers
 from relook.gate import EVERY_IMAGE, Gate
 from relook.multicam import FUSED, OBJECT, STAGE_NAMES, TARGET, Comparison, Trained, masked
 from relook.report import charts
@@ -181,14 +184,16 @@ def comparison_page(folder: Path) -> None:
 
 def _chosen(comparison: Comparison) -> dict[str, list[Row]]:
     """The rows of the images to show."""
-    kinds = {"fixed": (False, True), "broken": (True, False), "right": (True, True)}
-    kinds["wrong"] = (False, False)
-    answered = [(row, row.before, row.after) for row in comparison.rows]
-    right = [(row, (b.best == row.label, a.best == row.label)) for row, b, a in answered if b and a]
-    return {
-        kind: spread([row for row, found in right if found == wanted], GALLERY)
-        for kind, wanted in kinds.items()
+    table = comparison.table.filter(pyarrow.compute.is_null(comparison.table["error"]))
+    labels = table["label"].to_numpy()
+    before, after = (Answers.of(table, name).best == labels for name in (TARGET, FUSED))
+    kinds = {
+        "fixed": ~before & after,
+        "broken": before & ~after,
+        "right": before & after,
+        "wrong": ~before & ~after,
     }
+    return {kind: spread(table, wanted, GALLERY) for kind, wanted in kinds.items()}
 
 
 def _said(method: str, answer: Answer, labels: Sequence[str], true: int) -> Said:

@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow
+from numpy.typing import NDArray
 from PIL import Image
 
 from relook.correction import Corrector
@@ -36,7 +38,6 @@ Picture = Callable[[str], Image.Image]
 """Loads the picture of this name from a gallery's folder."""
 
 Kept = TypeVar("Kept")
-T = TypeVar("T")
 
 _FOLDER = "gallery"
 
@@ -109,17 +110,15 @@ def read_gallery(
 def chosen(evaluation: Evaluation) -> dict[str, list[Row]]:
     """The rows of the images to show."""
     table = evaluation.table
-    places = {kind: table[kind].to_numpy().nonzero()[0].tolist() for kind in ("fixed", "broken")}
-    return {
-        kind: from_table(table.take(pyarrow.array(spread(found, GALLERY), pyarrow.int64())))
-        for kind, found in places.items()
-    }
+    return {kind: spread(table, table[kind].to_numpy(), GALLERY) for kind in ("fixed", "broken")}
 
 
-def spread(rows: Sequence[T], count: int) -> list[T]:
-    """At most `count` of the rows, evenly spread over the data."""
-    count = min(count, len(rows))
-    return [rows[place * len(rows) // count] for place in range(count)]
+def spread(table: pyarrow.Table, wanted: NDArray[np.bool_], count: int) -> list[Row]:
+    """At most `count` of the wanted rows of a table, evenly spread over the data."""
+    (places,) = wanted.nonzero()
+    count = min(count, len(places))
+    some = [int(places[place * len(places) // count]) for place in range(count)]
+    return from_table(table.take(pyarrow.array(some, pyarrow.int64())))
 
 
 def keep(
