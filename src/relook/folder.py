@@ -40,8 +40,12 @@ class RunError(RelookError):
 
 
 @contextmanager
-def claimed(folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]) -> Iterator[None]:
+def claimed(
+    folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
     """Start a run in a folder or continue the one there; the folder is locked in the block.
+
+    Yields the settings in run.json.
 
     A run that ends before it has saved any results leaves no run.json, so that another can start.
 
@@ -61,16 +65,16 @@ def claimed(folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]
             stack.enter_context(_locked(folder))
         except OSError as error:
             raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
-        _begin(file, {"format": FORMAT, **settings}, begun())
+        found = _begin(file, {"format": FORMAT, **settings}, begun())
         try:
-            yield
+            yield found
         finally:
             if not begun():
                 file.unlink(missing_ok=True)
 
 
-def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
-    """Write run.json, or compare the settings with those in it."""
+def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> dict[str, Any]:
+    """Write run.json, or compare the settings with those in it; return those in it."""
     try:
         if not file.exists():
             if begun:
@@ -99,6 +103,7 @@ def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> None:
             f"{file.parent} holds another run; choose another folder, or delete this one to start "
             f"again. Different: {'; '.join(different)}"
         )
+    return found
 
 
 def _names(settings: Mapping[str, Any]) -> list[Any]:

@@ -16,8 +16,8 @@ import pyarrow
 from relook.correction import Corrector
 from relook.evaluation.data import LabelledImages, read_data
 from relook.evaluation.experiment import Corrected, Experiment
-from relook.evaluation.forecast import OnForecast, forecast
-from relook.evaluation.rows import Names, Row, from_table
+from relook.evaluation.forecast import OnForecast, forecaster
+from relook.evaluation.rows import FIRST, Names, Row, from_table
 from relook.evaluation.run import Run
 from relook.evaluation.share import GateOfShare
 from relook.evaluation.spelling import describe, describe_data, named
@@ -29,8 +29,6 @@ from relook.looks import Look, Preset
 from relook.text import readable
 
 KIND = "evaluation"
-FIRST = "first look"
-"""Name of the answers before the second look."""
 
 
 @dataclass(frozen=True)
@@ -166,14 +164,10 @@ def evaluate(
     experiment = experiment_of(corrector, rivals, gate_found)
     settings = {**experiment.settings, **describe_data(data)}
 
-    def tell(left: Sequence[int]) -> None:
-        correctors = [corrector, *rivals.values()]
-        expected = forecast(correctors, data, left, [[each.gate] for each in correctors])
-        if expected and on_forecast:
-            on_forecast(expected)
-
+    correctors = [corrector, *rivals.values()]
+    tell = forecaster(correctors, data, [[each.gate] for each in correctors], on_forecast)
     with nullcontext() if output is None else Run.open(output, settings) as run:
-        table = work(experiment, data, run, on_rows, tell if on_forecast else None)
+        table = work(experiment, data, run, on_rows, tell)
         found = run.settings if run else settings
         evaluation = Evaluation(found, corrector.classifier.labels, table)
         if run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +20,7 @@ from relook.evaluation.work import read
 from relook.gate import Gate
 from relook.images import quiet
 from relook.looks import InTurn, Look, Together
-from relook.reading import THREADS
+from relook.reading import ReadAhead
 
 _SAMPLE = 48
 """Number of images read and classified in the trial."""
@@ -54,6 +53,25 @@ class Forecast:
 OnForecast = Callable[[Forecast], None]
 
 
+def forecaster(
+    correctors: Sequence[Corrector],
+    data: LabelledImages,
+    gates: Sequence[Sequence[Gate]],
+    on_forecast: OnForecast | None,
+) -> Callable[[Sequence[int]], None] | None:
+    """Return a function that forecasts the work on images, given their indices, and passes the
+    forecast on; None if nobody wants one. The arguments are those of `forecast`.
+    """
+    if on_forecast is None:
+        return None
+
+    def tell(left: Sequence[int]) -> None:
+        if expected := forecast(correctors, data, left, gates):
+            on_forecast(expected)
+
+    return tell
+
+
 def forecast(
     correctors: Sequence[Corrector],
     data: LabelledImages,
@@ -78,9 +96,9 @@ def forecast(
         return None
     classifier = correctors[0].classifier
     start = time.perf_counter()
-    with quiet(), ThreadPoolExecutor(THREADS) as pool:
-        sample = [data.images[index] for index in indices[:_SAMPLE]]
-        images = list(pool.map(partial(read, classifier, 0, original=False), sample))
+    sample = [data.images[index] for index in indices[:_SAMPLE]]
+    with quiet(), ReadAhead(partial(read, classifier, 0, original=False), sample) as ahead:
+        images = ahead.take(len(sample))
     reading = (time.perf_counter() - start) / len(sample)
     pixels = [image.pixels for image in images if image.pixels is not None]
     if not pixels:

@@ -22,6 +22,9 @@ from relook.gate import AMBIGUOUS
 
 _METADATA = b"relook.names"
 
+FIRST = "first look"
+"""Name of the answers before the second look."""
+
 
 @dataclass(frozen=True)
 class Names:

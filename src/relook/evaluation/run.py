@@ -52,10 +52,8 @@ class Run:
                 shows the difference), is in use by another process, or cannot be read or created.
         """
         run = cls(Path(folder), json.loads(json.dumps(settings)))
-        with claimed(run.folder, run.settings, lambda: bool(run._parts())):
-            # A run that is continued keeps its own order of answers.
-            kept = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-            run = cls(run.folder, kept)
+        with claimed(run.folder, run.settings, lambda: bool(run._parts())) as kept:
+            run = cls(run.folder, kept)  # a continued run keeps its own order of answers
             try:
                 (run.folder / "rows").mkdir(exist_ok=True)
                 for left in (run.folder / "rows").glob("*.writing"):

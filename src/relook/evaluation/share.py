@@ -19,7 +19,7 @@ from relook.classifier import Classifier
 from relook.errors import DataError, RelookError
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.experiment import Experiment
-from relook.evaluation.rows import Names
+from relook.evaluation.rows import FIRST, Names
 from relook.evaluation.work import Rows, work
 from relook.gate import Gate
 
@@ -105,7 +105,7 @@ def gate_of_share(
             f"{share:g}; use the gate 0 for no image, or none for every image"
         )
 
-    names = Names("first look")
+    names = Names(FIRST)
     experiment = Experiment("gate", classifier, names, (), {})
     table = work(experiment, data.sample(SAMPLE), None, on_rows)
     gaps = sorted(table["gap_1_2"].drop_null().to_pylist())

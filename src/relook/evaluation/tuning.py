@@ -22,8 +22,8 @@ from relook.correction import Corrector
 from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.experiment import Experiment, Labelled, shortened
-from relook.evaluation.forecast import OnForecast, forecast, photo
-from relook.evaluation.rows import Answer, Answers, Names
+from relook.evaluation.forecast import OnForecast, forecaster, photo
+from relook.evaluation.rows import FIRST, Answer, Answers, Names
 from relook.evaluation.run import Run
 from relook.evaluation.share import GateOfShare
 from relook.evaluation.spelling import describe, describe_data, second_networks
@@ -43,7 +43,6 @@ LOOKS = (
 """Looks that are tried if none is given; those that the network does not support are left out."""
 
 KIND = "tuning"
-_FIRST = "first look"
 
 KS = (1, 2, 3, 5)
 
@@ -125,7 +124,7 @@ class Tuning:
         ways = {name: Preset.of_json(way) for name, way in settings["ways"].items()}
         keep = Preset.of_json(settings["keep"])
         table = table.filter(pyarrow.compute.is_null(table["error"])).combine_chunks()
-        labels, first = table["label"].to_numpy(), Answers.of(table, _FIRST)
+        labels, first = table["label"].to_numpy(), Answers.of(table, FIRST)
         # "No second look" needs some look that the network supports, so that its file can be used.
         look = next(iter(ways.values()), keep).look
         none = replace(keep, look=look, gate=NO_IMAGE)
@@ -218,7 +217,7 @@ def tune(
                 raise
             left_out.append(f"{look}: {error}")
     left_out += _left_out_of_posters(classifier, found, keep, exact)
-    names = Names(_FIRST, None, tuple(name for contender in found for name in contender.ways))
+    names = Names(FIRST, None, tuple(name for contender in found for name in contender.ways))
     settings = {
         "kind": KIND,
         "answers": names.to_json(),
@@ -233,14 +232,10 @@ def tune(
     experiment = Experiment(KIND, classifier, names, found, settings)
     settings = {**settings, **describe_data(data)}
 
-    def tell(left: Sequence[int]) -> None:
-        correctors = [contender.corrector for contender in found]
-        expected = forecast(correctors, data, left, [tried] * len(correctors))
-        if expected and on_forecast:
-            on_forecast(expected)
-
+    correctors = [contender.corrector for contender in found]
+    tell = forecaster(correctors, data, [tried] * len(correctors), on_forecast)
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
-        table = work(experiment, data, run, on_rows, tell if on_forecast else None)
+        table = work(experiment, data, run, on_rows, tell)
     result = Tuning.of(settings, table)
     if folder:
         result.chosen.save(folder / "tuned.json")
