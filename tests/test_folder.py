@@ -30,7 +30,7 @@ def claim(folder):
 
 
 def test_another_process_is_refused_until_the_first_one_dies(tmp_path):
-    (tmp_path / "run.json").write_text('{"format": 1, "k": 1}')
+    (tmp_path / "run.json").write_text('{"format": 2, "k": 1}')
     with subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as other:
@@ -70,12 +70,12 @@ def test_a_folder_that_cannot_be_written_is_no_matter_of_locks(tmp_path, caplog)
 def test_a_run_of_another_format_or_kind_is_told_in_words(tmp_path):
     file = tmp_path / "run.json"
     file.write_text('{"kind": "evaluation", "versions": {"relook": "0.0.9"}}')
-    said = r"was written by another version of relook \(0\.0\.9\), in format 0; relook .* reads format 1"
+    said = r"was written by another version of relook \(0\.0\.9\), in format 0; relook .* reads format 2"
     with pytest.raises(RunError, match=said):
         claim(tmp_path)
     with pytest.raises(RunError, match=said):
         read_settings(tmp_path, "evaluation")
-    known = {"kind": "evaluation", "format": 1, "answers": {"first": "x"}, "model": {"a": 1}}
+    known = {"kind": "evaluation", "format": 2, "answers": {"first": "x"}, "model": {"a": 1}}
     file.write_text(json.dumps(known))
     with pytest.raises(RunError, match=r"cannot be read \(data missing\)"):
         read_settings(tmp_path, "evaluation")

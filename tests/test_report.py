@@ -354,11 +354,11 @@ def test_what_is_left_of_a_choice_is_no_part_of_a_page(evaluated, tmp_path):
 def test_folders_that_hold_no_page(tmp_path):
     for content, said in (
         (None, "contains no run.json; pass the folder of a run"),
-        ({"kind": "multicam", "format": 1}, "holds a training (relook train-multicam); pass the "
+        ({"kind": "multicam", "format": 2}, "holds a training (relook train-multicam); pass the "
          "folder of an evaluation (relook evaluate) or a comparison (relook compare)"),
         ({"kind": "evaluation"}, "was written by another version of relook"),
         ({"kind": "evaluation", "versions": "1"}, "was written by another version of relook"),
-        ({"kind": "evaluation", "format": 1}, "(answers, model, data missing)"),
+        ({"kind": "evaluation", "format": 2}, "(answers, model, data missing)"),
     ):  # fmt: skip
         if content:
             (tmp_path / "run.json").write_text(json.dumps(content))

@@ -19,7 +19,7 @@ from relook.errors import RelookError, first_line
 _log = logging.getLogger("relook")
 
 _PACKAGES = ("relook", "torch", "torchvision", "timm", "onnxruntime", "numpy", "pillow")
-FORMAT = 1
+FORMAT = 2
 """Version of the format of run.json and the files beside it; other formats are refused."""
 _SHOWN = 80
 _TOLD = ("answers", "matched", "pairs", "left_out", "remarks", "training")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from relook.errors import RelookError
 from relook.gate import AMBIGUOUS
 
 _METADATA = b"relook.names"
+_LISTS = ("classes", "probabilities", "notes", "possible")
 
 FIRST = "first look"
 """Name of the answers before the second look."""
@@ -68,6 +70,23 @@ class Names:
         return cls(found["first"], found["main"], tuple(found["others"]))
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The answers to single views of one image, from which tuning computes those of many looks.
+
+    Attributes:
+        probabilities: (n, C) as n · C values of type float32, row by row.
+        weights: the weight of each view's answer, n of them.
+        costs: cost of each view, in forward passes at the network's own input size.
+        batches: number of views in each batch; their sum is n.
+    """
+
+    probabilities: NDArray[np.float32]
+    weights: tuple[float, ...]
+    costs: tuple[float, ...]
+    batches: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Answer:
     """Summary of the class probabilities for one image, and of their cost.
@@ -92,6 +111,12 @@ class Answer:
         seconds: wall-clock time in seconds; the time of a batch is divided equally.
         corrected: whether a second look was taken.
         notes: what the look had to leave out (see `relook.looks.SecondLook`).
+        confidence: how far the answer can be relied on, higher is surer; the probability of the
+            most probable class unless tuning chose another measure (see
+            `relook.calibration.Confidence`).
+        abstained: whether the answer is not to be relied on, by a threshold that tuning chose.
+        possible: if abstained, indices of the classes in question, most probable first.
+        asked: the views behind the answer, kept by tuning; otherwise None.
     """
 
     classes: tuple[int, ...]
@@ -103,6 +128,15 @@ class Answer:
     seconds: float
     corrected: bool = False
     notes: tuple[str, ...] = ()
+    confidence: float = math.nan
+    abstained: bool = False
+    possible: tuple[int, ...] = ()
+    asked: Asked | None = None
+
+    def __post_init__(self) -> None:
+        """Set the confidence to the highest probability if none is given."""
+        if math.isnan(self.confidence):
+            object.__setattr__(self, "confidence", self.probabilities[0])
 
     @classmethod
     def of(
@@ -202,6 +236,15 @@ class Row:
         return answer is not None and answer.best == self.label
 
 
+_ASKED = pyarrow.struct(
+    [
+        ("probabilities", pyarrow.list_(pyarrow.float32())),
+        ("weights", pyarrow.list_(pyarrow.float64())),
+        ("costs", pyarrow.list_(pyarrow.float64())),
+        ("batches", pyarrow.list_(pyarrow.int32())),
+    ]
+)
+
 _ANSWER = pyarrow.struct(
     [
         ("classes", pyarrow.list_(pyarrow.int32())),
@@ -213,6 +256,10 @@ _ANSWER = pyarrow.struct(
         ("seconds", pyarrow.float64()),
         ("corrected", pyarrow.bool_()),
         ("notes", pyarrow.list_(pyarrow.string())),
+        ("confidence", pyarrow.float64()),
+        ("abstained", pyarrow.bool_()),
+        ("possible", pyarrow.list_(pyarrow.int32())),
+        ("asked", _ASKED),
     ]
 )
 
@@ -352,5 +399,9 @@ def _row(record: dict[str, Any], names: Names) -> Row:
 
 
 def _answer(record: dict[str, Any]) -> Answer:
-    lists = {name: tuple(record[name]) for name in ("classes", "probabilities", "notes")}
-    return Answer(**{**record, **lists})
+    lists = {name: tuple(record[name]) for name in _LISTS}
+    asked = record["asked"] and Asked(
+        np.array(record["asked"]["probabilities"], np.float32),
+        *(tuple(record["asked"][name]) for name in ("weights", "costs", "batches")),
+    )
+    return Answer(**{**record, **lists, "asked": asked})
