@@ -209,7 +209,7 @@ def test_a_file_that_is_no_preset_is_named(tmp_path, cnn, content, said):
 def test_an_unknown_look_lists_the_known_ones():
     with pytest.raises(
         RelookError,
-        match="poster, quick, best, zoom, flip, whole, larger, uncropped, ends, rotations, "
+        match="poster, quick, best, around, closer, zoom, flip, whole, larger, uncropped, ends, rotations, "
         "symmetries, fivecrop, tencrop or network:MODEL, several",
     ):
         make_look("flop")

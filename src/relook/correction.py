@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -18,16 +19,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
 from relook.arguments import Number, whole_number
 from relook.attribution import Context, Note, Progress
 from relook.batching import is_out_of_memory
+from relook.calibration import agreement, tempered
 from relook.cascade import class_order, forward_cost
 from relook.checks import check_finite, check_pixels
 from relook.classifier import Classifier
+from relook.digest import labels_digest, weights_digest
 from relook.errors import ImageError, ModelError, NotFiniteError, RelookError, first_line
 from relook.first_look import FirstLook
 from relook.gate import AMBIGUOUS as AMBIGUOUS
@@ -35,7 +38,18 @@ from relook.gate import EVERY_IMAGE, Gate
 from relook.gate import gap as gap
 from relook.geometry import Box
 from relook.images import ImageSource, ReadableFile, WritableFile, quietly
-from relook.looks import Frame, Look, Preset, SecondLook, Views, keeps_maps, needs_layer, networks
+from relook.looks import (
+    Frame,
+    Judgement,
+    Learnt,
+    Look,
+    Preset,
+    SecondLook,
+    Views,
+    keeps_maps,
+    needs_layer,
+    networks,
+)
 from relook.reading import Photo, ReadAhead
 
 _log = logging.getLogger("relook")
@@ -70,8 +84,8 @@ def corrected_probabilities(y: Float[Tensor, " c"], r: Float[Tensor, " c"]) -> F
 
 
 def settled(
-    answers: Float[Tensor, "n c"], weights: Float[Tensor, "n c"], left: Float[Tensor, " c"]
-) -> bool:
+    answers: Float[Tensor, "*m n c"], weights: Float[Tensor, "*m n c"], left: Float[Tensor, "*m c"]
+) -> Bool[Tensor, "*m"]:
     """Return whether the remaining views cannot, or almost certainly will not, change the answer.
 
     A view can change the lead of the first class over another by at most its weight, and only does
@@ -82,20 +96,19 @@ def settled(
     views. The numbers were chosen in docs/second-look.md.
 
     Args:
-        answers: (n, C), f(X) and the answers to the views so far.
-        weights: (n, C), the weights of these answers.
-        left: (C,), the total weight of the remaining views.
+        answers: (..., n, C), f(X) and the answers to the views so far.
+        weights: (..., n, C), the weights of these answers.
+        left: (..., C), the total weight of the remaining views.
     """
-    total = (weights * answers).sum(dim=0)
-    best = total.argmax()
-    leads = answers[:, best, None] - answers
-    mean = (weights * leads).sum(dim=0) / weights.sum(dim=0)
-    varied = (leads - mean).abs().amax(dim=0)
-    times, unseen = _OF_MANY if len(answers) > 2 else _OF_TWO
+    total = (weights * answers).sum(dim=-2)
+    best = total.argmax(dim=-1, keepdim=True)
+    leads = answers.take_along_dim(best.unsqueeze(-2), dim=-1) - answers
+    mean = (weights * leads).sum(dim=-2) / weights.sum(dim=-2)
+    varied = (leads - mean.unsqueeze(-2)).abs().amax(dim=-2)
+    times, unseen = _OF_MANY if answers.shape[-2] > 2 else _OF_TWO
     worst = left * (times * varied + unseen - mean)
-    safe = total[best] - total > torch.minimum(left, worst)
-    safe[best] = True
-    return bool(safe.all())
+    safe = total.take_along_dim(best, dim=-1) - total > torch.minimum(left, worst)
+    return safe.scatter(-1, best, True).all(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -138,6 +151,7 @@ class Correction:
         box: (left, top, right, bottom) of the crop, in pixels of the original.
         before: (C,), the first answer Y; sums to 1.
         after: (C,), the corrected answer Y' / sum(Y'); equal to `before` without a second look.
+            After tuning, both cases are calibrated by the temperature that it chose.
         classes: (k,), indices of the top-k classes, most probable first.
         corrected: whether there was a second look; False if the gate kept the first answer.
         made: all views of the look, including those that were not run: mask images of classes that
@@ -150,6 +164,14 @@ class Correction:
             for a network that accepts one size only.
         no_view: what was skipped because this image has no such view.
         gate: the gate of the corrector.
+        confidence: how far the answer can be relied on, higher is surer; the highest probability
+            unless tuning chose another measure.
+        abstained: whether the answer is not to be relied on: its confidence lies below the
+            threshold that tuning chose for a risk.
+        possible: if abstained, indices of the classes in question, most probable first: a set that
+            holds the true class with a probability of at least 1 − risk.
+        risk: share of wrong answers allowed among those given; None if tuning was not asked for
+            one, so that nothing is abstained.
 
     >>> correction = corrector.correct("photo.jpg")
     >>> correction
@@ -175,6 +197,10 @@ class Correction:
     left_out: tuple[str, ...] = ()
     no_view: tuple[str, ...] = ()
     gate: Gate = EVERY_IMAGE
+    confidence: float = math.nan
+    abstained: bool = False
+    possible: tuple[int, ...] = ()
+    risk: float | None = None
 
     def __repr__(self) -> str:
         top = [self.labels[int(p.argmax())] for p in (self.before, self.after)]
@@ -249,7 +275,11 @@ class Correction:
         save_picture(tell(self), file)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of `relook predict --json`; "notes" only if there are any."""
+        """Return the JSON object of `relook predict --json`.
+
+        "notes" is only there if there are any; "abstained", "confidence" and "possible" only if
+        tuning was asked for a risk.
+        """
         return {
             "image": self.image,
             "model": self.model,
@@ -260,7 +290,18 @@ class Correction:
             "forwards": self.forwards,
             "cost": self.cost,
             "seconds": self.seconds,
+            **({} if self.risk is None else self._judged()),
             **({"notes": list(self.notes)} if self.notes else {}),
+        }
+
+    def _judged(self) -> dict[str, Any]:
+        return {
+            "abstained": self.abstained,
+            "confidence": self.confidence,
+            "possible": [
+                {"class": c, "label": self.labels[c], "probability": float(self.after[c])}
+                for c in self.possible
+            ],
         }
 
     def _top(self, probabilities: Tensor) -> list[dict[str, Any]]:
@@ -280,21 +321,27 @@ class Outcome:
         classes: (k,), indices of the top-k classes, most probable first.
         second: the second look; None if the gate kept the first answer.
         view_answers: for each batch of views that was run, the (n, C) answers.
-        after: (C,), the corrected answer Y' / sum(Y'); Y without a second look.
+        raw: (C,), the corrected answer Y' / sum(Y'); Y without a second look.
+        after: (C,), the same after the temperature that tuning chose, if there is one.
         forwards: number of forward passes, one per image, including the first look.
         cost: cost of all passes, in forward passes at the network's own input size.
         seconds: wall-clock time of the second look; the time of a batch that holds views of
             several images is divided among them.
+        confidence, abstained, possible: see `Correction`.
     """
 
     first: FirstLook
     classes: Int[Tensor, " k"]
     second: SecondLook | None
     view_answers: tuple[Tensor, ...]
+    raw: Float[Tensor, " c"]
     after: Float[Tensor, " c"]
     forwards: int
     cost: float
     seconds: float
+    confidence: float
+    abstained: bool = False
+    possible: tuple[int, ...] = ()
 
 
 class Corrector(nn.Module):
@@ -306,6 +353,7 @@ class Corrector(nn.Module):
         gate: the `relook.gate.Gate` that decides which images get a second look.
         look: the second look.
         called: name of the look with its options; None if an object was passed.
+        learnt: what tuning learnt, if the look is a file saved by it; otherwise None.
 
     >>> corrector = relook.Corrector(classifier, look="flip", gate="gap2:0.6")
     >>> corrector.correct("photo.jpg")
@@ -341,8 +389,8 @@ class Corrector(nn.Module):
                 Score-CAM, "fast" means 64 (see `relook.ScoreCAM`).
 
         Raises:
-            RelookError: k, gate or budget is out of range, the look is unknown, or it has no
-                budget.
+            RelookError: k, gate or budget is out of range, the look is unknown, it has no budget,
+                or it was tuned for a network with other classes.
             ModelError: the look needs a target layer and the classifier has none, or a second
                 network cannot be loaded or has different classes.
         """
@@ -361,12 +409,15 @@ class Corrector(nn.Module):
                 "budget can only be combined with the name of a look; set it on the object, as in "
                 "relook.looks.Mask(relook.ScoreCAM(budget=64))"
             )
-        called = None
+        called = learnt = None
         if isinstance(look, str | os.PathLike):
             look = Preset.of(look, budget=budget)
         if isinstance(look, Preset):
             default, own = look.k_or(default), look.gate_or(own)
             called = replace(look, k=None, gate=None).describe()
+            learnt = look.learnt
+            if learnt is not None:
+                _check_network(learnt, classifier)
             look = look.make(classifier)
         elif not isinstance(look, Look):
             raise RelookError(
@@ -383,6 +434,7 @@ class Corrector(nn.Module):
         self.gate = own if gate is None else Gate.of(gate)
         self.look: Look = look
         self.called = called
+        self.learnt = learnt if learnt is None else _under(learnt, self.gate)
         self._said = False
         if needs_layer(self.look):
             _ = classifier.target_layer  # raises here, not at the first image, if there is none
@@ -390,6 +442,12 @@ class Corrector(nn.Module):
             class_order(classifier, network)  # raises if the classes differ
             forward_cost(network, classifier)  # measured here, not in the time of an image
             self.add_module(f"network_{number}", network)  # so that `.to(device)` moves it too
+
+    @property
+    def risk(self) -> float | None:
+        """Share of wrong answers allowed among those given; None if nothing is abstained."""
+        abstention = self.learnt.after.abstention if self.learnt else None
+        return None if abstention is None else abstention.risk
 
     @property
     def needs_activations(self) -> bool:
@@ -557,6 +615,10 @@ class Corrector(nn.Module):
             left_out=tuple(map(str, second.left_out)),
             no_view=tuple(map(str, second.no_view)),
             gate=self.gate,
+            confidence=outcome.confidence,
+            abstained=outcome.abstained,
+            possible=outcome.possible,
+            risk=self.risk,
         )
 
     @torch.no_grad()
@@ -660,7 +722,7 @@ class Corrector(nn.Module):
     def _sum(self, w: _Waiting, view_answers: tuple[Tensor, ...], seconds: float) -> Outcome:
         y = w.first.probabilities
         own = self.classifier.cost(*w.first.size)
-        forwards, cost, after = 1, own, y
+        forwards, cost, raw = 1, own, y
         if w.second is not None:
             r = torch.zeros_like(y)
             forwards += w.forwards
@@ -670,9 +732,25 @@ class Corrector(nn.Module):
                 network = views.by or self.classifier
                 each = network.cost(*views.pixels.shape[-2:])
                 cost += len(views.pixels) * each * forward_cost(network, self.classifier)
-            after = corrected_probabilities(y, r)
+            raw = corrected_probabilities(y, r)
+        judgement = self.learnt.after if self.learnt else Judgement()
+        measure, abstention = judgement.confidence, judgement.abstention
+        agreed = _agreement(y, raw, w.views, view_answers) if measure.kind == "agreement" else 1.0
+        confidence = float(measure.of(raw, agreed))
+        abstained = abstention is not None and abstention.abstains(confidence)
         return Outcome(
-            w.first, w.classes, w.second, view_answers, after, forwards, cost, w.seconds + seconds
+            first=w.first,
+            classes=w.classes,
+            second=w.second,
+            view_answers=view_answers,
+            raw=raw,
+            after=tempered(raw, judgement.temperature),
+            forwards=forwards,
+            cost=cost,
+            seconds=w.seconds + seconds,
+            confidence=confidence,
+            abstained=abstained,
+            possible=abstention.possible(raw) if abstention and abstained else (),
         )
 
 
@@ -701,11 +779,12 @@ class _Waiting:
             return True
         y = self.first.probabilities
         weights = [views.weights for views in self.views[: len(answers)]]
-        return settled(
+        found = settled(
             torch.cat([y.unsqueeze(0), *answers]),
             torch.cat([torch.ones_like(y).unsqueeze(0), *weights]),
             torch.cat([views.weights for views in left]).sum(dim=0),
         )
+        return bool(found)
 
     def after(self, asked: int) -> _Waiting:
         """Return a copy with only the first `asked` batches marked as run, and say so in a note."""
@@ -725,6 +804,47 @@ class _Waiting:
     @property
     def forwards(self) -> int:
         return self.asked + (self.second.forwards if self.second else 0)
+
+
+def _agreement(
+    y: Tensor, raw: Tensor, views: Sequence[Views], view_answers: Sequence[Tensor]
+) -> Tensor:
+    """Compute the share of the answers that agree with the corrected one; 1 without views."""
+    answers = torch.cat([y.unsqueeze(0), *view_answers])
+    weights = [y.new_ones(1), *(some.weights.mean(dim=1) for some in views)]
+    return agreement(answers, torch.cat(weights), raw.argmax())
+
+
+def _check_network(learnt: Learnt, classifier: Classifier) -> None:
+    """Refuse a network with other classes than that of the tuning; warn of another network."""
+    made_on = learnt.made_on
+    name = made_on.get("model", "another network")
+    if made_on.get("labels") != labels_digest(classifier):
+        raise RelookError(
+            f"this look was tuned for {name}, whose classes are not those of {classifier.name}: "
+            "tune again with relook evaluate DATA --tune"
+        )
+    if made_on.get("weights") != weights_digest(classifier):
+        _log.warning(
+            "relook: this look was tuned for another network (%s) than this one (%s), or for other "
+            "weights or another dtype: its weights, its temperature and its promise on wrong "
+            "answers do not carry over; tune again with relook evaluate DATA --tune",
+            name,
+            classifier.name,
+        )
+
+
+def _under(learnt: Learnt, gate: Gate) -> Learnt:
+    """Return what was learnt; without the promise on wrong answers if the gate is another one."""
+    if gate == learnt.gate or learnt.after.abstention is None:
+        return learnt
+    _log.warning(
+        "relook: this look was tuned with the gate %s and is used with %s: the promise on wrong "
+        "answers does not hold, so every answer is given",
+        learnt.gate.setting,
+        gate.setting,
+    )
+    return replace(learnt, after=replace(learnt.after, abstention=None))
 
 
 def _refusal(network: Classifier, views: Tensor, why: str) -> ModelError:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 _LONG = 20.0
 """Seconds from which the expected duration of an evaluation is printed before it starts."""
-_FEW = 10
-"""With fewer changed answers, it is mostly chance which of many settings is best."""
 
 
 @app.command(
@@ -73,8 +70,9 @@ def evaluate(
         bool,
         typer.Option(
             "--tune",
-            help="Choose the look, k, gate, fill, attribution and budget on half of the images "
-            "(options that you give are kept), evaluate on the other half, and save the choice.",
+            help="Learn the views, their weights, the gate and a temperature on half of the images "
+            "(options that you give are kept), evaluate on the other half, and save what was "
+            "learnt.",
         ),
     ] = False,
     exact: Annotated[
@@ -85,24 +83,53 @@ def evaluate(
             "per unsure image.",
         ),
     ] = False,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            metavar="C",
+            min=1.0,
+            show_default="that of the preset",
+            help="With --tune: the mean cost of an image that may be spent, in forward passes at "
+            "the network's own input size.",
+        ),
+    ] = None,
+    risk: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R",
+            help="With --tune: find the confidence below which an answer is not to be relied on, "
+            "so that at most this share of the others is wrong; for example 0.05.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy and cost of a second look on labelled images, and write a report."""
     if exact and not tune:
         refuse("--exact goes with --tune; without it Score-CAM is exact unless --fast is given")
+    if max_cost is not None and not tune:
+        refuse("--max-cost goes with --tune; without it, --gate decides what is spent")
+    if risk is not None and not tune:
+        refuse("--risk goes with --tune, which finds the threshold for it")
+    if risk is not None and not 0 < risk < 1:
+        refuse(f"--risk is a share of wrong answers above 0 and below 1, such as 0.05, not {risk}")
     with usage_errors():
         from relook.evaluation import read_data, rivals_of
         from relook.evaluation.matching import BY_ORDER
-        from relook.evaluation.tuning import LOOKS
+        from relook.evaluation.tuning import LOOKS, PRESET
         from relook.looks import Preset
 
         share = looking.share
         preset = (looking if share is None else replace(looking, gate=None)).preset()
         classifier = network.load()
-        # The look is chosen later; flip stands in for it, as it needs no target layer.
         open_look = tune and looking.look is None
-        chosen = Preset("flip", k=preset.k, gate=preset.gate) if open_look else preset
-        corrector = _corrector(classifier, chosen)
+        if open_look:
+            if preset.options:
+                refuse(
+                    f"--{' and --'.join(preset.options)} with --tune needs the look that it "
+                    "belongs to, such as --look poster or --look best+poster"
+                )
+            preset = Preset(PRESET, k=preset.k, gate=preset.gate)
+        corrector = _corrector(classifier, preset)
         labelled = read_data(data, classifier.labels, class_order)
         if limit is not None:
             labelled = labelled.sample(limit)
@@ -114,7 +141,7 @@ def evaluate(
         with rows_kept(output):
             found = _gate_of_share(classifier, labelled, output, share)
         preset = replace(preset, gate=found)
-        corrector = _corrector(classifier, replace(chosen, gate=found))
+        corrector = _corrector(classifier, preset)
     say_model(corrector)
     say_second_networks([corrector, *others.values()])
     say_data(labelled, "image")
@@ -123,8 +150,17 @@ def evaluate(
     _warn_of_training(network.model, labelled)
     with rows_kept(output):
         if tune:
-            tried = LOOKS if open_look else (preset.look,)
-            corrector, labelled = _tune(classifier, labelled, output, preset, tried, exact, found)
+            corrector, labelled = _tune(
+                classifier,
+                labelled,
+                output,
+                keep=preset,
+                looks=LOOKS if open_look else None,
+                exact=exact,
+                max_cost=max_cost,
+                risk=risk,
+                gate_found=found,
+            )
         evaluation = _evaluate(corrector, labelled, output, rivals, found)
     _print(evaluation, corrector, as_json)
     typer.echo(f"report: {output / 'report.html'}", err=True)
@@ -160,49 +196,44 @@ def _tune(
     classifier: Classifier,
     data: LabelledImages,
     output: Path,
-    keep: Preset,
-    looks: Sequence[str],
-    exact: bool,
-    found: GateOfShare | None,
+    **wanted: Any,
 ) -> tuple[Corrector, LabelledImages]:
-    """Choose settings on one half of the data; return their corrector and the other half."""
+    """Learn from one half of the data; return the corrector and the other half."""
     from relook.cli.progress import evaluation_bar
     from relook.correction import Corrector
     from relook.evaluation import tune
+    from relook.report.findings import judged
     from relook.words import count
 
     half, other = data.halves()
-    with evaluation_bar("choosing", len(half)) as bar:
+    with evaluation_bar("tuning", len(half)) as bar:
         tuning = tune(
             classifier,
             half,
             output,
-            keep=keep,
-            looks=looks,
-            exact=exact,
-            gate_found=found,
             on_rows=bar,
-            on_forecast=partial(say_forecast, "to choose", 0.0),
+            on_forecast=partial(say_forecast, "to tune", 0.0),
+            **wanted,
         )
     for reason in tuning.left_out:
         typer.echo(f"not tried: {reason}", err=True)
     file = output / "tuned.json"
-    best = tuning.candidates[0].pairing
+    best = tuning.candidates[0]
+    why = (
+        "the preset, since none of the others was better beyond chance"
+        if tuning.kept_preset
+        else f"better than the preset by {best.sure:.1f} standard errors of the log loss"
+    )
     typer.echo(
-        f"chosen from {len(tuning.candidates):,} settings on {count(tuning.images, 'image')}: "
-        f"{tuning.chosen.describe()} (fixed {best.fixed}, broke {best.broken})",
+        f"chosen from {len(tuning.candidates):,} ways on {count(tuning.images, 'image')}: "
+        f"{tuning.chosen.describe()} ({why}; fixed {best.pairing.fixed}, broke "
+        f"{best.pairing.broken})",
         err=True,
     )
-    if not any(c.pairing.fixed or c.pairing.broken for c in tuning.candidates):
-        typer.echo(
-            "none of the settings changed an answer: there was nothing to choose by", err=True
-        )
-    elif max(c.pairing.fixed + c.pairing.broken for c in tuning.candidates) < _FEW:
-        typer.echo(
-            f"no setting changed {_FEW} answers: with so few images, the best of many settings is "
-            "best by chance",
-            err=True,
-        )
+    learnt = tuning.chosen.learnt
+    if learnt is not None:
+        for sentence in judged(learnt.after):
+            typer.echo(sentence, err=True)
     typer.echo(f"saved: {file}, for --look and Corrector(look=...)", err=True)
     return Corrector(classifier, look=str(file)), other
 

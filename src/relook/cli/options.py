@@ -130,10 +130,10 @@ LookName = Annotated[
         show_default="poster",
         help="The second look. poster: mask images. quick and best: the whole photo and other "
         "views, at a cost of at most 4 and 7 forward passes (in our study best fixed 30 and broke "
-        "11 of 462 unsure answers on full-size photos: measure on yours). Single views: uncropped, "
-        "whole, larger, ends, zoom, flip, rotations, symmetries, fivecrop, tencrop. network:MODEL: "
-        "a second network with the same classes. Several can be joined by +. Or a file that "
-        "evaluate --tune saved.",
+        "11 of 462 unsure answers on full-size photos: measure on yours). Single views: around, "
+        "closer, uncropped, whole, larger, ends, zoom, flip, rotations, symmetries, fivecrop, "
+        "tencrop. network:MODEL: a second network with the same classes. Several can be joined by "
+        "+. Or a file that evaluate --tune saved.",
     ),
 ]
 FillName = Annotated[

@@ -17,7 +17,7 @@ from relook.correction import Corrector
 from relook.evaluation.data import LabelledImages, read_data
 from relook.evaluation.experiment import Corrected, Experiment
 from relook.evaluation.forecast import OnForecast, forecaster
-from relook.evaluation.rows import FIRST, Names, Row, from_table
+from relook.evaluation.rows import CALIBRATED, FIRST, Names, Row, from_table, not_calibrated
 from relook.evaluation.run import Run
 from relook.evaluation.share import GateOfShare
 from relook.evaluation.spelling import describe, describe_data, named
@@ -197,16 +197,22 @@ def experiment_of(
     name = str(corrector.called or settings["look"]["kind"])
     while name in rivals or name == FIRST:
         name += " (this run)"
-    names = Names(FIRST, name, tuple(rivals))
+    learnt = corrector.learnt
+    derived = () if learnt is None else (CALIBRATED, not_calibrated(name))
+    names = Names(FIRST, name, (*derived, *rivals))
     return Experiment(
         KIND,
         corrector.classifier,
         names,
-        [Corrected(own, each) for own, each in {name: corrector, **rivals}.items()],
+        [
+            Corrected(name, corrector, tells_apart=True),
+            *(Corrected(rival, each) for rival, each in rivals.items()),
+        ],
         {
             "kind": KIND,
             "answers": names.to_json(),
             **settings,
+            **({} if corrector.risk is None else {"risk": corrector.risk}),
             "versus": {rival: named(each) for rival, each in rivals.items()},
             **({} if gate_found is None else {"gate_of_share": gate_found.to_json()}),
             **describe(corrector.classifier),

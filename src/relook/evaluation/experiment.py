@@ -12,11 +12,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from relook.calibration import tempered
 from relook.classifier import Classifier
 from relook.correction import Corrector, Outcome
-from relook.evaluation.rows import Answer, Names, Row
+from relook.evaluation.rows import CALIBRATED, Answer, Asked, Names, Row, not_calibrated
 from relook.first_look import FirstLook
-from relook.looks import Look, keeps_maps
+from relook.looks import Judgement, Look, keeps_maps
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,13 @@ class Corrected:
     Attributes:
         name: name of the answers.
         corrector: computes them.
+        tells_apart: whether to add two answers to those of a tuned look: the corrected one before
+            its temperature, and the first one after a temperature of its own.
     """
 
     name: str
     corrector: Corrector
+    tells_apart: bool = False
 
     @property
     def looks(self) -> Sequence[Look]:
@@ -84,8 +88,15 @@ class Corrected:
     ) -> Iterator[Mapping[str, Answer]]:
         """Yield one answer per image."""
         outcomes = self.corrector.look_again(firsts)
+        learnt = self.corrector.learnt
         for image, outcome in zip(images, outcomes, strict=True):
-            yield {self.name: shortened(outcome, image.label, seconds)}
+            found = {self.name: shortened(outcome, image.label, seconds)}
+            if learnt is not None and self.tells_apart:
+                found[not_calibrated(self.name)] = _uncalibrated(outcome, image.label, seconds)
+                found[CALIBRATED] = _calibrated(
+                    outcome.first, learnt.first, self.corrector.classifier, image.label, seconds
+                )
+            yield found
 
 
 def shortened(outcome: Outcome, label: int, seconds: float) -> Answer:
@@ -98,6 +109,40 @@ def shortened(outcome: Outcome, label: int, seconds: float) -> Answer:
         seconds + outcome.seconds,
         outcome.second is not None,
         outcome.second.notes if outcome.second else (),
+        outcome.confidence,
+        outcome.abstained,
+        outcome.possible,
+    )
+
+
+def _uncalibrated(outcome: Outcome, label: int, seconds: float) -> Answer:
+    """Summarise the corrected answer before the temperature that tuning chose."""
+    return Answer.of(
+        outcome.raw,
+        label,
+        outcome.forwards,
+        outcome.cost,
+        seconds + outcome.seconds,
+        outcome.second is not None,
+    )
+
+
+def _calibrated(
+    first: FirstLook, judgement: Judgement, classifier: Classifier, label: int, seconds: float
+) -> Answer:
+    """Summarise the first answer after its own temperature, judged by its own threshold."""
+    y, abstention = first.probabilities, judgement.abstention
+    confidence = float(judgement.confidence.of(y))
+    abstained = abstention is not None and abstention.abstains(confidence)
+    return Answer.of(
+        tempered(y, judgement.temperature),
+        label,
+        forwards=1,
+        cost=classifier.cost(*first.size),
+        seconds=seconds,
+        confidence=confidence,
+        abstained=abstained,
+        possible=abstention.possible(y) if abstention and abstained else (),
     )
 
 
@@ -117,6 +162,7 @@ class Experiment:
         names: names of the answers.
         ways: compute all answers after the first.
         settings: everything except the data that the rows depend on, as JSON values.
+        keeps_views: whether the rows keep the first answers of all classes, as tuning needs them.
     """
 
     kind: str
@@ -124,6 +170,7 @@ class Experiment:
     names: Names
     ways: Sequence[Way]
     settings: Mapping[str, Any]
+    keeps_views: bool = False
 
     @property
     def keeps_maps(self) -> bool:
@@ -161,5 +208,6 @@ class Experiment:
         return Row(image.index, image.name, image.label, self.names, answers, error)
 
     def _first(self, first: FirstLook, label: int, seconds: float) -> Answer:
-        cost = self.classifier.cost(*first.size)
-        return Answer.of(first.probabilities, label, forwards=1, cost=cost, seconds=seconds)
+        y, cost = first.probabilities, self.classifier.cost(*first.size)
+        asked = Asked.of(y.unsqueeze(0), (1.0,), (cost,), (1,)) if self.keeps_views else None
+        return Answer.of(y, label, forwards=1, cost=cost, seconds=seconds, asked=asked)

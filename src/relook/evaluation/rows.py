@@ -27,6 +27,14 @@ _LISTS = ("classes", "probabilities", "notes", "possible")
 FIRST = "first look"
 """Name of the answers before the second look."""
 
+CALIBRATED = "first look, calibrated"
+"""Name of the first answers after a temperature of their own."""
+
+
+def not_calibrated(name: str) -> str:
+    """Return the name of corrected answers before their temperature."""
+    return f"{name}, not calibrated"
+
 
 @dataclass(frozen=True)
 class Names:
@@ -85,6 +93,18 @@ class Asked:
     weights: tuple[float, ...]
     costs: tuple[float, ...]
     batches: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        answers: Float[Tensor, "n c"],
+        weights: Sequence[float],
+        costs: Sequence[float],
+        batches: Sequence[int],
+    ) -> Asked:
+        """Keep the answers (n, C) to n views."""
+        kept = answers.detach().to("cpu", torch.float32).flatten().numpy()
+        return cls(kept, tuple(weights), tuple(costs), tuple(batches))
 
 
 @dataclass(frozen=True)
@@ -148,6 +168,10 @@ class Answer:
         seconds: float,
         corrected: bool = False,
         notes: tuple[str, ...] = (),
+        confidence: float = math.nan,
+        abstained: bool = False,
+        possible: tuple[int, ...] = (),
+        asked: Asked | None = None,
     ) -> Answer:
         """Summarise the class probabilities of an image with the true class `label`."""
         p = probabilities.detach().to("cpu", torch.float64)
@@ -163,6 +187,10 @@ class Answer:
             seconds=seconds,
             corrected=corrected,
             notes=notes,
+            confidence=confidence,
+            abstained=abstained,
+            possible=possible,
+            asked=asked,
         )
 
     @property

@@ -6,19 +6,16 @@ not invalidate existing runs.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from relook.attribution import CAM, Activity, GradCAM, ScoreCAM
 from relook.classifier import Classifier
 from relook.correction import Corrector
+from relook.digest import labels_digest, weights_digest
 from relook.evaluation.data import LabelledImages
 from relook.folder import versions
 from relook.looks import (
@@ -34,6 +31,7 @@ from relook.looks import (
     Symmetries,
     Together,
     Uncropped,
+    Weighted,
     Whole,
     Zoom,
     networks,
@@ -55,6 +53,7 @@ KINDS: dict[type, str] = {
     Symmetries: "symmetries",
     Together: "together",
     Uncropped: "uncropped",
+    Weighted: "weighted",
     Whole: "whole",
     Zoom: "zoom",
 }
@@ -92,6 +91,7 @@ def named(corrector: Corrector) -> dict[str, Any]:
         "gate": corrector.gate.setting,
         "called": corrector.called,
         "look": spelt(look),
+        **({"learnt": learnt.to_json()} if (learnt := corrector.learnt) else {}),
         **second_networks([look]),
     }
 
@@ -130,29 +130,10 @@ def second_networks(looks: Iterable[Look]) -> dict[str, Any]:
     """
     found = dict.fromkeys(network for look in looks for network in networks(look))
     told = {
-        str(number): {**_network(network), "labels": _digest("\0".join(network.labels))}
+        str(number): {**_network(network), "labels": labels_digest(network)}
         for number, network in enumerate(found, 2)
     }
     return {"networks": told} if told else {}
-
-
-def weights_digest(classifier: Classifier) -> str:
-    """Return a digest of a network's layers and weights, which differs between networks."""
-    digest = hashlib.sha256()
-    for name, module in classifier.network.named_modules():
-        digest.update(f"{name} {_module(module)}".encode())
-    for name, tensor in classifier.network.state_dict().items():
-        if isinstance(tensor, Tensor):
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(content.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _module(module: nn.Module) -> str:
-    """Describe a layer by class and options; without the class if it is one of relook's own."""
-    own = type(module).__module__.partition(".")[0] == "relook"
-    return f"{'' if own else type(module).__name__}({module.extra_repr()})"
 
 
 def _network(classifier: Classifier) -> dict[str, Any]:
@@ -166,7 +147,3 @@ def _network(classifier: Classifier) -> dict[str, Any]:
         "dtype": str(classifier.dtype).removeprefix("torch."),
         "device": classifier.device.type,
     }
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,29 +1,30 @@
-"""Choose a look, its options, k and gate on labelled images."""
+"""Learn from labelled images: which views to ask, their weights, the gate, and a temperature."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow
-import pyarrow.compute
 import torch
-from numpy.typing import NDArray
 
-from relook.arguments import Number
+from relook.arguments import Number, real_number
 from relook.attribution import CAM, FAST, Context
+from relook.calibration import Abstention, Confidence
+from relook.cascade import forward_cost
 from relook.classifier import Classifier
-from relook.correction import Corrector
+from relook.correction import AMBIGUOUS, Corrector, Outcome
+from relook.digest import labels_digest, weights_digest
 from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
-from relook.evaluation.experiment import Experiment, Labelled, shortened
+from relook.evaluation.experiment import Experiment, Labelled
 from relook.evaluation.forecast import OnForecast, forecaster, photo
-from relook.evaluation.rows import FIRST, Answer, Answers, Names
+from relook.evaluation.learning import Kept, Lesson, Way, learn
+from relook.evaluation.rows import FIRST, Answer, Asked, Names
 from relook.evaluation.run import Run
 from relook.evaluation.share import GateOfShare
 from relook.evaluation.spelling import describe, describe_data, second_networks
@@ -31,16 +32,17 @@ from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import Rows, work
 from relook.fills import FILLS
 from relook.first_look import FirstLook
-from relook.folder import RunError, read_settings
-from relook.gate import NO_IMAGE, Gate
-from relook.looks import Flip, Look, Preset
-from relook.looks.presets import Budget
+from relook.folder import RunError, read_settings, versions, write_atomically
+from relook.gate import EVERY_IMAGE, Gate
+from relook.looks import Learnt, Look, Part, Preset
+from relook.looks.presets import SUMS, Budget
 
-LOOKS = (
-    *("poster", "quick", "best", "zoom", "uncropped", "whole", "larger", "flip", "symmetries"),
-    "tencrop",
-)
-"""Looks that are tried if none is given; those that the network does not support are left out."""
+PRESET = "best"
+"""The look that others have to beat, unless one is given."""
+
+LOOKS = ("around", "closer", "whole", "uncropped", "flip", "larger")
+"""Looks whose views are asked if none is given; those that the network does not support are left
+out."""
 
 KIND = "tuning"
 
@@ -49,98 +51,111 @@ KS = (1, 2, 3, 5)
 _FIXED_FILL = ("torchcam", "gradcam")
 """Variants of Score-CAM that require one particular fill."""
 
-GATES = tuple(Gate(below, j=2) for below in (0.25, 0.5, 0.75, 0.9))
-"""Gates that are tried. They use gap(1,2), which finds unsure images for any number of classes;
-gap(1,5) finds hardly any if there are few classes. There are only four, because every further
-candidate makes the result of the choice more optimistic. None lets surer images pass: their answers
-seldom change, and they would cost as much as all others."""
+GATES = tuple(Gate(below, j=2) for below in (0.25, 0.4, 0.5, 0.75, 0.9))
+"""Gates that are tried, and every image if a cost is given that allows it. They use gap(1,2), which
+finds unsure images for any number of classes; gap(1,5) finds hardly any if there are few."""
+
+_CHOICE = "choice.json"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One combination of look, options, k and gate, and its results on the images of the choice.
+    """One weighted sum of looks under a gate, and its cross-validated results.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> tuning = relook.tune(classifier, data, looks=["flip", "larger"], gates=[0.5])
     >>> best = tuning.candidates[0]
-    >>> best.preset.look, best.pairing.fixed, best.forwards
-    ('larger', 1, 1.5)
+    >>> best.preset.describe(), best.pairing.fixed, best.cost
+    ('tuned: flip 1, gate 0.5', 0, 1.5)
 
     Attributes:
-        preset: the combination; its gate is 0 for no second look at all.
-        pairing: number of answers that it fixed and broke.
-        forwards: mean number of forward passes per image.
+        preset: the sum; its gate is 0 for no second look at all.
+        pairing: number of answers that it fixed and broke, against the first look.
         cost: mean cost per image in units of one forward pass at the network's own input size.
+        log_loss: mean log loss after one temperature. Weights and temperature are learnt without
+            the image that they are applied to.
+        sure: gain in log loss over the preset, in standard errors of that gain.
+        learnt: whether the weights were learnt; False for those of a preset or of a single look.
     """
 
     preset: Preset
     pairing: Pairing
-    forwards: float
     cost: float
+    log_loss: float
+    sure: float
+    learnt: bool
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """All combinations that were tried, best first.
-
-    The best has the highest number of fixed minus broken answers; among equals, the lowest cost.
+    """What was learnt, and all that was tried.
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> tuning = relook.tune(classifier, data, "run", looks=["flip", "larger"], gates=[0.5])
-    >>> len(tuning.candidates), tuning.images, tuning.chosen.look
-    (3, 2, 'larger')
+    >>> tuning.images, tuning.chosen.look, tuning.chosen.learnt.parts[0].weight
+    (2, 'flip', 1.0)
     >>> relook.evaluation.Tuning.read("run") == tuning
     True
 
     Attributes:
-        candidates: the combinations, at least "no second look".
-        images: number of images on which the choice was made.
+        chosen: the look with all that was learnt; `relook.Corrector` takes it, and the file that
+            it is saved to.
+        candidates: what was tried, the chosen one first, the others by log loss.
+        images: number of images that were learnt from.
         left_out: what was not tried and why, one sentence each.
     """
 
+    chosen: Preset
     candidates: tuple[Candidate, ...]
     images: int
     left_out: tuple[str, ...] = ()
 
+    @property
+    def kept_preset(self) -> bool:
+        """Whether nothing was better than the preset beyond chance, so that it was kept."""
+        return not self.candidates[0].sure
+
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Tuning:
-        """Read the candidates from the folder of a run that used `tune` (RUN/tuning).
+        """Read the choice from the folder of a run that used `tune` (RUN/tuning).
 
         Raises:
-            RunError: the folder holds no tuning, has another format, or cannot be read.
+            RunError: the folder holds no finished tuning, has another format, or cannot be read.
         """
         place = Path(folder) / "tuning"
-        settings = read_settings(place, KIND)
-        return cls.of(settings, Run(place, settings).table())
+        read_settings(place, KIND)
+        try:
+            found = json.loads((place / _CHOICE).read_text(encoding="utf-8"))
+            return cls(
+                Preset.of_json(found["chosen"]),
+                tuple(
+                    Candidate(
+                        **{
+                            **each,
+                            "preset": Preset.of_json(each["preset"]),
+                            "pairing": Pairing(**each["pairing"]),
+                        }
+                    )
+                    for each in found["candidates"]
+                ),
+                found["images"],
+                tuple(found["left_out"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{place / _CHOICE}: cannot be read ({error}); finish the tuning with the same "
+                "command"
+            ) from error
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any], table: pyarrow.Table) -> Tuning:
-        """Rank all combinations under all gates.
-
-        Args:
-            settings: settings of the tuning, as in run.json.
-            table: rows of the tuning.
-        """
-        ways = {name: Preset.of_json(way) for name, way in settings["ways"].items()}
-        keep = Preset.of_json(settings["keep"])
-        table = table.filter(pyarrow.compute.is_null(table["error"])).combine_chunks()
-        labels, first = table["label"].to_numpy(), Answers.of(table, FIRST)
-        # "No second look" needs some look that the network supports, so that its file can be used.
-        look = next(iter(ways.values()), keep).look
-        none = replace(keep, look=look, gate=NO_IMAGE)
-        tried = [Candidate(none, *_counted(first, None, labels, NO_IMAGE))]
-        for name, preset in ways.items():
-            second = Answers.of(table, name).found
-            for gate in map(Gate.of, settings["gates"]):
-                counted = _counted(first, second, labels, gate)
-                tried.append(Candidate(replace(preset, gate=gate), *counted))
-        best = sorted(tried, key=lambda c: (c.pairing.broken - c.pairing.fixed, c.cost))
-        return cls(tuple(best), len(labels), tuple(settings["left_out"]))
-
-    @property
-    def chosen(self) -> Preset:
-        """The best combination."""
-        return self.candidates[0].preset
+    def to_json(self) -> dict[str, Any]:
+        """Return all values as JSON values."""
+        candidates = [{**asdict(each), "preset": each.preset.to_json()} for each in self.candidates]
+        return {
+            "chosen": self.chosen.to_json(),
+            "candidates": candidates,
+            "images": self.images,
+            "left_out": list(self.left_out),
+        }
 
 
 def tune(
@@ -150,96 +165,216 @@ def tune(
     *,
     keep: Preset | None = None,
     looks: Sequence[str] | None = None,
-    gates: Sequence[Number | str | Gate] = GATES,
+    gates: Sequence[Number | str | Gate] | None = None,
     exact: bool = False,
+    max_cost: Number | None = None,
+    risk: Number | None = None,
     gate_found: GateOfShare | None = None,
     on_rows: Rows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Tuning:
-    """Choose the best of several looks with their k, gate, fill, attribution and budget.
+    """Learn the weights of views, a gate, a temperature and, for a risk, when not to answer.
 
-    The gain of the best candidate on these images is optimistic, because it was chosen on them:
-    measure it on others (see `LabelledImages.halves`). One second look with the largest k also
-    gives the answers for every smaller k and every gate. Each image therefore gets one second look
-    for each fill, attribution and budget.
+    Each view is asked once per image, whatever the number of ways that are tried: the answers of
+    every weighted sum follow from those. A way other than the preset is taken only if
+    cross-validation shows that it is better (see `relook.evaluation.learning.learn`); with few
+    images the answer is the preset, calibrated.
+
+    Measure what was learnt on other images (see `LabelledImages.halves`).
 
     >>> data = relook.evaluation.read_data("photos", classifier.labels)
     >>> tuning = relook.tune(classifier, data, looks=["flip", "larger"], gates=[0.5])
     >>> tuning.chosen.look, str(tuning.chosen.gate)
-    ('larger', 'gap(1,5) below 0.5')
+    ('flip', 'gap(1,5) below 0.5')
 
     Args:
         classifier: the classifier whose answers are corrected.
-        data: labelled images to choose on.
-        output: folder of the run: rows in `tuning/`, resumable as in `evaluate`, and the choice in
-            `tuned.json`.
-        keep: the look and options that are fixed; options that are None are tried. If several looks
-            are tried, an option applies to the looks that have it, and a budget only to Score-CAM.
-            If the poster's look is fixed, a budget also fixes Score-CAM as the attribution.
-        looks: names of the looks to try; None: the look of `keep`, or all of `LOOKS` without
-            `keep`. The poster's look is tried with all options, zoom with several k, and others
-            only with several gates.
-        gates: gates to try, as for `Corrector`, if `keep` has none.
+        data: labelled images to learn from.
+        output: folder of the run: rows in `tuning/`, resumable as in `evaluate`, and what was
+            learnt in `tuned.json`.
+        keep: the preset that others have to beat, with options that are fixed; options that are
+            None are tried for the poster's look and zoom. None: "best".
+        looks: names of the looks whose views are asked, the first of which is the preset if there
+            is no `keep`; None: those of `keep`, or all of `LOOKS` without `keep`.
+        gates: gates to try, as for `Corrector`, if `keep` has none; None: `GATES`.
         exact: whether to try exact Score-CAM and all fills even if Score-CAM needs more masked
             forward passes per image (maybe thousands) than the budget, or than 64 without one. If
             not, Score-CAM is tried with that budget and one fill.
+        max_cost: maximum of the mean cost per image, in forward passes at the network's own input
+            size; None: the preset's.
+        risk: share of wrong answers allowed among those that are given, above 0 and below 1; None:
+            all are given. Two thirds of the images are then kept for the threshold.
         gate_found: the gate of `keep` as found by `gate_of_share`, to be recorded in run.json.
         on_rows: called with rows as they are computed; first with those already in `output`.
         on_forecast: called once, before the first image, with the expected time and forward passes.
 
     Raises:
         RunError: `output` holds another run.
-        RelookError: the fixed options cannot be combined, or k is out of range.
+        RelookError: the fixed options cannot be combined, or a number is out of range.
     """
-    if looks is None:
-        looks = LOOKS if keep is None else (keep.look,)
-    keep = keep or Preset()
-    several = len(looks) > 1
-    if not several:
-        [look] = looks
-        keep = replace(keep, look=look)
-    tried = [Gate.of(gate) for gate in gates] if keep.gate is None else [keep.gate]
-    # Raises if the fixed options cannot be combined; if several looks are tried, checks only k.
-    # Kept in a variable until the end, so that a second network is loaded only once.
-    settled = Flip() if several else keep.make(classifier)
-    Corrector(classifier, k=keep.k, look=settled)
+    most = None if max_cost is None else real_number(max_cost, "max_cost")
+    if most is not None and not most >= 1:
+        raise RelookError(
+            f"max_cost must be at least 1, the cost of the first look alone, not {most}"
+        )
+    if risk is not None:
+        risk = Abstention(real_number(risk, "risk"), Confidence(), None, 0.0).risk
+    if keep is None:
+        keep = Preset(PRESET if looks is None else looks[0])
+        looks = LOOKS if looks is None else looks
+    if keep.learnt is not None:
+        raise RelookError("a tuned look cannot be tuned again; give the name of a look")
+    base = _parts_of(keep.look)
+    pool = tuple(
+        dict.fromkeys([*base, *(part for look in looks or () for part in _parts_of(look))])
+    )
+    tried = _gates(keep, gates, most)
+    # Raises if the fixed options cannot be combined. Kept in a variable until the end, so that a
+    # second network is loaded only once.
+    settled = keep.make(classifier)
+    preset = Corrector(classifier, k=keep.k, look=settled)
     folder = None if output is None else Path(output)
     if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
         raise RunError(f"{folder} holds a run without tuning; choose another folder")
     found: list[_Contender] = []
     left_out: list[str] = []
-    for look in looks:
+    for look in pool:
         try:
-            of_look = _of_look(keep, look) if several else keep
-            found += _contenders(classifier, of_look, tried, exact, with_cam=several)
+            found += _contenders(classifier, _of_look(keep, look), tried, exact, len(pool) > 1)
         except RelookError as error:
-            if not several:
+            if len(pool) == 1:
                 raise
             left_out.append(f"{look}: {error}")
+    if not found:
+        raise RelookError(f"the network supports none of the looks: {'; '.join(left_out)}")
     left_out += _left_out_of_posters(classifier, found, keep, exact)
-    names = Names(FIRST, None, tuple(name for contender in found for name in contender.ways))
+    ways = {name: way for contender in found for name, way in contender.ways.items()}
+    names = Names(FIRST, None, tuple(ways))
     settings = {
         "kind": KIND,
         "answers": names.to_json(),
         "gates": [gate.setting for gate in tried],
         "keep": keep.to_json(),
-        "ways": {n: way.to_json() for contender in found for n, way in contender.ways.items()},
+        "ways": {name: way.to_json() for name, way in ways.items()},
         "left_out": left_out,
+        "max_cost": most,
+        "risk": risk,
         **({} if gate_found is None else {"gate_of_share": gate_found.to_json()}),
         **second_networks([contender.corrector.look for contender in found]),
         **describe(classifier),
     }
-    experiment = Experiment(KIND, classifier, names, found, settings)
+    experiment = Experiment(KIND, classifier, names, found, settings, keeps_views=True)
     settings = {**settings, **describe_data(data)}
 
     correctors = [contender.corrector for contender in found]
     tell = forecaster(correctors, data, [tried] * len(correctors), on_forecast)
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
         table = work(experiment, data, run, on_rows, tell)
-    result = Tuning.of(settings, table)
-    if folder:
-        result.chosen.save(folder / "tuned.json")
+        kept = Kept.of(table, list(ways))
+        in_turn = keep.look in SUMS
+        presets = list(_presets(base, ways, tried, keep, preset.k, in_turn))
+        lesson = learn(kept, presets, tried, most, risk)
+        made_on = {
+            "model": classifier.name,
+            "weights": weights_digest(classifier),
+            "labels": labels_digest(classifier),
+            **describe_data(data),
+            "images": len(kept),
+            "versions": versions(),
+        }
+        result = _result(lesson, list(ways.values()), preset.k, made_on, len(kept), left_out)
+        if folder:
+            choice = json.dumps(result.to_json(), indent=2, ensure_ascii=False)
+            write_atomically(folder / "tuning" / _CHOICE, choice)
+            result.chosen.save(folder / "tuned.json")
     return result
+
+
+def _parts_of(look: str) -> dict[str, float]:
+    """The looks whose views a look sums, with their weights."""
+    found: dict[str, float] = {}
+    for part in look.split("+"):
+        for name, weight in SUMS.get(part, {part: 1.0}).items():
+            found[name] = found.get(name, 0.0) + weight
+    return found
+
+
+def _gates(
+    keep: Preset, gates: Sequence[Number | str | Gate] | None, max_cost: float | None
+) -> list[Gate]:
+    """The gates to try: the preset's own first."""
+    if keep.gate is not None:
+        return [keep.gate]
+    if gates is not None:
+        return [Gate.of(gate) for gate in gates]
+    every = () if max_cost is None else (EVERY_IMAGE,)
+    return list(dict.fromkeys((keep.gate_or(Gate(AMBIGUOUS)), *GATES, *every)))
+
+
+def _presets(
+    base: Mapping[str, float],
+    ways: Mapping[str, Preset],
+    gates: Sequence[Gate],
+    keep: Preset,
+    k: int,
+    in_turn: bool,
+) -> Iterator[Way]:
+    """The preset, and cheaper forms of it: smaller gates, then only its first look."""
+    places = list(ways.values())
+    parts = []
+    for look, weight in base.items():
+        own = [place for place, way in enumerate(places) if way.look == look]
+        # Of several k, the largest that is not above the preset's.
+        fitting = [place for place in own if (places[place].k or k) <= k] or own
+        if fitting:
+            most = max(places[place].k or 0 for place in fitting)
+            parts.append((next(p for p in fitting if (places[p].k or 0) == most), weight))
+    first, *others = gates
+    smaller = sorted(others, key=lambda gate: -gate.below)
+    smaller = [gate for gate in smaller if gate.j == first.j and gate.below < first.below]
+    for some in (tuple(parts), tuple(parts[:1])):
+        for gate in (first, *smaller):
+            yield Way(some, gate, in_turn)
+
+
+def _result(
+    lesson: Lesson,
+    ways: Sequence[Preset],
+    k: int,
+    made_on: Mapping[str, Any],
+    images: int,
+    left_out: Sequence[str],
+) -> Tuning:
+    """Spell out what was learnt."""
+
+    def preset(way: Way) -> Preset:
+        parts = tuple(
+            Part(
+                look=ways[place].look,
+                weight=weight,
+                k=ways[place].k_or(k),
+                **ways[place].options,
+            )
+            for place, weight in way.parts
+        )
+        look = "+".join(dict.fromkeys(part.look for part in parts)) or ways[0].look
+        return Preset(look, gate=way.gate, learnt=Learnt(parts, way.in_turn, way.gate))
+
+    chosen = preset(lesson.way)
+    assert chosen.learnt is not None
+    learnt = replace(chosen.learnt, after=lesson.after, first=lesson.first, made_on=made_on)
+    candidates = tuple(
+        Candidate(
+            preset(one.way),
+            one.pairing,
+            one.cost,
+            one.log_loss,
+            one.sure,
+            one.learnt is not None,
+        )
+        for one in lesson.tried
+    )
+    return Tuning(replace(chosen, learnt=learnt), candidates, images, tuple(left_out))
 
 
 @dataclass(frozen=True)
@@ -287,7 +422,41 @@ class _Contender:
                 name: self.corrector.about(outcome, preset.k or len(outcome.classes))
                 for name, preset in self.ways.items()
             }
-            yield {name: shortened(about, image.label, seconds) for name, about in abouts.items()}
+            yield {name: self._kept(about, image.label, seconds) for name, about in abouts.items()}
+
+    def _kept(self, outcome: Outcome, label: int, seconds: float) -> Answer:
+        """Keep the answers to the views; forwards and cost are those of the second look alone."""
+        classifier = self.corrector.classifier
+        first = outcome.first
+        second = outcome.second
+        assert second is not None, "the contender has no gate"
+        weights: list[float] = []
+        costs: list[float] = []
+        for views in second.asked:
+            if not (views.weights == views.weights[:, :1]).all():
+                raise RelookError(
+                    "a look whose weights differ between classes cannot be part of a learnt sum"
+                )
+            weights += views.weights[:, 0].tolist()
+            network = views.by or classifier
+            each = network.cost(*views.pixels.shape[-2:]) * forward_cost(network, classifier)
+            costs += [each] * len(views.pixels)
+        answers = [first.probabilities[:0].reshape(0, len(first.probabilities))]
+        return Answer.of(
+            outcome.raw,
+            label,
+            outcome.forwards - 1,
+            outcome.cost - classifier.cost(*first.size),
+            seconds + outcome.seconds,
+            True,
+            second.notes,
+            asked=Asked.of(
+                torch.cat([*answers, *outcome.view_answers]),
+                weights,
+                costs,
+                [len(views.pixels) for views in second.asked],
+            ),
+        )
 
 
 def _of_look(keep: Preset, look: str) -> Preset:
@@ -399,32 +568,3 @@ def _name(preset: Preset) -> str:
     }
     given = [f"{option}={value}" for option, value in options.items() if value is not None]
     return " ".join([preset.look, *given])
-
-
-def _counted(
-    first: Answers,
-    second: pyarrow.StructArray | None,
-    labels: NDArray[Any],
-    gate: Gate,
-) -> tuple[Pairing, float, float]:
-    """Count the answers that a way fixed and broke under a gate.
-
-    Args:
-        first: the first answers, n of them.
-        second: the way's answers, null for images without a second look. None: no image has one.
-        labels: the true classes, (n,).
-        gate: images that do not pass it keep their first answer.
-
-    Returns:
-        The counts, and the mean forward passes and mean cost per image.
-    """
-    passing = first.gap(gate.j) < gate.below
-    right = first.best == labels
-    now, forwards, cost = right.copy(), first.column("forwards"), first.column("cost")
-    if second is not None:
-        own = Answers(second.filter(pyarrow.array(passing)))
-        now[passing] = own.best == labels[passing]
-        forwards = np.append(forwards[~passing], own.column("forwards"))
-        cost = np.append(cost[~passing], own.column("cost"))
-    images = max(1, len(labels))
-    return Pairing.of(right, now), float(forwards.sum()) / images, float(cost.sum()) / images

@@ -6,6 +6,7 @@ from relook.looks.flip import Flip
 from relook.looks.frame import Frame
 from relook.looks.in_turn import InTurn
 from relook.looks.larger import Larger
+from relook.looks.learnt import Judgement, Learnt, Part
 from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
 from relook.looks.network import Network, networks
@@ -14,6 +15,7 @@ from relook.looks.protocol import Look, SecondLook, Views, keeps_maps, needs_lay
 from relook.looks.symmetries import Symmetries
 from relook.looks.together import Together
 from relook.looks.uncropped import Uncropped
+from relook.looks.weighted import Weighted
 from relook.looks.whole import Whole
 from relook.looks.zoom import Zoom
 
@@ -24,17 +26,21 @@ __all__ = [
     "Flip",
     "Frame",
     "InTurn",
+    "Judgement",
     "Larger",
+    "Learnt",
     "Look",
     "Mask",
     "Mirrored",
     "Network",
+    "Part",
     "Preset",
     "SecondLook",
     "Symmetries",
     "Together",
     "Uncropped",
     "Views",
+    "Weighted",
     "Whole",
     "Zoom",
     "keeps_maps",

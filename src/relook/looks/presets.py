@@ -21,6 +21,7 @@ from relook.looks.ends import Ends
 from relook.looks.flip import Flip
 from relook.looks.in_turn import InTurn
 from relook.looks.larger import Larger
+from relook.looks.learnt import Learnt
 from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
 from relook.looks.network import load_network
@@ -28,6 +29,7 @@ from relook.looks.protocol import Look
 from relook.looks.symmetries import Symmetries
 from relook.looks.together import Together
 from relook.looks.uncropped import Uncropped
+from relook.looks.weighted import Weighted
 from relook.looks.whole import Whole
 from relook.looks.zoom import Zoom
 
@@ -80,27 +82,32 @@ _AROUND = Mirrored(
 _SMALLER = Whole(weight=0.5)
 
 
+_CLOSER = Zoom(
+    CAM(Activity()), threshold=0.3, magnification=1.25, joint=True, weights="doubt", required=False
+)
+
+SUMS = {
+    "quick": {"around": 1.0, "whole": 0.5},
+    # With full weights, so many views would too often outvote a correct first answer.
+    "best": {"around": 0.75, "closer": 0.75, "whole": 0.375, "uncropped": 0.75},
+}
+"""The presets that are sums of looks: names and weights, most informative first."""
+
+
 def _quick() -> Look:
     return InTurn(Together((_AROUND, _SMALLER)))
 
 
 def _best() -> Look:
-    closer = Zoom(
-        CAM(Activity()),
-        threshold=0.3,
-        magnification=1.25,
-        joint=True,
-        weights="doubt",
-        required=False,
-    )
-    # With full weights, so many views would too often outvote a correct first answer.
-    return InTurn(Together((_AROUND, closer, _SMALLER, Uncropped()), weight=0.75))
+    return InTurn(Together((_AROUND, _CLOSER, _SMALLER, Uncropped()), weight=0.75))
 
 
 LOOKS: dict[str, Callable[..., Look]] = {
     "poster": _poster,
     "quick": _quick,
     "best": _best,
+    "around": lambda: _AROUND,
+    "closer": lambda: _CLOSER,
     "zoom": _zoom,
     "flip": Flip,
     "whole": Whole,
@@ -117,7 +124,7 @@ LOOKS: dict[str, Callable[..., Look]] = {
 NETWORK = "network:"
 """Prefix of the name of a look that runs a second network; the model's name follows."""
 
-_KS = {"best": 2}
+_KS = {"best": 2, "closer": 2}
 """Default k of looks for which it is not 5."""
 
 _GATES = {"quick": Gate(0.4, j=2), "best": Gate(0.4, j=2)}
@@ -152,9 +159,11 @@ def make_look(
 
     Args:
         name: "poster" (mask images, the default), "quick" or "best" (at a cost of at most 4 and 7
-            forward passes), "uncropped", "whole", "larger", "ends", "zoom", "flip", "rotations",
-            "symmetries", "fivecrop", "tencrop" or "network:MODEL" for a second network; or several
-            joined by +, such as "zoom+flip". MODEL is a name for `relook.load` without + or comma.
+            forward passes), "around" (the whole photo, mirrored; the first view of both),
+            "closer" (the part that the network looked at), "uncropped", "whole", "larger", "ends",
+            "zoom", "flip", "rotations", "symmetries", "fivecrop", "tencrop" or "network:MODEL" for
+            a second network; or several joined by +, such as "zoom+flip". MODEL is a name for
+            `relook.load` without + or comma.
         fill: fill of "poster": "black" (default), "mean" or "blur".
         attribution: attribution method of "poster" and "zoom": "scorecam" (default of "poster"),
             "cam" (default of "zoom") or "gradcam".
@@ -210,6 +219,7 @@ class Preset:
         fill, attribution, variant, budget: options of the look, see `make_look`; None for defaults.
         k: number of top classes; None for the default.
         gate: which images get a second look; None for the default.
+        learnt: what tuning learnt; then `look` names the parts, and the options are None.
 
     >>> preset = relook.looks.Preset.of("poster", k=3, budget="fast")
     >>> preset.describe()
@@ -226,6 +236,7 @@ class Preset:
     budget: Budget | None = None
     k: int | None = None
     gate: Gate | None = None
+    learnt: Learnt | None = None
 
     @classmethod
     def of(
@@ -247,7 +258,8 @@ class Preset:
             options: fill, attribution and variant, see `make_look`.
 
         Raises:
-            RelookError: the file is not a valid preset, or k, gate or budget is invalid.
+            RelookError: the file is not a valid preset, k, gate or budget is invalid, or k or an
+                option is given for a file with learnt weights.
         """
         file = Path(look).expanduser()
         # A path always means a file; a string means one unless it is the name of a look.
@@ -259,7 +271,14 @@ class Preset:
             "gate": None if gate is None else Gate.of(gate),
             "budget": budget if budget in (None, "fast") else whole_number(budget, "budget"),
         }
-        return replace(preset, **{key: value for key, value in given.items() if value is not None})
+        given = {key: value for key, value in given.items() if value is not None}
+        fixed = [key for key in given if key != "gate" and preset.learnt is not None]
+        if fixed:
+            raise RelookError(
+                f"{look}: what was learnt holds for its own {' and '.join(fixed)}; to choose "
+                "another, tune again: relook evaluate DATA --tune"
+            )
+        return replace(preset, **given)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -281,17 +300,29 @@ class Preset:
             RelookError: see `make_look`.
             ModelError: see `make_look`.
         """
-        return make_look(self.look, network=partial(load_network, beside=beside), **self.options)
+        make = partial(make_look, network=partial(load_network, beside=beside))
+        if self.learnt is None or not self.learnt.parts:
+            return make(self.look, **self.options)
+        looks = tuple(
+            Weighted(make(part.look, **part.options), part.weight, part.k)
+            for part in self.learnt.parts
+        )
+        together = looks[0] if len(looks) == 1 else Together(looks)
+        return InTurn(together) if self.learnt.in_turn else together
 
     def check(self) -> None:
         """Raise the errors of `make`, without loading a second network."""
         make_look(self.look, network=lambda name: Flip(), **self.options)
+        for part in self.learnt.parts if self.learnt else ():
+            make_look(part.look, network=lambda name: Flip(), **part.options)
 
     def k_or(self, default: int) -> int:
         """Return k; if it is None, the default of the look, or else `default`.
 
         For looks joined by +, the first that has a default decides.
         """
+        if self.learnt is not None and self.learnt.k is not None:
+            return self.learnt.k
         return self.k if self.k is not None else _own(_KS, self.look) or default
 
     def gate_or(self, default: Gate = EVERY_IMAGE) -> Gate:
@@ -305,19 +336,33 @@ class Preset:
         """Return the preset in words, without values that are None."""
         if self.gate is not None and not self.gate.below:
             return "no second look"
+        if self.learnt is not None:
+            parts = (f"{part.name} {part.weight:.2g}" for part in self.learnt.parts)
+            gate = f", gate {self.gate.setting}" if self.gate is not None else ""
+            return f"tuned: {' + '.join(parts)}{gate}"
         more = {**self.options, "k": self.k, "gate": self.gate and self.gate.setting}
         given = [f"{name} {value}" for name, value in more.items() if value is not None]
         return ", ".join([self.look, *given])
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that `save` writes."""
-        return {**asdict(self), "gate": self.gate and self.gate.setting}
+        found = {**asdict(self), "gate": self.gate and self.gate.setting}
+        if self.learnt is None:
+            del found["learnt"]
+            return found
+        return {**found, "learnt": self.learnt.to_json()}
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Preset:
         """Create a preset from the values of `to_json`."""
-        gate = found.get("gate")
-        return cls(**{**found, "gate": None if gate is None else Gate.of(gate)})
+        gate, learnt = found.get("gate"), found.get("learnt")
+        return cls(
+            **{
+                **found,
+                "gate": None if gate is None else Gate.of(gate),
+                "learnt": None if learnt is None else Learnt.of_json(learnt),
+            }
+        )
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Save the preset as a JSON file for `--look` and `Corrector(look=...)`."""
@@ -342,7 +387,7 @@ class Preset:
         if not all(_KINDS[name](value) for name, value in found.items() if value is not None):
             raise RelookError(
                 f"{file}: k, gate and budget must be numbers (a gate may be none or gap2:NUMBER), "
-                "the other fields strings; any field but look may be null"
+                "learnt an object, the other fields strings; any field but look may be null"
             )
         try:
             preset = cls.of_json(found)
@@ -374,5 +419,6 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "budget": lambda value: value == "fast" or _is_count(value),
     "k": _is_count,
     "gate": lambda value: _is_text(value) or _is_number(value),
+    "learnt": lambda value: isinstance(value, dict),
 }
 """Check of each saved value that is not null."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from relook.arguments import Number
 from relook.classifier import Classifier
 from relook.correction import AMBIGUOUS, Corrector
+from relook.digest import weights_digest
 from relook.evaluation import (
     Answer,
     DataError,
@@ -36,7 +37,7 @@ from relook.evaluation import (
 from relook.evaluation.experiment import Corrected, Experiment, Labelled, Way
 from relook.evaluation.matching import BY_ORDER
 from relook.evaluation.rows import Names
-from relook.evaluation.spelling import describe, describe_data, named, weights_digest
+from relook.evaluation.spelling import describe, describe_data, named
 from relook.evaluation.work import Rows, work
 from relook.fills import fill_image, hide
 from relook.first_look import FirstLook

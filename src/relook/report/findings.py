@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from relook.calibration import LEVEL
 from relook.correction import AMBIGUOUS
 from relook.evaluation import Method, Pairing, Statistics
 from relook.gate import EVERY_IMAGE, Gate
+from relook.looks import Judgement
 from relook.looks.presets import NETWORK
 from relook.multicam import FUSED, OBJECT, TARGET, Comparison
 from relook.words import count, duration, p, percent, points, points_range
@@ -336,3 +338,26 @@ def _notes(methods: Mapping[str, Method]) -> list[str]:
 def change(pairing: Pairing) -> str:
     """The accuracy before and after, for example "63.9 % → 64.3 %"."""
     return f"{percent(pairing.before or 0)} → {percent(pairing.after or 0)}"
+
+
+def judged(judgement: Judgement) -> list[str]:
+    """Sentences on the temperature, the confidence and the threshold that tuning learnt."""
+    told = [
+        f"temperature {judgement.temperature:.2f}; answers are ranked by {judgement.confidence}"
+    ]
+    found = judgement.abstention
+    if found is None:
+        return told
+    if found.threshold is None:
+        return [
+            *told,
+            f"no threshold can be promised for a risk of {percent(found.risk)} by "
+            f"{count(found.images, 'image')}: no answer is to be relied on; more labelled images, "
+            "a higher risk or a better network may change that",
+        ]
+    return [
+        *told,
+        f"of {count(found.images, 'image')} kept for it, {found.answered:,} are answered with a "
+        f"confidence of at least {found.threshold:.3f}, {found.wrong:,} of them wrongly: with a "
+        f"probability of {percent(LEVEL)}, at most {percent(found.risk)} of such answers are wrong",
+    ]

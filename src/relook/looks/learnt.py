@@ -1,0 +1,147 @@
+"""What tuning learns from labelled images: a weighted sum of looks, true probabilities, and when
+not to answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from relook.calibration import Abstention, Confidence
+from relook.errors import RelookError
+from relook.gate import Gate
+
+
+@dataclass(frozen=True)
+class Part:
+    """One look of a learnt sum.
+
+    Attributes:
+        look: a name for `relook.looks.make_look`.
+        weight: factor for the weights of its views, above 0.
+        k: number of top classes that it considers.
+        fill, attribution, variant, budget: options of the look; None for defaults.
+    """
+
+    look: str
+    weight: float
+    k: int
+    fill: str | None = None
+    attribution: str | None = None
+    variant: str | None = None
+    budget: int | Literal["fast"] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            RelookError: one is out of range.
+        """
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise RelookError(f"k of {self.look} must be 1 or more, not {self.k!r}")
+        if not (isinstance(self.weight, int | float) and self.weight > 0):
+            raise RelookError(f"the weight of {self.look} must be above 0, not {self.weight!r}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that are not None."""
+        values = asdict(self)
+        return {
+            name: values[name]
+            for name in ("fill", "attribution", "variant", "budget")
+            if values[name] is not None
+        }
+
+    @property
+    def name(self) -> str:
+        """The look with its options in words, without the weight."""
+        more = {**self.options, "k": self.k} if self.options else {}
+        return " ".join([self.look, *(f"{option}={value}" for option, value in more.items())])
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is learnt about the answers of one way to answer.
+
+    Attributes:
+        temperature: temperature of the probabilities (see `relook.calibration.tempered`).
+        confidence: the measure that ranks the answers best.
+        abstention: when not to answer; None if no risk was asked for.
+    """
+
+    temperature: float = 1.0
+    confidence: Confidence = field(default_factory=Confidence)
+    abstention: Abstention | None = None
+
+    def __post_init__(self) -> None:
+        """Check the temperature.
+
+        Raises:
+            RelookError: it is not above 0.
+        """
+        Confidence(temperature=self.temperature)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> Judgement:
+        """Restore the values of `to_json`."""
+        abstention = found["abstention"]
+        return cls(
+            found["temperature"],
+            Confidence(**found["confidence"]),
+            None if abstention is None else Abstention.of_json(abstention),
+        )
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """All that tuning learnt, as part of a `Preset`.
+
+    Attributes:
+        parts: the looks whose answers are added, most informative first; empty for no second look.
+        in_turn: whether views are run one after the other until the answer is settled.
+        gate: the gate that everything was learnt for.
+        after: what was learnt about the corrected answers.
+        first: the same about the first answers of all images, for comparison.
+        made_on: the network (name, digest of its weights, digest of its labels), the data, the
+            versions, and the number of images.
+    """
+
+    parts: tuple[Part, ...]
+    in_turn: bool
+    gate: Gate
+    after: Judgement = field(default_factory=Judgement)
+    first: Judgement = field(default_factory=Judgement)
+    made_on: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def k(self) -> int | None:
+        """Largest k of the parts; None without parts."""
+        return max((part.k for part in self.parts), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as JSON values."""
+        return {**asdict(self), "gate": self.gate.setting, "made_on": dict(self.made_on)}
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> Learnt:
+        """Restore the values of `to_json`.
+
+        Raises:
+            RelookError: a value is missing, unknown or out of range.
+        """
+        try:
+            return cls(
+                tuple(Part(**part) for part in found["parts"]),
+                bool(found["in_turn"]),
+                Gate.of(found["gate"]),
+                Judgement.of_json(found["after"]),
+                Judgement.of_json(found["first"]),
+                dict(found["made_on"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RelookError(f"what was learnt is incomplete or damaged ({error})") from error
