@@ -381,7 +381,8 @@ def test_the_last_line_of_evaluate_json(data, tmp_path):
     assert result.exit_code == 0, result.stderr
     summary = json.loads(result.stdout.splitlines()[-1])
     assert list(summary) == [
-        "images", "errors", "classes", "before", "after", "ambiguous", "forwards", "cost", "seconds"
+        "images", "errors", "classes", "before", "after", "ambiguous", "calibration", "selective",
+        "forwards", "cost", "seconds"
     ]  # fmt: skip
     assert (summary["images"], summary["errors"], summary["classes"]) == (40, 0, 4)
     assert set(summary["before"]) == set(summary["after"]) == {"top1", "top5"}
@@ -395,6 +396,9 @@ def test_the_last_line_of_evaluate_json(data, tmp_path):
     assert ambiguous["after"] == (ambiguous["both_right"] + ambiguous["fixed"]) / 40
     assert summary["before"]["top1"] == ambiguous["before"]
     assert summary["before"]["top5"] == 1
+    for when in ("before", "after"):
+        assert list(summary["calibration"][when]) == ["ece", "ece_equal_mass", "nll", "brier"]
+        assert 0 < summary["selective"][when]["aurc"] < 1
     again = relook(*arguments)
     assert (
         json.loads(again.stdout.splitlines()[-1]) == summary

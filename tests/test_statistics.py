@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
-from relook.evaluation import Answer, Names, Pairing, Row, Statistics, from_table, to_table
+from relook.evaluation import (
+    Answer,
+    Method,
+    Names,
+    Pairing,
+    Row,
+    Statistics,
+    from_table,
+    to_table,
+)
+from relook.evaluation.rows import CALIBRATED, not_calibrated
+from relook.evaluation.selective import Unanswered, classified
 
 NAMES = Names("first look", "poster", ("flip",))
 
@@ -82,6 +95,55 @@ def test_calibration_by_hand():
     assert counted.mean_brier == pytest.approx((0.02 + (0.64 + 0.01 + 0.81)) / 2)
 
 
+def test_log_loss_by_hand():
+    """The true classes have the probabilities 0.9 and 0.1, and none at all."""
+    counted = counts([ROWS[0], ROWS[3]]).before
+    assert counted.mean_log_loss == pytest.approx((0.105361 + 2.302585) / 2, abs=1e-6)
+    impossible = counts([row(0, 2, (0.5, 0.5, 0.0), (0.5, 0.5, 0.0))]).before
+    assert impossible.log_loss == pytest.approx(27.631021)  # 12 ln 10
+    assert (counted + impossible).log_loss == pytest.approx(30.038967, abs=1e-6)
+
+
+def abstaining(index, label, probabilities, possible=()):
+    """A row whose corrected answer is not to be relied on if classes are in question."""
+    made = row(index, label, probabilities, probabilities)
+    after = replace(made.answers["poster"], abstained=bool(possible), possible=possible)
+    return replace(made, answers={**made.answers, "poster": after})
+
+
+def test_abstention_by_hand():
+    rows = [
+        abstaining(0, 0, (0.9, 0.1, 0.0)),
+        abstaining(1, 1, (0.8, 0.1, 0.1)),
+        abstaining(2, 0, (0.7, 0.2, 0.1)),
+        abstaining(3, 1, (0.5, 0.4, 0.1), possible=(0, 1)),
+        abstaining(4, 2, (0.5, 0.4, 0.1), possible=(0, 1)),
+        abstaining(5, 0, (0.4, 0.3, 0.3), possible=(0, 1, 2)),
+        Row(6, "6.png", 1, NAMES, error="no image"),
+    ]
+    counted = counts(rows)
+    after = counted.after.tally
+    assert (after.images, after.abstained, after.answered, after.answered_wrong) == (6, 3, 3, 1)
+    assert (after.coverage, after.risk) == (0.5, pytest.approx(1 / 3))
+    assert (counted.before.coverage, counted.before.risk) == (1, 0.5)
+    twice = (counted + counts(rows[3:])).after.tally
+    assert (twice.coverage, twice.risk) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert counts(rows[3:]).after.tally.risk is None
+    assert counts([]).before.coverage is None
+    answers, labels = classified(to_table(rows, NAMES))
+    left = Unanswered.of(answers["poster"], labels)
+    assert (left.images, left.classes, left.held) == (3, 7, 2)
+    assert (left.mean_size, left.share_held) == (pytest.approx(7 / 3), pytest.approx(2 / 3))
+    assert Unanswered.of(answers["flip"], labels).mean_size is None
+
+
+def test_answers_that_differ_by_a_temperature_are_no_other_looks():
+    counted = Statistics(rivals={name: Method() for name in ("flip", CALIBRATED)})
+    counted.rivals[not_calibrated("best")] = Method()
+    assert list(counted.rivals) == ["flip", "first look, calibrated", "best, not calibrated"]
+    assert list(counted.other_looks) == ["flip"]
+
+
 def random_rows(count):
     generator = torch.Generator().manual_seed(3)
     rows = []
@@ -109,6 +171,7 @@ def test_columns_say_what_a_loop_over_the_rows_says():
         assert tally.right == sum(a.best == label for a, label in pairs)
         assert tally.right5 == sum(label in a.classes for a, label in pairs)
         assert tally.brier == pytest.approx(sum(a.brier for a in answers), abs=1e-9)
+        assert tally.log_loss == pytest.approx(sum(-math.log(a.true) for a in answers), abs=1e-9)
         assert tally.seconds == pytest.approx(0.5 * 54)
         fifteenth = [a.probabilities[0] for a in answers if 7 / 15 <= a.probabilities[0] < 8 / 15]
         assert tally.confident[7] == len(fifteenth) > 0

@@ -12,6 +12,7 @@ from relook.evaluation.experiment import Experiment
 from relook.evaluation.forecast import Forecast
 from relook.evaluation.rows import Answer, Names, Row, from_table, schema, to_table
 from relook.evaluation.run import Run
+from relook.evaluation.selective import Quality
 from relook.evaluation.share import GateOfShare, gate_of_share
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
 from relook.evaluation.tuning import GATES, Candidate, Tuning, tune
@@ -31,6 +32,7 @@ __all__ = [
     "Method",
     "Names",
     "Pairing",
+    "Quality",
     "Row",
     "Run",
     "RunError",

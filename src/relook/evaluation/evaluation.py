@@ -19,9 +19,10 @@ from relook.evaluation.experiment import Corrected, Experiment
 from relook.evaluation.forecast import OnForecast, forecaster
 from relook.evaluation.rows import CALIBRATED, FIRST, Names, Row, from_table, not_calibrated
 from relook.evaluation.run import Run
+from relook.evaluation.selective import Quality, qualities
 from relook.evaluation.share import GateOfShare
 from relook.evaluation.spelling import describe, describe_data, named
-from relook.evaluation.statistics import Method, Pairing, Statistics
+from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
 from relook.evaluation.work import Rows, work
 from relook.folder import read_settings, write_atomically
 from relook.gate import AMBIGUOUS, Gate
@@ -72,6 +73,17 @@ class Evaluation:
         """The statistics of the rows."""
         return Statistics.of(self.table)
 
+    @cached_property
+    def qualities(self) -> dict[str, Quality]:
+        """How far the probabilities of all answers can be trusted, by name."""
+        return qualities(self.table)
+
+    @property
+    def risk(self) -> float | None:
+        """Share of wrong answers that was asked for, between 0 and 1; None if none was."""
+        found = self.settings.get("risk")
+        return None if found is None else float(found)
+
     @property
     def name(self) -> str:
         """Name of the answers that are evaluated."""
@@ -81,10 +93,13 @@ class Evaluation:
         """Return the results that `relook evaluate --json` prints.
 
         Accuracies are fractions of 1, or None without images; `forwards`, `cost` and `seconds`
-        are sums over the rows.
+        are sums over the rows. For `calibration` and `selective` see `Quality`; nll is the log
+        loss. If a risk was asked for, `abstain` holds it with the share of images that were
+        answered and the share of these that are wrong (None if none was answered).
         """
         counted = self.statistics
         after, ambiguous = counted.after.tally, counted.after.ambiguous
+        both = {"before": self.qualities[FIRST], "after": self.qualities[self.name]}
         return {
             "images": counted.before.images,
             "errors": counted.errors,
@@ -101,6 +116,9 @@ class Evaluation:
                 "both_wrong": ambiguous.both_wrong,
                 "p_value": ambiguous.p_value,
             },
+            "calibration": {when: _calibration(quality) for when, quality in both.items()},
+            "selective": {when: {"aurc": quality.aurc} for when, quality in both.items()},
+            **({} if self.risk is None else {"abstain": {"risk": self.risk, **_abstained(after)}}),
             "forwards": after.forwards,
             "cost": after.cost,
             "seconds": after.seconds,
@@ -113,8 +131,11 @@ class Evaluation:
         return {
             **self.summary(),
             "corrected": counted.corrected,
-            "calibration": {"ece": counted.before.ece, "brier": counted.before.mean_brier},
-            "methods": {name: _details(method) for name, method in methods.items()},
+            "methods": {
+                name: _details(method, self.qualities[name])
+                | ({} if self.risk is None else {"abstain": _abstained(method.tally)})
+                for name, method in methods.items()
+            },
         }
 
 
@@ -220,7 +241,7 @@ def experiment_of(
     )
 
 
-def _details(method: Method) -> dict[str, Any]:
+def _details(method: Method, quality: Quality) -> dict[str, Any]:
     tally, pairing = method.tally, method.pairing
     return {
         "top1": tally.top1,
@@ -231,12 +252,26 @@ def _details(method: Method) -> dict[str, Any]:
         "all": _tested(pairing) | {"images_needed": pairing.images_needed},
         "ambiguous": _tested(method.ambiguous),
         "against_second_look": _tested(method.against),
-        "calibration": {"ece": tally.ece, "brier": tally.mean_brier},
+        "calibration": _calibration(quality),
+        "selective": {"aurc": quality.aurc},
         "forwards": tally.forwards,
         "cost": tally.cost,
         "seconds": tally.seconds,
         "notes": dict(method.notes),
     }
+
+
+def _calibration(quality: Quality) -> dict[str, float | None]:
+    return {
+        "ece": quality.ece,
+        "ece_equal_mass": quality.ece_equal_mass,
+        "nll": quality.log_loss,
+        "brier": quality.brier,
+    }
+
+
+def _abstained(tally: Tally) -> dict[str, float | None]:
+    return {"coverage": tally.coverage, "wrong": tally.risk}
 
 
 def _tested(pairing: Pairing) -> dict[str, Any]:

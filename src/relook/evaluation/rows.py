@@ -30,10 +30,21 @@ FIRST = "first look"
 CALIBRATED = "first look, calibrated"
 """Name of the first answers after a temperature of their own."""
 
+_NOT_CALIBRATED = ", not calibrated"
+
 
 def not_calibrated(name: str) -> str:
-    """Return the name of corrected answers before their temperature."""
-    return f"{name}, not calibrated"
+    """Return the name of the corrected answers called `name` as they are before the temperature."""
+    return f"{name}{_NOT_CALIBRATED}"
+
+
+def is_derived(name: str) -> bool:
+    """Return whether answers differ from the first or the main ones by a temperature alone.
+
+    Such answers tell the temperature's part from the second look's. They are no look of their own:
+    the most probable classes are those of the answers they derive from.
+    """
+    return name == CALIBRATED or name.endswith(_NOT_CALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -378,11 +389,22 @@ class Answers:
         top: NDArray[Any] = probabilities[starts]
         return top if j is None else top - probabilities[np.minimum(starts + j, ends) - 1]
 
-    def holds(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return whether each label, (n,), is among the top five classes of its answer."""
-        classes, starts, ends = self._list("classes")
+    def holds(self, labels: NDArray[Any], field: str = "classes") -> NDArray[np.bool_]:
+        """Return whether each label, (n,), is among the classes in a field of its answer.
+
+        Args:
+            labels: (n,), class indices.
+            field: "classes", the five most probable ones, or "possible".
+        """
+        classes, starts, ends = self._list(field)
         rows = np.repeat(np.arange(len(starts)), ends - starts)
         return np.bincount(rows[classes == labels[rows]], minlength=len(starts)) > 0
+
+    def sizes(self, field: str) -> NDArray[Any]:
+        """Return the number of values in a field of lists, (n,)."""
+        _, starts, ends = self._list(field)
+        sizes: NDArray[Any] = ends - starts
+        return sizes
 
     def notes(self) -> Counter[str]:
         """Count the answers with each note."""

@@ -16,20 +16,22 @@ import pyarrow
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from relook.evaluation.rows import Answers, names_of
+from relook.evaluation.rows import Answers, is_derived, names_of
 from relook.gate import AMBIGUOUS
 
 Counted = TypeVar("Counted", "Tally", "Pairing", "Method", "Statistics")
 
 BINS = 15
-"""Number of bins of the reliability diagram: equal steps of confidence (Guo et al. 2017)."""
+"""Number of bins of the calibration error: equal steps of confidence (Guo et al. 2017)."""
 STEPS = 20
 """Number of bins of the histograms: gaps in equal steps from 0 to 1."""
+SMALLEST = 1e-12
+"""Probabilities of true classes are clipped here before their logarithm is taken."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Accuracy, calibration and cost of one method's answers; tallies can be added.
+    """Accuracy, calibration, cost and abstention of one method's answers; tallies can be added.
 
     >>> one = relook.evaluation.Tally(images=10, right=7, right5=9)
     >>> both = one + relook.evaluation.Tally(images=10, right=9, right5=10)
@@ -37,6 +39,9 @@ class Tally:
     (0.8, 0.95)
     >>> [round(end, 2) for end in both.interval]
     [0.58, 0.92]
+    >>> careful = relook.evaluation.Tally(images=10, right=7, abstained=5, answered_wrong=1)
+    >>> careful.coverage, careful.risk
+    (0.5, 0.2)
 
     Attributes:
         images: number of images.
@@ -49,6 +54,10 @@ class Tally:
         confident: (BINS,), number of images whose highest probability lies in each bin.
         confidence: (BINS,), sum of these probabilities.
         correct: (BINS,), number of these images that are right.
+        log_loss: sum of the images' −log(probability of the true class), natural logarithm, with
+            the probability clipped at `SMALLEST`.
+        abstained: number of images whose answer is not to be relied on (see `Answer.abstained`).
+        answered_wrong: number of the other images whose answer is wrong.
     """
 
     images: int = 0
@@ -61,6 +70,9 @@ class Tally:
     confident: tuple[int, ...] = (0,) * BINS
     confidence: tuple[float, ...] = (0.0,) * BINS
     correct: tuple[int, ...] = (0,) * BINS
+    log_loss: float = 0.0
+    abstained: int = 0
+    answered_wrong: int = 0
 
     @classmethod
     def of(cls, answers: Answers, labels: NDArray[Any]) -> Tally:
@@ -68,6 +80,8 @@ class Tally:
         confidence = answers.gap(None)
         step = np.minimum((confidence * BINS).astype(int), BINS - 1)
         right = answers.best == labels
+        abstained = answers.column("abstained").astype(bool)
+        true = np.maximum(answers.column("true"), SMALLEST)
         return cls(
             images=len(labels),
             right=int(right.sum()),
@@ -79,6 +93,9 @@ class Tally:
             confident=_histogram(step, BINS),
             confidence=_sums(step, confidence, BINS),
             correct=_histogram(step[right], BINS),
+            log_loss=float(-np.log(true).sum()),
+            abstained=int(abstained.sum()),
+            answered_wrong=int((~right & ~abstained).sum()),
         )
 
     def __add__(self, other: Tally) -> Tally:
@@ -108,6 +125,26 @@ class Tally:
     def mean_brier(self) -> float | None:
         """Mean Brier score: sum over the classes of (probability − truth)², from 0 to 2."""
         return self.brier / self.images if self.images else None
+
+    @property
+    def mean_log_loss(self) -> float | None:
+        """Mean of −log(probability of the true class), from 0 up; None without images."""
+        return self.log_loss / self.images if self.images else None
+
+    @property
+    def answered(self) -> int:
+        """Number of images whose answer can be relied on: all that are not abstained from."""
+        return self.images - self.abstained
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the images that are answered, from 0 to 1; None without images."""
+        return self.answered / self.images if self.images else None
+
+    @property
+    def risk(self) -> float | None:
+        """Share of wrong answers among those given, from 0 to 1; None if none is."""
+        return self.answered_wrong / self.answered if self.answered else None
 
     @property
     def ece(self) -> float | None:
@@ -295,7 +332,7 @@ class Statistics:
         labels: number of images of each class.
         before: the answers before the second look.
         after: the corrected answers.
-        rivals: the answers of other looks, by name.
+        rivals: all other answers, by name (see also `other_looks`).
         right_gaps: (STEPS,), histogram of gap(1,2) of the images that were right before; those with
             a small gap are at risk.
         wrong_gaps: (STEPS,), histogram of Y[c_1] − Y[true] of the images that were wrong before;
@@ -364,6 +401,11 @@ class Statistics:
 
     def __add__(self, other: Statistics) -> Statistics:
         return _sum(self, other)
+
+    @property
+    def other_looks(self) -> dict[str, Method]:
+        """The rivals that are looks of their own, without those that `is_derived` tells apart."""
+        return {name: method for name, method in self.rivals.items() if not is_derived(name)}
 
 
 def _steps(gaps: NDArray[Any]) -> NDArray[Any]:
