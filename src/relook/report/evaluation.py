@@ -20,7 +20,7 @@ from relook.evaluation import (
 )
 from relook.gate import EVERY_IMAGE, Gate
 from relook.report import charts
-from relook.report.findings import find
+from relook.report.findings import find, judged
 from relook.report.gallery import read_gallery
 from relook.report.page import render_page
 from relook.words import p, points, points_range, significance
@@ -77,6 +77,7 @@ def evaluation_page(folder: Path) -> None:
         share=settings.get("gate_of_share"),
         tuning=tuning,
         candidates=tuning.candidates[:_CANDIDATES] if tuning else (),
+        judged=judged,
         gallery=read_gallery(evaluation, folder),
     )
 
