@@ -10,11 +10,15 @@ import torch
 
 import relook
 from networks import SmallCNN, counting_forwards, random_cnn
+from relook.digest import labels_digest, weights_digest
 from relook.errors import RelookError
 from relook.evaluation import Pairing, Run, RunError, evaluate, from_table, read_data, tune
 from relook.evaluation.tuning import LOOKS
 from relook.gate import NO_IMAGE, Gate
-from relook.looks import Mask, Preset
+from relook.looks import Mask, Preset, presets
+
+
+POSTER = Preset("poster")
 
 
 @pytest.fixture
@@ -38,57 +42,90 @@ def test_the_same_second_look_about_fewer_classes_is_that_of_a_smaller_k(cnn, no
     assert asked == sum(outcome.forwards for outcome in outcomes)
 
 
+def ways(folder):
+    """The looks whose views were asked, with their options."""
+    settings = json.loads((folder / "tuning" / "run.json").read_text())
+    return [Preset.of_json(way) for way in settings["ways"].values()]
+
+
 def test_candidates_are_what_an_evaluation_of_each_says(grey, images):
-    tuning = tune(grey, images, gates=[0.05, 0.09, "none"])
-    presets = [candidate.preset for candidate in tuning.candidates]
-    # k 1 to 3 and 4 (there are no 5 classes); three fills; CAM and exact Score-CAM (6 channels:
-    # no budget of 64); zoom with each k; quick, best, uncropped, whole, larger, flip, symmetries,
-    # tencrop; three gates; and no second look.
-    assert len(presets) == len(set(presets)) == (4 * 3 * 2 + 4 + 8) * 3 + 1
-    assert {p.k for p in presets if p.k} == {1, 2, 3, 4}
-    for candidate in tuning.candidates[:3] + tuning.candidates[-3:]:
-        preset = candidate.preset
-        corrector = relook.Corrector(grey, k=preset.k, gate=preset.gate, look=preset.make())
-        evaluation = evaluate(corrector, images)
+    """Fixed, broken and cost of ways with fixed weights are those of a Corrector."""
+    tuning = tune(grey, images, gates=["none", 0.05], max_cost=9)
+    fixed = [c for c in tuning.candidates if not c.learnt]
+    presets = [c.preset for c in fixed]
+    # "best" and its first look alone, each of the six looks alone; two gates; and no second look.
+    # The first look of "best" weighs 0.75 there and 1 alone.
+    assert len(presets) == len(set(presets)) == (1 + 1 + 6) * 2 + 1
+    for candidate in fixed[:3] + fixed[-3:]:
+        preset = replace(candidate.preset, learnt=with_network(candidate.preset.learnt, grey))
+        evaluation = evaluate(relook.Corrector(grey, look=preset), images)
+        print(candidate.preset.describe(), candidate, evaluation.statistics.after.pairing)
         assert candidate.pairing == evaluation.statistics.after.pairing
-        assert candidate.forwards == pytest.approx(evaluation.summary()["forwards"] / 40)
         assert candidate.cost == pytest.approx(evaluation.summary()["cost"] / 40)
 
 
-def test_the_best_comes_first_and_of_equals_the_cheapest(grey, images):
-    candidates = tune(grey, images, gates=[0.05, "none"]).candidates
-    ranks = [(c.pairing.broken - c.pairing.fixed, c.cost) for c in candidates]
-    assert ranks == sorted(ranks)
-    [none] = [c for c in candidates if c.preset.gate == NO_IMAGE]
-    assert none.forwards == 1
+def with_network(learnt, classifier):
+    """Made on this network, as `tune` says of the chosen way alone."""
+    return replace(learnt, made_on={"model": classifier.name, **digests(classifier)})
+
+
+def digests(classifier):
+    return {"weights": weights_digest(classifier), "labels": labels_digest(classifier)}
+
+
+def test_the_chosen_way_comes_first_then_the_lowest_log_loss(grey, images):
+    tuning = tune(grey, images, gates=[0.05, "none"], max_cost=9)
+    first, *others = tuning.candidates
+    assert first.preset.learnt.parts == tuning.chosen.learnt.parts
+    assert [c.log_loss for c in others] == sorted(c.log_loss for c in others)
+    [none] = [c for c in tuning.candidates if c.preset.gate == NO_IMAGE]
+    assert none.cost == 1
     assert none.pairing.fixed == none.pairing.broken == 0
 
 
 def test_what_only_breaks_is_not_chosen(halves, tmp_path):
-    """Where no second look does better, the choice is none, and costs one forward."""
+    """Where no second look does better, the choice is none, and costs one forward pass."""
     from PIL import Image
 
     for name, colour in (("red", (255, 0, 0)), ("green", (0, 255, 0))):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (4, 4), colour).save(tmp_path / name / "a.png")
+        for number in range(30):
+            shade = tuple(value - number for value in colour if value) or (0,)
+            pixel = tuple(shade[0] if value else 0 for value in colour)
+            Image.new("RGB", (4, 4), pixel).save(tmp_path / name / f"{number}.png")
+
+    class Wrong:
+        """Shows the other colour."""
+
+        needs_activations = needs_original = False
+
+        def __call__(self, context):
+            pixels = context.first.pixels[[1, 0, 2]].unsqueeze(0)
+            weights = torch.full((1, 2), 3.0)
+            return relook.looks.SecondLook((relook.looks.Views(pixels, weights, what="wrong"),))
+
     images = read_data(tmp_path, halves.labels)
-    tuning = tune(halves, images, tmp_path / "run")
-    assert tuning.chosen == Preset.of("poster", gate=0.0)
-    assert tuning.chosen.describe() == "no second look"
-    corrector = relook.Corrector(halves, look=str(tmp_path / "run" / "tuned.json"))
-    evaluation = evaluate(corrector, images, tmp_path / "run")
-    assert evaluation.summary()["forwards"] == 2
-    assert evaluation.statistics.after.pairing == Pairing(both_right=2)
+    presets.LOOKS["wrong"] = Wrong
+    try:
+        tuning = tune(halves, images, tmp_path / "run", looks=["wrong"], gates=["none"])
+        assert tuning.chosen.gate == NO_IMAGE
+        assert tuning.chosen.describe() == "no second look"
+        corrector = relook.Corrector(halves, look=str(tmp_path / "run" / "tuned.json"))
+        evaluation = evaluate(corrector, images, tmp_path / "run")
+    finally:
+        del presets.LOOKS["wrong"]
+    assert evaluation.summary()["forwards"] == 60
+    assert evaluation.statistics.after.pairing == Pairing(both_right=60)
 
 
-def test_what_is_settled_stays(grey, images):
+def test_what_is_settled_stays(grey, images, tmp_path):
     keep = Preset("poster", fill="mean", attribution="scorecam", budget=3, k=2)
-    tuning = tune(grey, images, keep=keep, gates=[0.09])
-    assert {c.preset for c in tuning.candidates} == {
-        Preset.of("poster", fill="mean", attribution="scorecam", budget=3, k=2, gate=0.09),
-        Preset.of("poster", fill="mean", attribution="scorecam", budget=3, k=2, gate=0.0),
-    }
-    assert tuning.chosen.make() == Mask(relook.ScoreCAM(fill="mean", budget=3), "mean")
+    tuning = tune(grey, images, tmp_path, keep=keep, gates=[0.09])
+    assert ways(tmp_path) == [replace(keep, gate=None)]
+    [part] = tuning.chosen.learnt.parts
+    assert (part.fill, part.attribution, part.budget, part.k) == ("mean", "scorecam", 3, 2)
+    assert tuning.chosen.make().look == Mask(relook.ScoreCAM(fill="mean", budget=3), "mean")
+    assert tuning.chosen.gate == Gate(0.09)
     flips = tune(grey, images, keep=Preset("flip"), gates=[0.05, 0.09])
     assert {c.preset.look for c in flips.candidates} == {"flip"}
 
@@ -100,11 +137,12 @@ def wide():
     return relook.Classifier(network, mean=(0, 0, 0), std=(1, 1, 1), input_size=16)
 
 
-def test_exact_score_cam_of_many_channels_is_tried_only_if_asked_for(wide, images):
-    def tried(**options):
-        tuning = tune(wide, images.sample(3), gates=["none"], **options)
-        presets = [c.preset for c in tuning.candidates if c.preset.gate != NO_IMAGE]
-        return {(p.fill, p.budget) for p in presets if p.attribution == "scorecam"}, tuning
+def test_exact_score_cam_of_many_channels_is_tried_only_if_asked_for(wide, images, tmp_path):
+    def tried(keep=POSTER, **options):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        tuning = tune(wide, images.sample(3), folder, keep=keep, gates=["none"], **options)
+        scorecam = [way for way in ways(folder) if way.attribution == "scorecam"]
+        return {(way.fill, way.budget) for way in scorecam}, tuning
 
     fills = ("black", "mean", "blur")
     cheap, tuning = tried()
@@ -122,18 +160,15 @@ def test_exact_score_cam_of_many_channels_is_tried_only_if_asked_for(wide, image
     assert tried(keep=keep, exact=True)[0] == {("black", 64), ("black", None)}
 
 
-def test_an_option_applies_to_the_looks_that_have_it(wide, images):
+def test_an_option_applies_to_the_looks_that_have_it(wide, images, tmp_path):
     """A budget makes no look or method vanish that knows none, and is Score-CAM's alone."""
-    looks = ("poster", "quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
+    looks = ("poster", "zoom", "whole", "larger", "flip", "tencrop")
     keep = Preset(budget=7)
-    tuning = tune(wide, images.sample(3), keep=keep, looks=looks, gates=["none"])
+    tuning = tune(wide, images.sample(3), tmp_path, keep=keep, looks=looks, gates=["none"])
     budgets = {}
-    for candidate in tuning.candidates:
-        if candidate.preset.gate != NO_IMAGE:
-            preset = candidate.preset
-            tried = (preset.fill, preset.attribution, preset.budget)
-            budgets.setdefault(preset.look, set()).add(tried)
-    others = ("quick", "best", "zoom", "whole", "larger", "flip", "tencrop")
+    for way in ways(tmp_path):
+        budgets.setdefault(way.look, set()).add((way.fill, way.attribution, way.budget))
+    others = ("zoom", "whole", "larger", "flip", "tencrop")
     assert budgets == {
         "poster": {
             ("black", "scorecam", 7),
@@ -147,26 +182,27 @@ def test_an_option_applies_to_the_looks_that_have_it(wide, images):
     )
 
 
-def test_a_budget_of_64_tries_what_is_tried_without_one(wide, images):
-    def tried(**options):
-        tuning = tune(wide, images.sample(3), looks=LOOKS, gates=["none"], **options)
-        candidates = [(replace(c.preset, budget=None), c.cost) for c in tuning.candidates]
-        return sorted(candidates, key=repr)
+def test_a_budget_of_64_tries_what_is_tried_without_one(wide, images, tmp_path):
+    def tried(name, keep):
+        looks = ["poster", *LOOKS]
+        tune(wide, images.sample(3), tmp_path / name, looks=looks, gates=["none"], keep=keep)
+        return sorted((replace(way, budget=None) for way in ways(tmp_path / name)), key=repr)
 
-    assert tried(keep=Preset(budget="fast")) == tried()
+    assert tried("fast", Preset(budget="fast")) == tried("none", Preset())
 
 
-def test_what_a_budget_leaves_out_of_the_poster_is_said(wide, images):
-    tuning = tune(wide, images.sample(3), keep=Preset(budget=7), gates=["none"])
-    presets = [c.preset for c in tuning.candidates if c.preset.gate != NO_IMAGE]
-    assert {(p.fill, p.attribution, p.budget) for p in presets} == {("black", "scorecam", 7)}
+def test_what_a_budget_leaves_out_of_the_poster_is_said(wide, images, tmp_path):
+    few, options = images.sample(3), {"keep": Preset(budget=7), "gates": ["none"]}
+    tuning = tune(wide, few, tmp_path / "7", **options)
+    tried = {(way.fill, way.attribution, way.budget) for way in ways(tmp_path / "7")}
+    assert tried == {("black", "scorecam", 7)}
     assert tuning.left_out == (
         "poster with Score-CAM and the fills mean and blur; try them with --exact (exact=True)",
         "poster with CAM, which has no budget; to try it, do not give a budget",
     )
-    tuning = tune(wide, images.sample(3), keep=Preset(budget=7), gates=["none"], exact=True)
-    presets = [c.preset for c in tuning.candidates if c.preset.gate != NO_IMAGE]
-    assert {(p.fill, p.budget) for p in presets} == {("black", 7), ("mean", 7), ("blur", 7)}
+    tune(wide, few, tmp_path / "all", **options, exact=True)
+    tried = {(way.fill, way.budget) for way in ways(tmp_path / "all")}
+    assert tried == {("black", 7), ("mean", 7), ("blur", 7)}
 
 
 def test_looks_that_the_network_cannot_take_are_named_with_the_reason(images):
@@ -217,7 +253,7 @@ def test_each_image_is_looked_at_once_for_all_k_and_gates(grey, images, tmp_path
     looked = [row for row in rows if len(row.answers) > 1]
     assert len(looked) == 20
     assert all(row.before.gap(5) < 0.09 for row in looked)
-    most = sum(max(answer.forwards for answer in row.answers.values()) - 1 for row in looked)
+    most = sum(max(row.answers[name].forwards for name in row.names.others) for row in looked)
     assert count[0] == 40 + most
     count[0] = 0
     with counting_forwards(grey.network) as count:
@@ -271,7 +307,7 @@ def test_one_look_by_its_name_is_the_one_that_is_tried(grey, images):
     candidates = tune(grey, images.sample(4), looks=["flip"], gates=["none"]).candidates
     assert {candidate.preset.look for candidate in candidates} == {"flip"}
     with pytest.raises(RelookError, match="the look 'flip' has no fill"):
-        tune(grey, images, looks=["flip"], keep=Preset(fill="mean"))
+        tune(grey, images, keep=Preset("flip", fill="mean"))
 
 
 def test_a_settled_gate_stays(grey, images):
@@ -296,10 +332,8 @@ def test_a_network_without_a_target_layer_is_tuned_on_the_looks_it_can_take(imag
         Flat(), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=16, labels=["0", "1", "2", "3"]
     )
     tuning = tune(flat, images, tmp_path, gates=["none"])
-    looks = {candidate.preset.look for candidate in tuning.candidates}
-    assert looks == {
-        *("quick", "best", "uncropped", "whole", "larger", "flip", "symmetries", "tencrop")
-    }
+    assert [way.look for way in ways(tmp_path)] == list(LOOKS)
+    assert tuning.left_out == ()
     relook.Corrector(flat, look=str(tmp_path / "tuned.json"))
     with pytest.raises(relook.ModelError, match="found no layer"):
         tune(flat, images, looks=["poster"])
@@ -308,9 +342,13 @@ def test_a_network_without_a_target_layer_is_tuned_on_the_looks_it_can_take(imag
 def test_grad_cam_stays_where_it_is_settled_and_counts_its_backward(grey, images):
     keep = Preset(attribution="gradcam", fill="black")
     tuning = tune(grey, images, keep=keep, gates=["none"])
-    tried = [c for c in tuning.candidates if c.preset.gate != NO_IMAGE]
-    assert {c.preset.attribution for c in tried} == {"gradcam"}
-    costs = {c.preset.k: c.cost for c in tried}
+    alone = [c.preset.learnt.parts for c in tuning.candidates if c.preset.gate != NO_IMAGE]
+    assert {part.attribution for parts in alone for part in parts} == {"gradcam"}
+    costs = {
+        c.preset.learnt.parts[0].k: c.cost
+        for c in tuning.candidates
+        if len(c.preset.learnt.parts) == 1 and not c.learnt
+    }
     # The first look, one more forward, a backward (2) and a view for each class found.
     assert 1 + 1 + 2 <= costs[1] <= 1 + 1 + 2 + 1
     assert costs[1] < costs[4] <= 1 + 1 + 2 + 4

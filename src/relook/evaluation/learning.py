@@ -332,7 +332,8 @@ def learn(
         if risk is not None:
             unseen = fresh.corrected(parts.parts, parts.in_turn).under(fresh, parts.gate)
             abstention = find_threshold(unseen, fresh.labels, confidence, risk)
-        temperature = fit_temperature(all_answers.raw, kept.labels)
+        # The threshold's images may take part here, as the order of the answers does not change.
+        temperature = own if risk is None else fit_temperature(all_answers.raw, kept.labels)
         judgements.append(Judgement(temperature, confidence, abstention))
     after, first = judgements
     return Lesson(way, after, first, tried)
