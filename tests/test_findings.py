@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from relook.evaluation import Method, Pairing, Statistics, Tally
+from relook.evaluation.rows import CALIBRATED, not_calibrated
+from relook.evaluation.selective import Unanswered
 from relook.gate import EVERY_IMAGE, NO_IMAGE, Gate
-from relook.report.findings import find
+from relook.report.findings import find, temperature_alone, unanswered
 from relook.words import p, percent, percent_range, points, points_range, some
 
 
@@ -194,22 +196,50 @@ def test_probabilities_that_are_less_true_are_said_to_be():
         return [remark for remark in remarks if "ECE" in remark]
 
     assert told(935.0, 880.0) == [
-        "The corrected probabilities are less true than the first ones: the expected calibration "
-        "error (ECE) is 3.0\u00a0% before and 5.0\u00a0% after."
+        "The corrected probabilities are less well calibrated than the first ones: the expected "
+        "calibration error (ECE) is 3.0\u00a0% before and 5.0\u00a0% after."
     ]
     assert told(955.0, 930.0) == []
 
 
-def test_a_better_brier_score_and_few_images_are_said_beside_a_worse_calibration_error():
+def log_losses(own, before, after):
+    """The statistics with these mean log losses."""
+    images = own.before.images
+    tally = replace(own.after.tally, log_loss=after * images)
+    first = replace(own.before, log_loss=before * images)
+    return replace(own, before=first, after=replace(own.after, tally=tally))
+
+
+def test_a_worse_log_loss_is_said_with_or_without_the_calibration_error():
+    own = log_losses(statistics(Pairing(900, 30, 5, 65)), 0.4264, 0.4273)
+    # Sure of 880 right answers in 1,000: of the first 905 are right, of the corrected ones 930.
+    step = (0,) * 14
+    sure = {"confident": (*step, 1000), "confidence": (*step, 880.0)}
+    first = replace(own.before, correct=(*step, 905), **sure)
+    after = replace(own.after.tally, correct=(*step, 930), **sure)
+    both = replace(own, before=first, after=replace(own.after, tally=after))
+    said = "The corrected probabilities are less true than the first ones: the log loss is 0.426 before and 0.427 after"
+
+    def told(statistics):
+        return [remark for remark in find(statistics, Gate(0.5)).remarks if "log loss" in remark]
+
+    assert told(own) == [f"{said}."]
+    assert told(both) == [
+        f"{said}, the expected calibration error (ECE) 2.5\u00a0% before and 5.0\u00a0% after."
+    ]
+    assert told(log_losses(own, 0.4273, 0.4264)) == []
+
+
+def test_a_better_log_loss_and_few_images_are_said_beside_a_worse_calibration_error():
     own = statistics(Pairing(50, 3, 0, 7))
     worse = {"confident": (0,) * 14 + (60,), "correct": (0,) * 14 + (50,)}
-    first = replace(own.before, images=60, brier=12.0, confidence=(0,) * 14 + (52.0,), **worse)
-    after = replace(own.after.tally, images=60, brier=11.4, confidence=(0,) * 14 + (56.0,), **worse)
+    first = replace(own.before, log_loss=36.0, confidence=(0,) * 14 + (52.0,), **worse)
+    after = replace(own.after.tally, log_loss=30.0, confidence=(0,) * 14 + (56.0,), **worse)
     found = find(replace(own, before=first, after=replace(own.after, tally=after)), Gate(0.5))
     [told] = [remark for remark in found.remarks if "ECE" in remark]
     assert told.endswith(
-        "10.0\u00a0% after. By the Brier score they are better: 0.200 before, 0.190 after. 60 "
-        "images say little of either."
+        "10.0\u00a0% after; by the log loss they are better, 0.600 and 0.500. 60 images say little "
+        "of it."
     )
 
 
@@ -265,3 +295,58 @@ def test_the_best_rival_is_said_beside_a_second_network_that_is_another():
         "on 25 images and only the second look on 5 (p < 0.001 after correction for 2 rivals)"
     )
     assert told[1].startswith("flip beats it: right on 30 images more")
+
+
+def test_answers_that_differ_by_a_temperature_are_no_rivals():
+    """Neither is the best one, nor counts for Bonferroni's correction, nor repeats a note."""
+    own = statistics(Pairing(900, 30, 5, 65))
+    notes = Counter({"without the larger input": 3})
+    flip = Method(tally(1000, 936, 2000), against=Pairing(922, 14, 5, 59))
+    same = Method(tally(1000, 999, 3000), against=Pairing(930, 69, 0, 1), notes=notes)
+    own = replace(own, after=replace(own.after, notes=notes), rivals={"flip": flip})
+    derived = {CALIBRATED: same, not_calibrated("network:x+best"): same}
+    found = find(replace(own, rivals={"flip": flip, **derived}), Gate(0.5))
+    assert found == find(own, Gate(0.5))
+    assert any("flip was right on 6 images more here" in remark for remark in found.remarks)
+    assert find(replace(own, rivals=derived), Gate(0.5)) == find(replace(own, rivals={}), Gate(0.5))
+
+
+@pytest.mark.parametrize(
+    ("both", "said"),
+    [
+        (0.43, "to 0.430: the second look makes the probabilities truer than a temperature could."),
+        (0.4702, "to 0.470: a temperature does as much without a second look."),
+        (0.5, "to 0.500: the probabilities would be truer with the temperature alone."),
+    ],
+)
+def test_the_temperatures_part_is_told_from_the_second_looks(both, said):
+    own = log_losses(statistics(Pairing(900, 30, 5, 65)), 0.592, both)
+    alone = Method(replace(own.before, log_loss=470.0))
+    look = Method(replace(own.after.tally, log_loss=560.0))
+    start = "The temperature alone takes the log loss from 0.592 to 0.470, "
+    together = f"second look and temperature together {said}"
+    known = replace(own, rivals={CALIBRATED: alone, not_calibrated("best"): look})
+    assert temperature_alone(known, "best") == (
+        f"{start}the second look alone to 0.560, {together}"
+    )
+    assert temperature_alone(known, "flip") == f"{start}{together}"
+    assert temperature_alone(own, "best") == ""
+    assert temperature_alone(Statistics(rivals={CALIBRATED: alone}), "best") == ""
+
+
+def test_what_is_left_to_a_person():
+    own = Tally(images=400, right=370, abstained=88, answered_wrong=9)
+    assert unanswered("The second look", own, Unanswered(88, 299, 84), 0.05) == (
+        "The second look answers 312 of 400 images (78.0\u00a0%), 9 of them wrong: 2.9\u00a0%, where "
+        "at most 5.0\u00a0% were asked for. A person would still have to look at 88: of these, 3.4 "
+        "classes are in question on average, the true class among them for 95.5\u00a0%."
+    )
+    everything = Tally(images=400, right=390, answered_wrong=10)
+    told = unanswered("The second look", everything, Unanswered(0, 0, 0), 0.05)
+    assert told.endswith(", where at most 5.0\u00a0% were asked for. None is left to a person.")
+    nothing = Tally(images=400, right=370, abstained=400)
+    assert unanswered("The second look", nothing, Unanswered(400, 800, 300), 0.001) == (
+        "The second look answers none of 400 images: no threshold could be promised to keep the "
+        "share of wrong answers within 0.1\u00a0%. A person would still have to look at 400: of "
+        "these, 2.0 classes are in question on average, the true class among them for 75.0\u00a0%."
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from relook.evaluation import Method, Pairing, Statistics, Tally
+from relook.evaluation import Method, Pairing, Quality, Statistics, Tally
+from relook.evaluation.rows import FIRST
 from relook.multicam import STAGE_NAMES, TARGET, Comparison, Training
 from relook.report.findings import Findings
 from relook.report.story import Story
@@ -106,13 +109,56 @@ def print_story(console: Console, story: Story) -> None:
     console.print()
 
 
-def print_statistics(console: Console, statistics: Statistics, found: Findings, name: str) -> None:
-    """The tables of an evaluation, and its findings."""
+def print_statistics(
+    console: Console,
+    statistics: Statistics,
+    found: Findings,
+    name: str,
+    qualities: Mapping[str, Quality] | None = None,
+    risk: float | None = None,
+) -> None:
+    """The tables of an evaluation, and its findings.
+
+    Args:
+        console: where to print.
+        statistics: the statistics of the rows.
+        found: the findings.
+        name: name of the answers that are evaluated.
+        qualities: `Evaluation.qualities`, for the area under the risk–coverage curve.
+        risk: share of wrong answers that was asked for, between 0 and 1; None if none was.
+    """
     if statistics.before.images:
         console.print(_whole_set(statistics, name))
         if statistics.after.ambiguous.images:
             console.print(_two_by_two(statistics.after.ambiguous))
+        console.print(_trusted(statistics, name, qualities or {}), highlight=False)
+        if risk is not None:
+            console.print(_answered(statistics.after.tally, risk), highlight=False)
     _print_findings(console, found)
+
+
+def _trusted(statistics: Statistics, name: str, qualities: Mapping[str, Quality]) -> str:
+    """How far the probabilities can be trusted, before and after, in a line of 80 characters."""
+    before, after = statistics.before, statistics.after.tally
+    measures = {
+        "ECE": (before.ece, after.ece),
+        "log loss": (before.mean_log_loss, after.mean_log_loss),
+    }
+    if name in qualities:
+        measures["risk–coverage area"] = (qualities[FIRST].aurc, qualities[name].aurc)
+    return " · ".join(
+        f"{what} {was or 0:.3f} → {now or 0:.3f}" for what, (was, now) in measures.items()
+    )
+
+
+def _answered(tally: Tally, risk: float) -> str:
+    """How many images were answered at a risk, and how many of the answers are wrong."""
+    if tally.risk is None:
+        return f"risk {100 * risk:g} %: no threshold can be promised, nothing is answered"
+    return (
+        f"risk {100 * risk:g} %: answered {tally.answered:,}, of these {tally.answered_wrong:,} "
+        f"wrong ({percent(tally.risk)}); left to a person {tally.abstained:,}"
+    )
 
 
 def _whole_set(statistics: Statistics, name: str) -> Table:
@@ -125,7 +171,7 @@ def _whole_set(statistics: Statistics, name: str) -> Table:
     for column in ("top-1 %", "top-5 %", "fixed", "broken", "gain", "p", "cost"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_row("before", *_right(statistics.before), "", "", "", "", _cost(statistics.before))
-    for label, method in {f"after: {name}": statistics.after, **statistics.rivals}.items():
+    for label, method in {f"after: {name}": statistics.after, **statistics.other_looks}.items():
         table.add_row(escape(label), *_right(method.tally), *_gained(method))
     return table
 

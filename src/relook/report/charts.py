@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from relook.correction import AMBIGUOUS
-from relook.evaluation import Method, Tally
+from relook.evaluation import Method
+from relook.evaluation.rows import is_derived
+from relook.evaluation.selective import Bin
 
 # Placeholders for the colours of the page; see page.html.j2.
 _INK, _SOFT, _LINE, _BEFORE, _AFTER = (f"#0{n}0{n}0{n}" for n in range(1, 6))
@@ -25,6 +29,10 @@ _PAGE = {
     _BEFORE: "var(--before)",
     _AFTER: "var(--after)",
 }
+_POINTS = 400
+"""Most points of a curve; of a million images no more could be told apart."""
+_NOISY = 0.05
+"""The risk among fewer than this share of the images is left to run out of the chart."""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "relook",
@@ -51,29 +59,86 @@ def gap_histogram(counts: Sequence[int], label: str) -> str:
         return _svg(figure)
 
 
-def reliability(before: Tally, after: Tally) -> str:
-    """Reliability diagram: accuracy by the answer's probability (Guo et al. 2017)."""
+def reliability(bins: Mapping[str, Sequence[Bin]], own: str) -> str:
+    """Reliability diagram: accuracy by the answer's probability (Guo et al. 2017).
+
+    Args:
+        bins: the marks of each answer, by name.
+        own: name of the answers to highlight.
+    """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(3.6, 3.4)
-        axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1.2, zorder=0)
-        for tally, colour, marker in ((before, _BEFORE, "o"), (after, _AFTER, "s")):
-            steps = [
-                (confidence / images, correct / images, images)
-                for confidence, correct, images in zip(
-                    tally.confidence, tally.correct, tally.confident, strict=True
-                )
-                if images
-            ]
-            xs, ys, sizes = zip(*steps, strict=True) if steps else ((), (), ())
-            most = max(sizes, default=1)
-            axes.plot(xs, ys, color=colour, linewidth=1)
-            areas = [8 + 50 * size / most for size in sizes]
-            axes.scatter(xs, ys, areas, color=colour, marker=marker, linewidths=0)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        figure, axes = _figure(4.0, 4.2)
+        marks = [each for found in bins.values() for each in found]
+        # Where most answers are sure, the rest of the square is empty.
+        lowest = min((min(each.probability, each.right) for each in marks), default=0.0)
+        start = max(0.0, np.floor(10 * lowest) / 10)
+        axes.plot([start, 1], [start, 1], color=_LINE, linewidth=1.2, zorder=0)
+        for name, found in bins.items():
+            axes.plot(
+                [each.probability for each in found],
+                [each.right for each in found],
+                marker="s" if name == own else "o",
+                markersize=4.5,
+                label=_wrapped(name),
+                **_line(name, own),
+            )
+        axes.set_xlim(start, 1.01)
+        axes.set_ylim(start, 1.01)
         axes.set_xlabel("probability of the answer")
         axes.set_ylabel("share that is right")
+        _legend(figure)
         return _svg(figure)
+
+
+def risk_coverage(
+    curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], own: str, asked: float | None = None
+) -> str:
+    """Share of wrong answers among the most confident images, by the share of images answered.
+
+    Args:
+        curves: coverage and risk of each answer, by name (see
+            `relook.evaluation.selective.risk_coverage`).
+        own: name of the answers to highlight.
+        asked: the risk that was asked for, drawn as a line; None for none.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(4.8, 3.4)
+        highest = 0.0 if asked is None else 100 * asked
+        for name, (coverage, risk) in curves.items():
+            few = np.unique(np.linspace(0, len(risk) - 1, min(_POINTS, len(risk))).astype(int))
+            axes.plot(
+                100 * coverage[few], 100 * risk[few], label=_wrapped(name), **_line(name, own)
+            )
+            highest = max(highest, 100 * risk[coverage >= _NOISY].max(initial=0.0))
+        if asked is not None:
+            axes.axhline(100 * asked, color=_SOFT, linewidth=1, linestyle=":")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 1.08 * highest or 1)
+        axes.set_xlabel("images answered, the most confident first, %")
+        axes.set_ylabel("wrong among them, %")
+        _legend(figure)
+        return _svg(figure)
+
+
+def _line(name: str, own: str) -> dict[str, Any]:
+    """Colour and style of a line: dashed where a temperature alone makes the difference."""
+    return {
+        "color": _AFTER if name == own else _BEFORE,
+        "linestyle": "--" if is_derived(name) else "-",
+        "linewidth": 1.4,
+    }
+
+
+def _legend(figure: Figure) -> None:
+    """Names of the lines above the chart, where they cover nothing."""
+    legend = figure.legend(loc="outside upper left", frameon=False, labelcolor=_INK)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _wrapped(name: str) -> str:
+    """A name in at most three lines."""
+    return "\n".join(textwrap.wrap(name, 44)[:3])
 
 
 def gains(methods: dict[str, Method], own: str) -> str:

@@ -18,9 +18,18 @@ from relook.evaluation import (
     Tally,
     Tuning,
 )
+from relook.evaluation.rows import CALIBRATED, is_derived, names_of
+from relook.evaluation.selective import (
+    Quality,
+    Unanswered,
+    classified,
+    reliability,
+    risk_coverage,
+)
+from relook.evaluation.statistics import BINS
 from relook.gate import EVERY_IMAGE, Gate
 from relook.report import charts
-from relook.report.findings import find, judged
+from relook.report.findings import find, judged, temperature_alone, unanswered
 from relook.report.gallery import read_gallery
 from relook.report.page import render_page
 from relook.words import p, points, points_range, significance
@@ -29,6 +38,8 @@ _PAIRS = 8
 _ERRORS = 20
 _CANDIDATES = 10
 _MILLION = 1_000_000
+_IN_A_BIN = 20
+"""Fewer images say too little of the share that is right for a mark in the diagram."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,12 @@ def evaluation_page(folder: Path) -> None:
             "before",
             evaluation.labels,
             evaluation.table,
+            evaluation.risk,
         ),
         **settings_of(settings),
+        risk=evaluation.risk,
+        temperature=temperature_alone(statistics, name),
+        left=_left(evaluation),
         found=find(statistics, gate),
         name=name,
         gate=gate,
@@ -89,6 +104,7 @@ def figures(
     first: str,
     labels: Sequence[str],
     table: pyarrow.Table,
+    risk: float | None = None,
 ) -> dict[str, Any]:
     """Template variables of the tables and charts that all pages on labelled images share.
 
@@ -99,12 +115,21 @@ def figures(
         first: name for the first answers.
         labels: names of the classes.
         table: the rows of all images.
+        risk: share of wrong answers that was asked for; None if none was.
     """
     errors = table.filter(table["error"].is_valid()).select(["image", "error"]).to_pylist()
-    classified = bool(statistics.before.images)
+    answers, true = classified(table)
+    answers = {first: answers[names_of(table).first], **{name: answers[name] for name in methods}}
+    right = {name: found.best == true for name, found in answers.items()}
+    shown = [name for name in answers if name in (first, own, CALIBRATED)]
+    bins = max(1, min(BINS, len(true) // _IN_A_BIN))
+    looks = {name: method for name, method in methods.items() if not is_derived(name)}
     return {
         "statistics": statistics,
         "methods": methods,
+        "looks": looks,
+        "calibrated": CALIBRATED,
+        "qualities": {name: Quality.of(found, true) for name, found in answers.items()},
         "own": own,
         "first": first,
         "classes": len(labels),
@@ -113,14 +138,26 @@ def figures(
         "broken_pairs": _pairs(statistics, labels, fixed=False),
         "errors": errors[:_ERRORS],
         "error_count": len(errors),
-        "gains_chart": charts.gains(methods, own) if classified else "",
+        "gains_chart": charts.gains(looks, own) if len(true) else "",
         "right_chart": charts.gap_histogram(
             statistics.right_gaps, "gap(1,2) of images first right"
         ),
         "wrong_chart": charts.gap_histogram(
             statistics.wrong_gaps, "Y[c₁] − Y[true] of images first wrong"
         ),
-        "reliability_chart": charts.reliability(statistics.before, statistics.after.tally),
+        "reliability_chart": charts.reliability(
+            {name: reliability(answers[name].gap(None), right[name], bins) for name in shown}, own
+        ),
+        "in_a_bin": len(true) // bins,
+        "risk_chart": charts.risk_coverage(
+            {
+                name: risk_coverage(answers[name].column("confidence"), right[name])
+                for name in shown
+            },
+            own,
+            risk,
+        ),
+        "relative": _relative,
         "p": p,
         "points": points,
         "points_range": points_range,
@@ -147,6 +184,27 @@ def _pairs(statistics: Statistics, labels: Sequence[str], fixed: bool) -> list[C
             pairs[label, after] += images
     most = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:_PAIRS]
     return [Change(labels[label], labels[other], images) for (label, other), images in most]
+
+
+def _left(evaluation: Evaluation) -> list[str]:
+    """Sentences on the images that were left to a person; none without a risk or images."""
+    statistics, risk = evaluation.statistics, evaluation.risk
+    if risk is None or not statistics.before.images:
+        return []
+    answers, labels = classified(evaluation.table)
+    own, calibrated = evaluation.name, statistics.rivals.get(CALIBRATED)
+    told = [("The second look", own, statistics.after.tally)]
+    if calibrated:
+        told.append(("The first look after a temperature", CALIBRATED, calibrated.tally))
+    return [
+        unanswered(who, tally, Unanswered.of(answers[name], labels), risk)
+        for who, name, tally in told
+    ]
+
+
+def _relative(now: float, was: float) -> str:
+    """A change relative to what was: "−17 %"; "–" if that is nothing."""
+    return f"{100 * (now / was - 1):+.0f}\u00a0%".replace("-", "−") if was else "–"
 
 
 def _hours(tally: Tally, images: int = _MILLION) -> str:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from relook.calibration import LEVEL
 from relook.correction import AMBIGUOUS
-from relook.evaluation import Method, Pairing, Statistics
+from relook.evaluation import Method, Pairing, Statistics, Tally
+from relook.evaluation.rows import CALIBRATED, not_calibrated
+from relook.evaluation.selective import Unanswered
 from relook.gate import EVERY_IMAGE, Gate
 from relook.looks import Judgement
 from relook.looks.presets import NETWORK
@@ -69,7 +71,7 @@ def find(statistics: Statistics, gate: Gate) -> Findings:
         "" if asking and asking == _best_rival(statistics) else _rival(statistics),
         _calibration(statistics),
         *_cost(statistics),
-        *_notes({"The second look": statistics.after, **statistics.rivals}),
+        *_notes({"The second look": statistics.after, **statistics.other_looks}),
     ]
     return Findings(
         verdict,
@@ -235,7 +237,7 @@ def _sure(statistics: Statistics) -> str:
 
 def _rival(statistics: Statistics) -> str:
     """A sentence that compares the best rival with the second look."""
-    if not statistics.rivals:
+    if not statistics.other_looks:
         return ""
     name = _best_rival(statistics)
     rival, own = statistics.rivals[name], statistics.after.tally
@@ -252,7 +254,7 @@ def _rival(statistics: Statistics) -> str:
             else f"The best rival, {name}, is right on as many images, {cost}."
         )
     # Bonferroni correction: the best of several was chosen on the same images.
-    rivals = len(statistics.rivals)
+    rivals = len(statistics.other_looks)
     value = min(1.0, rivals * (rival.against.p_value or 0.0))
     told = p(value) + (f" after correction for {rivals} rivals" if rivals > 1 else "")
     better = f"right on {count(more, 'image')} more"
@@ -263,7 +265,7 @@ def _rival(statistics: Statistics) -> str:
 
 def _best_rival(statistics: Statistics) -> str:
     """The name of the rival that is right most often; empty without rivals."""
-    rivals = statistics.rivals
+    rivals = statistics.other_looks
     return max(rivals, key=lambda name: rivals[name].tally.right, default="")
 
 
@@ -273,7 +275,7 @@ def _second_network(statistics: Statistics) -> tuple[str, str]:
     Both are empty unless that rival does better than the second look, either at no more cost or
     significantly.
     """
-    own, rivals = statistics.after.tally, statistics.rivals
+    own, rivals = statistics.after.tally, statistics.other_looks
     asking = [n for n in rivals if any(part.startswith(NETWORK) for part in n.split("+"))]
     for name in sorted(asking, key=lambda n: (-rivals[n].tally.right, rivals[n].tally.cost)):
         tally, against = rivals[name].tally, rivals[name].against
@@ -311,19 +313,85 @@ def _cost(statistics: Statistics) -> list[str]:
 
 
 def _calibration(statistics: Statistics) -> str:
+    """A sentence if the corrected probabilities are worse than the first ones by some measure."""
     before, after = statistics.before, statistics.after.tally
-    if before.ece is None or after.ece is None or round(after.ece, 3) <= round(before.ece, 3):
+    if before.ece is None or after.ece is None:
         return ""
-    told = (
-        "The corrected probabilities are less true than the first ones: the expected calibration "
-        f"error (ECE) is {percent(before.ece)} before and {percent(after.ece)} after."
-    )
-    was, now = before.mean_brier or 0.0, after.mean_brier or 0.0
-    if now < was:
-        told += f" By the Brier score they are better: {was:.3f} before, {now:.3f} after."
+    was, now = (round(tally.mean_log_loss or 0.0, 3) for tally in (before, after))
+    off = round(after.ece, 3) > round(before.ece, 3)
+    error = f"{percent(before.ece)} before and {percent(after.ece)} after"
+    if now > was:
+        told = (
+            "The corrected probabilities are less true than the first ones: the log loss is "
+            f"{was:.3f} before and {now:.3f} after"
+        )
+        told += f", the expected calibration error (ECE) {error}" if off else ""
+    elif off:
+        told = (
+            "The corrected probabilities are less well calibrated than the first ones: the "
+            f"expected calibration error (ECE) is {error}"
+        )
+        told += f"; by the log loss they are better, {was:.3f} and {now:.3f}" if now < was else ""
+    else:
+        return ""
     if before.images < _FEW:
-        told += f" {count(before.images, 'image')} say little of either."
-    return told
+        return f"{told}. {count(before.images, 'image')} say little of it."
+    return f"{told}."
+
+
+def temperature_alone(statistics: Statistics, name: str) -> str:
+    """A sentence that tells the temperature's part in the log loss from the second look's.
+
+    Empty unless the rows have the first answers after a temperature of their own.
+
+    Args:
+        statistics: the statistics of the rows.
+        name: name of the main answers.
+    """
+    alone, look = (statistics.rivals.get(each) for each in (CALIBRATED, not_calibrated(name)))
+    if alone is None or not statistics.before.images:
+        return ""
+    tallies = statistics.before, alone.tally, statistics.after.tally
+    before, tempered, both = (round(tally.mean_log_loss or 0.0, 3) for tally in tallies)
+    told = f"The temperature alone takes the log loss from {before:.3f} to {tempered:.3f}"
+    if look is not None:
+        told += f", the second look alone to {look.tally.mean_log_loss or 0.0:.3f}"
+    told += f", second look and temperature together to {both:.3f}"
+    if both < tempered:
+        return f"{told}: the second look makes the probabilities truer than a temperature could."
+    if both > tempered:
+        return f"{told}: the probabilities would be truer with the temperature alone."
+    return f"{told}: a temperature does as much without a second look."
+
+
+def unanswered(who: str, tally: Tally, left: Unanswered, risk: float) -> str:
+    """Sentences on the images that were answered, and on those that were left to a person.
+
+    Args:
+        who: whose answers these are, at the beginning of a sentence.
+        tally: the tally of the answers, at least one.
+        left: the images that were not answered.
+        risk: share of wrong answers that was asked for, between 0 and 1.
+    """
+    images = count(tally.images, "image")
+    if tally.risk is None:
+        told = (
+            f"{who} answers none of {images}: no threshold could be promised to keep the share of "
+            f"wrong answers within {percent(risk)}."
+        )
+    else:
+        told = (
+            f"{who} answers {tally.answered:,} of {images} ({percent(tally.coverage or 0)}), "
+            f"{tally.answered_wrong:,} of them wrong: {percent(tally.risk)}, where at most "
+            f"{percent(risk)} were asked for."
+        )
+    if not left.images:
+        return f"{told} None is left to a person."
+    return (
+        f"{told} A person would still have to look at {left.images:,}: of these, "
+        f"{left.mean_size or 0:.1f} classes are in question on average, the true class among them "
+        f"for {percent(left.share_held or 0)}."
+    )
 
 
 def _notes(methods: Mapping[str, Method]) -> list[str]:
