@@ -20,10 +20,13 @@ from typer.testing import CliRunner
 import relook
 from networks import counting_forwards, random_cnn, write_noise
 from relook.cli import app
-from relook.cli.tables import print_story
+from relook.cli.tables import print_statistics, print_story
 from relook.demo import photos, write_demo
-from relook.evaluation import RunError, read_data
+from relook.evaluation import Names, RunError, read_data, to_table
+from relook.evaluation.rows import CALIBRATED, not_calibrated
 from relook.report import keep_gallery, save_picture, write_report
+from relook.report.evaluation import evaluation_page
+from relook.report.findings import find
 from relook.report.gallery import GALLERY
 from relook.report.page import render_page
 from relook.report.picture import _columns
@@ -284,11 +287,108 @@ def test_the_report_has_the_figures_of_the_evaluation(evaluated):
     assert "01.png : " in text
     assert counted.before.right + counted.after.tally.right > 0
     for heading in ("The second look and its rivals", "Ambiguous images", "Can the probabilities",
-                    "What it costs", "Which classes", "Fixed", "Broken"):  # fmt: skip
+                    "When not to answer", "What it costs", "Which classes", "Fixed", "Broken"):  # fmt: skip
         assert heading in text
     assert f"{1e6 * counted.after.tally.forwards / 23:,.0f}" in text
     assert "Look “poster”, k = 4, gate 0.12" in text
     assert '"relook": ' in html.replace("&#34;", '"')
+
+
+def table_after(html, heading):
+    """The first table after a heading, as lists of cells."""
+    table = re.search("<table>.*?</table>", html[html.index(heading) :], re.DOTALL)[0]
+    rows = re.findall("<tr.*?</tr>", table, re.DOTALL)
+    return [[words(cell) for cell in re.findall(r"<t[hd]\b.*?</t[hd]>", row)] for row in rows]
+
+
+def test_the_report_says_how_far_the_probabilities_can_be_trusted(evaluated):
+    evaluation, html, _ = evaluated
+    head, *rows = table_after(html, "Can the probabilities be trusted?")
+    assert head[1:] == ["ECE, equal width", "ECE, equal mass", "log loss", "Brier score"]
+    assert [row[0] for row in rows] == ["before", "poster", "flip", "larger"]
+    poster = evaluation.qualities["poster"]
+    assert rows[1][1:] == [
+        f"{100 * poster.ece:.1f} %", f"{100 * poster.ece_equal_mass:.1f} %",
+        f"{poster.log_loss:.4f}", f"{poster.brier:.4f}",
+    ]  # fmt: skip
+    _, *areas = table_after(html, "When not to answer")
+    before = evaluation.qualities["first look"].aurc
+    assert areas[0] == ["before", f"{before:.4f}", ""]
+    change = f"{100 * (poster.aurc / before - 1):+.0f} %".replace("-", "−")
+    assert areas[1] == ["poster", f"{poster.aurc:.4f}", change]
+    assert "relook evaluate --tune --risk 0.05 finds the threshold" in words(html)
+
+
+RISKY = Names("first look", "best", ("flip", CALIBRATED, not_calibrated("best")))
+
+
+def risky_page(evaluated, folder, risk, abstained):
+    """The page, and what the terminal shows, of four images; some answers are abstained from.
+
+    The true class of every image is 0. All answers to the second image are wrong, and all others
+    right.
+    """
+    made, _, _ = evaluated
+    rows = []
+    for index, sure in enumerate((0.75, 0.25, 0.5, 1.0)):
+        left = index in abstained
+        answers = {
+            name: dataclasses.replace(
+                relook.evaluation.Answer.of(torch.tensor([sure, 1 - sure]), 0, 1, 1.0, 0.1),
+                abstained=left and name in ("best", CALIBRATED),
+                possible=(1, 0) if left and index == 1 else (0,) if left else (),
+            )
+            for name in RISKY
+        }
+        rows.append(relook.evaluation.Row(index, f"{index}.png", 0, RISKY, answers))
+    settings = {**made.settings, "answers": RISKY.to_json(), "risk": risk}
+    evaluation = relook.evaluation.Evaluation(settings, ("a", "b"), to_table(rows, RISKY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relook.evaluation.Evaluation, "read", lambda _: evaluation)
+        evaluation_page(folder)
+    out = io.StringIO()
+    counted = evaluation.statistics
+    found = find(counted, relook.gate.Gate(0.5))
+    print_statistics(
+        Console(file=out, width=80), counted, found, "best", evaluation.qualities, evaluation.risk
+    )
+    return (folder / "report.html").read_text(encoding="utf-8"), out.getvalue()
+
+
+def test_a_risk_and_what_is_left_to_a_person_are_told(evaluated, tmp_path):
+    html, terminal = risky_page(evaluated, tmp_path, 0.05, abstained=(1, 2))
+    text = words(html)
+    for who in ("The second look", "The first look after a temperature"):
+        assert (
+            f"{who} answers 2 of 4 images (50.0 %), 0 of them wrong: 0.0 %, where at most 5.0 % "
+            "were asked for. A person would still have to look at 2: of these, 1.5 classes are in "
+            "question on average, the true class among them for 100.0 %."
+        ) in text
+    assert "The temperature alone takes the log loss from" in text
+    assert "--risk 0.05 finds" not in text
+    assert "risk 5 %: answered 2, of these 0 wrong (0.0\u00a0%); left to a person 2" in terminal
+    # The answers 0.75, 0.5 and 1.0 are right; the other 0.75 is wrong, and ties with the first.
+    [line] = [line for line in terminal.splitlines() if line.startswith("ECE")]
+    assert line == ("ECE 0.250 → 0.250 · log loss 0.592 → 0.592 · risk–coverage area 0.208 → 0.208")
+
+
+def test_a_risk_that_cannot_be_promised_is_told(evaluated, tmp_path):
+    html, terminal = risky_page(evaluated, tmp_path, 0.001, abstained=(0, 1, 2, 3))
+    assert "The second look answers none of 4 images: no threshold could be promised" in words(html)
+    assert "no threshold can be promised, nothing is answered" in terminal
+
+
+def test_answers_that_differ_by_a_temperature_are_in_some_tables(evaluated, tmp_path):
+    html, terminal = risky_page(evaluated, tmp_path, None, abstained=())
+    names = ["before", "best", "flip", CALIBRATED, not_calibrated("best")]
+    _, *rows = table_after(html, "The second look and its rivals")
+    assert [row[0] for row in rows] == names
+    assert rows[3][1:] == ["75.0 %", "", "", "", "", "", "3", "1", "100.0 %"]
+    for heading in ("Can the probabilities be trusted?", "When not to answer", "What it costs"):
+        assert [row[0] for row in table_after(html, heading)[1:]] == names
+    assert [row[0] for row in table_after(html, "Ambiguous images")[1:]] == ["best", "flip"]
+    assert "calibrated" not in html[html.index("<figure") : html.index("Ambiguous images")]
+    assert "calibrated" not in terminal
 
 
 def test_the_galleries_are_bounded_and_show_what_changed(evaluated):
