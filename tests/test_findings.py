@@ -238,8 +238,8 @@ def test_a_better_log_loss_and_few_images_are_said_beside_a_worse_calibration_er
     found = find(replace(own, before=first, after=replace(own.after, tally=after)), Gate(0.5))
     [told] = [remark for remark in found.remarks if "ECE" in remark]
     assert told.endswith(
-        "10.0\u00a0% after; by the log loss they are better, 0.600 and 0.500. 60 images say little "
-        "of it."
+        "10.0\u00a0% after; by the log loss they are better: 0.600 before, 0.500 after. 60 images say "
+        "little of it."
     )
 
 

@@ -331,7 +331,11 @@ def _calibration(statistics: Statistics) -> str:
             "The corrected probabilities are less well calibrated than the first ones: the "
             f"expected calibration error (ECE) is {error}"
         )
-        told += f"; by the log loss they are better, {was:.3f} and {now:.3f}" if now < was else ""
+        told += (
+            f"; by the log loss they are better: {was:.3f} before, {now:.3f} after"
+            if now < was
+            else ""
+        )
     else:
         return ""
     if before.images < _FEW:
