@@ -59,7 +59,6 @@ def test_candidates_are_what_an_evaluation_of_each_says(grey, images):
     for candidate in fixed[:3] + fixed[-3:]:
         preset = replace(candidate.preset, learnt=with_network(candidate.preset.learnt, grey))
         evaluation = evaluate(relook.Corrector(grey, look=preset), images)
-        print(candidate.preset.describe(), candidate, evaluation.statistics.after.pairing)
         assert candidate.pairing == evaluation.statistics.after.pairing
         assert candidate.cost == pytest.approx(evaluation.summary()["cost"] / 40)
 

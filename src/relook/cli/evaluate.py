@@ -297,4 +297,11 @@ def _print(evaluation: Evaluation, corrector: Corrector, as_json: bool) -> None:
     from relook.report.findings import find
 
     found = find(evaluation.statistics, corrector.gate)
-    print_statistics(Console(), evaluation.statistics, found, evaluation.name)
+    print_statistics(
+        Console(),
+        evaluation.statistics,
+        found,
+        evaluation.name,
+        evaluation.qualities,
+        evaluation.risk,
+    )

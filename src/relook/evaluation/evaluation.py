@@ -220,7 +220,7 @@ def experiment_of(
         name += " (this run)"
     learnt = corrector.learnt
     derived = () if learnt is None else (CALIBRATED, not_calibrated(name))
-    names = Names(FIRST, name, (*derived, *rivals))
+    names = Names(FIRST, name, (*rivals, *derived))
     return Experiment(
         KIND,
         corrector.classifier,

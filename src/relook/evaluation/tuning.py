@@ -232,7 +232,8 @@ def tune(
     # Raises if the fixed options cannot be combined. Kept in a variable until the end, so that a
     # second network is loaded only once.
     settled = keep.make(classifier)
-    preset = Corrector(classifier, k=keep.k, look=settled)
+    most_classes = keep.k_or(min(5, len(classifier.labels)))
+    preset = Corrector(classifier, k=most_classes, look=settled)
     folder = None if output is None else Path(output)
     if folder and (folder / "run.json").exists() and not (folder / "tuning").exists():
         raise RunError(f"{folder} holds a run without tuning; choose another folder")
@@ -522,7 +523,8 @@ def _contenders(
             yield _Contender.of(classifier, preset, ks, gates)
         return
     # The weight of a zoom's view depends on the other views, so each k needs its own second look.
-    for k in ks if keep.look == "zoom" else [settled]:
+    own = keep.k_or(min(5, len(classifier.labels))) if settled is None else settled
+    for k in ks if keep.look == "zoom" else [own]:
         contender = _Contender.of(classifier, keep, [k], gates)
         contender.corrector.correct(photo(classifier))  # raises if unsupported
         yield contender
