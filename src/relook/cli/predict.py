@@ -76,7 +76,7 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     say_second_networks([corrector])
     failed: list[str] = []
     written: set[str] = set()
-    begun = 0
+    begun = answered = not_sure = 0
     try:
         with progress_bars(len(images)) as bars:
             for image in images:
@@ -95,6 +95,8 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
                     continue
                 finally:
                     bars.end()
+                answered += 1
+                not_sure += correction.abstained
                 _show(correction, as_json)
                 if output is not None:
                     try:
@@ -105,6 +107,9 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     except KeyboardInterrupt:  # at any point of an image
         complain(f"stopped after {max(0, begun - 1)} of {len(images)} images")
         return INTERRUPTED
+    if corrector.risk is not None and answered > 1 and not as_json:
+        are = "is" if not_sure == 1 else "are"
+        typer.echo(f"{not_sure:,} of {answered:,} images {are} left to a person", err=True)
     if output is not None and written:
         typer.echo(f"pictures: {output}", err=True)
     if len(failed) > 1 or (failed and len(images) > 1):

@@ -241,5 +241,6 @@ def _story(found: dict[str, Any], picture: Picture) -> Story:
         "views": tuple(ViewStory(**{**v, "tile": picture(v["tile"])}) for v in found["views"]),
         "left_out": tuple(found["left_out"]),
         "no_view": tuple(found["no_view"]),
+        "possible": tuple(found.get("possible", ())),
     }
     return Story(**{**found, **parts})

@@ -18,14 +18,19 @@ from numpy.typing import NDArray
 from relook.attribution import Seen
 from relook.errors import RelookError
 from relook.images import WritableFile
-from relook.report.story import MaskStory, Story, ViewStory
+from relook.report.story import NAMED, MaskStory, Story, ViewStory
 from relook.report.tiles import crop_tile, map_tile
 from relook.words import percent
 
 _BEFORE, _AFTER = "#9aa5b1", "#d9480f"
+_NOT_SURE = "#a86200"
 _COLUMNS, _MOST_COLUMNS = 5, 7
 _TITLE = 28
 """Number of characters that fit above a tile."""
+_HEADLINE = 98
+"""Number of characters that fit in a headline with nothing beside it."""
+_SMALL_PRINT = 170
+"""Number of characters that fit in the line below it."""
 _LINE = 0.2
 """Height of a line of a title, in inches."""
 Shown = TypeVar("Shown")
@@ -128,26 +133,23 @@ def _rows(things: tuple[Shown, ...], columns: int) -> list[tuple[Shown, ...]]:
 def _top(part: SubFigure, story: Story) -> None:
     photo, chart = part.subplots(1, 2, width_ratios=[1, 1.35])
     part.subplots_adjust(left=0.02, right=0.97, top=0.84, bottom=0.11, wspace=0.42)
-    part.text(0.02, 0.93, _headline(story), fontsize=13, weight="bold", va="center")
-    part.text(
-        0.97,
-        0.93,
-        f"{story.spent}   {story.seconds:.1f} s",
-        fontsize=9,
-        color="#555",
-        va="center",
-        ha="right",
-    )
+    colour = _NOT_SURE if story.not_sure else "black"
+    part.text(0.02, 0.93, _headline(story), fontsize=13, weight="bold", color=colour, va="center")
+    spent, room = f"{story.spent}   {story.seconds:.1f} s", _SMALL_PRINT
+    line = 0.93
+    if story.risk is not None:  # the headline says more, and takes the whole line
+        line, room = 0.87, _SMALL_PRINT - len(spent) - 4
+    part.text(0.97, line, spent, fontsize=9, color="#555", va="center", ha="right")
     if story.notes:
-        said = textwrap.shorten("; ".join(story.notes), 170)
+        said = textwrap.shorten("; ".join(story.notes), room)
         part.text(0.02, 0.87, said, fontsize=9, color="#555", va="center")
     _image(photo, story.photo)
     places = np.arange(len(story.classes), dtype=float)
     before = [100 * c.before for c in story.classes]
     after = [100 * c.after for c in story.classes]
-    if story.corrected:
+    if story.two_answers:
         _bars(chart, places - 0.19, before, _BEFORE, "before")
-        _bars(chart, places + 0.19, after, _AFTER, "after")
+        _bars(chart, places + 0.19, after, _AFTER, story.second)
         chart.legend(loc="lower right", frameon=False, fontsize=9)
     else:
         _bars(chart, places, before, _BEFORE, "")
@@ -175,11 +177,19 @@ def _bars(
 
 def _headline(story: Story) -> str:
     name = textwrap.shorten(story.title, 40)
+    if story.not_sure:
+        said = [f"{name} · {story.doubt(most)}" for most in range(NAMED, 0, -1)]
+        fits = (one for one in said if len(one) <= _HEADLINE)
+        return next(fits, textwrap.shorten(said[-1], _HEADLINE))
+    surety = f" · {story.surety}" if story.surety else ""
     if not story.corrected:
-        return f"{name}: {story.top_before}, sure enough to be left as it is"
+        # What a gate of 0 leaves as it is need not be sure.
+        gated = story.gate.below > 0 and not surety
+        kept = "sure enough to be left as it is" if gated else "left as it is"
+        return f"{name}: {story.top_before}, {kept}{surety}"
     if story.changed:
-        return f"{name}: {story.top_before} → {story.top_after}"
-    return f"{name}: {story.top_after}, as before"
+        return f"{name}: {story.top_before} → {story.top_after}{surety}"
+    return f"{name}: {story.top_after}, as before{surety}"
 
 
 def _masks(part: SubFigure, masks: tuple[MaskStory, ...], view_name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from relook.correction import Correction, SeenView
 from relook.gate import Gate
 from relook.geometry import Box
 from relook.report.tiles import crop_tile, map_tile, photo_tile
-from relook.words import count
+from relook.words import count, some
 
 LARGEST = 10
 """Most classes that are shown, whatever k is."""
+NAMED = 5
+"""Most classes in question that are named in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,12 @@ class Story:
         seconds: wall-clock time.
         left_out: notes on views that were left out because this network cannot classify them.
         no_view: notes on views that were left out because they would show nothing new.
+        calibrated: whether there was no second look, and the second probabilities of the classes
+            differ from the first only by the temperature that tuning chose.
+        risk: share of wrong answers allowed among those given; None if tuning was not asked for
+            one.
+        confidence: how far the answer can be relied on.
+        possible: the classes in question, most probable first; empty if the answer is given.
     """
 
     title: str
@@ -130,6 +139,53 @@ class Story:
     seconds: float
     left_out: tuple[str, ...]
     no_view: tuple[str, ...]
+    # With defaults, so that galleries that were saved without these can be read.
+    calibrated: bool = False
+    risk: float | None = None
+    confidence: float = math.nan
+    possible: tuple[str, ...] = ()
+
+    @property
+    def not_sure(self) -> bool:
+        """Whether the answer is not to be relied on, so that the image is left to a person."""
+        return bool(self.possible)
+
+    def doubt(self, most: int = NAMED) -> str:
+        """Name the classes in question: "not sure: tiger cat, Egyptian cat or tabby".
+
+        Args:
+            most: number of classes to name; of the others, only their number is given.
+
+        Returns:
+            The words; empty if the answer is given.
+        """
+        if not self.possible:
+            return ""
+        *others, last = self.possible
+        if not others:
+            said = f"{last} is the only class in question, at a confidence of {self.confidence:.2f}"
+        elif len(self.possible) > most:
+            said = some(self.possible, most)
+        else:
+            said = f"{', '.join(others)} or {last}"
+        return f"not sure: {said}"
+
+    @property
+    def surety(self) -> str:
+        """For an answer given under a risk: "sure enough for a risk of 5 %"; otherwise empty."""
+        if self.risk is None or self.not_sure:
+            return ""
+        return f"sure enough for a risk of {100 * self.risk:g}\u00a0%"
+
+    @property
+    def two_answers(self) -> bool:
+        """Whether there are second probabilities to show beside the first."""
+        return self.corrected or self.calibrated
+
+    @property
+    def second(self) -> str:
+        """What the second probabilities are: "after" the second look, or "calibrated"."""
+        return "calibrated" if self.calibrated else "after"
 
     @property
     def asked(self) -> int:
@@ -218,6 +274,10 @@ def tell(correction: Correction) -> Story:
         seconds=correction.seconds,
         left_out=correction.left_out,
         no_view=correction.no_view,
+        calibrated=not correction.corrected and not torch.equal(before, after),
+        risk=correction.risk,
+        confidence=correction.confidence,
+        possible=tuple(correction.labels[c] for c in correction.possible),
     )
 
 
