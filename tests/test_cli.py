@@ -60,7 +60,7 @@ def test_every_look_answers_for_a_photo(photo, name):
     assert sum(entry["probability"] for entry in row["after"]) == pytest.approx(1, abs=1e-5)
     assert row["corrected"] is True
     # The network sees the whole image, so there are no other views.
-    sees_all = name in ("whole", "larger", "uncropped", "ends")
+    sees_all = name in ("whole", "larger", "uncropped", "ends", "closer")
     assert row["cost"] >= row["forwards"] >= 1 + (not sees_all)
 
 
@@ -468,37 +468,79 @@ def test_the_default_gate_of_evaluate_is_one_half(data, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["gate"] == 0.5
 
 
-def test_tune_chooses_saves_and_measures_on_the_other_half(data, tmp_path, photo):
+def test_tune_learns_saves_and_measures_on_the_other_half(data, tmp_path, photo, caplog):
     run = tmp_path / "run"
-    arguments = ["evaluate", data, "--output", run, *TORN, "--tune", "--fill", "mean", "--json"]
+    arguments = ["evaluate", data, "--output", run, *TORN, "--tune", "--risk", "0.9", "--json"]
     result = relook(*arguments)
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1])["images"] == 20
-    assert "settings on 20 images: " in result.stderr
-    assert "to choose: 20 images, of which about " in result.stderr
-    # --fill only applies to the poster's look; the others are tried without it.
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["images"] == 20
+    assert summary["abstain"]["risk"] == 0.9
+    assert set(summary["calibration"]["after"]) == {"ece", "ece_equal_mass", "nll", "brier"}
+    assert "ways on 20 images: " in result.stderr
+    assert "to tune: 20 images, of which about " in result.stderr
     ways = json.loads((run / "tuning" / "run.json").read_text())["ways"]
     assert {way.partition(" ")[0] for way in ways} == {
-        *("poster", "quick", "best", "zoom", "uncropped", "whole", "larger", "flip"),
-        *("symmetries", "tencrop"),
+        *("around", "closer", "whole", "uncropped", "flip", "larger")
     }
-    assert {w.split("fill=")[1].split()[0] for w in ways if "fill=" in w} == {"mean"}
     tuned = json.loads((run / "tuned.json").read_text())
     settings = json.loads((run / "run.json").read_text())
-    assert settings["gate"] == tuned["gate"]
+    assert settings["gate"] == tuned["gate"] == tuned["learnt"]["gate"]
+    assert tuned["learnt"]["made_on"]["images"] == 20
+    assert settings["answers"]["others"][0] == "first look, calibrated"
     assert "How it was chosen" in (run / "report.html").read_text()
     assert relook(*arguments).stdout == result.stdout
-    # predict and evaluate accept the file, with its k and gate; options override it.
-    tuned = {**tuned, "k": 2, "gate": 0.001}
-    (run / "tuned.json").write_text(json.dumps(tuned))
+    # predict and evaluate accept the file, with its k and gate; another gate overrides it.
     took = relook("predict", photo, *TORN, "--look", run / "tuned.json", "--json")
-    assert json.loads(took.stdout) | {"k": 2, "corrected": False} == json.loads(took.stdout)
+    found = json.loads(took.stdout)
+    assert found["k"] == max(part["k"] for part in tuned["learnt"]["parts"])
+    assert found["abstained"] in (True, False)
     took = relook("predict", photo, *TORN, "--look", run / "tuned.json", "--gate", "none", "--json")
     assert json.loads(took.stdout)["corrected"] is True
+    assert "abstained" not in json.loads(took.stdout)
+    assert "the promise on wrong answers does not hold" in caplog.text
     other = tmp_path / "other"
     relook("evaluate", data, "--output", other, *TORN, "--look", run / "tuned.json")
     settings = json.loads((other / "run.json").read_text())
-    assert (settings["k"], settings["gate"]) == (2, 0.001)
+    assert settings["gate"] == tuned["gate"]
+    assert settings["learnt"] == tuned["learnt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--risk", "0.05"], "--risk goes with --tune"),
+        (["--max-cost", "2"], "--max-cost goes with --tune"),
+        (["--tune", "--risk", "5"], "--risk is a share of wrong answers above 0 and below 1"),
+        (["--tune", "--fill", "mean"], "--fill with --tune needs the look that it belongs to"),
+    ],
+)
+def test_options_of_tuning_that_do_not_fit_are_refused(data, tmp_path, options, said):
+    result = relook("evaluate", data, "--output", tmp_path / "run", *TORN, *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tuned_look_is_for_its_network(data, tmp_path, photo, caplog):
+    run = tmp_path / "run"
+    relook("evaluate", data, "--output", run, *TORN, "--tune")
+    file = run / "tuned.json"
+    other = relook("predict", photo, "--model", "networks:make_grey", "--look", file)
+    assert other.exit_code == 0
+    assert "was tuned for another network (networks:make_torn)" in caplog.text
+    refused = relook("predict", photo, "--model", "networks:make_halves", "--look", file)
+    assert refused.exit_code == 2
+    assert "whose classes are not those of networks:make_halves" in refused.stderr
+    fixed = relook("predict", photo, *TORN, "--look", file, "-k", "2")
+    assert fixed.exit_code == 2
+    assert "what was learnt holds for its own k" in fixed.stderr
+    damaged = json.loads(file.read_text())
+    del damaged["learnt"]["parts"][0]["weight"]
+    file.write_text(json.dumps(damaged))
+    refused = relook("predict", photo, *TORN, "--look", file)
+    assert refused.exit_code == 2
+    assert "what was learnt is incomplete or damaged" in refused.stderr
 
 
 def test_evaluate_in_a_pipe_is_quiet(data, tmp_path):

@@ -253,10 +253,11 @@ def test_tuning_asks_about_every_image_that_one_of_the_gates_lets_pass(colours, 
         read_data(folder, colours.labels),
         keep=Preset("flip"),
         gates=[0.4, "gap2:0.28"],
+        max_cost=2,
         on_forecast=told.append,
     )
-    forwards = {c.preset.gate: c.forwards for c in tuning.candidates}
-    assert forwards == {NO_IMAGE: 1.0, Gate(0.4): 1.2, Gate(0.28, 2): 1.5}
+    costs = {c.preset.gate: round(c.cost, 6) for c in tuning.candidates}
+    assert costs == {NO_IMAGE: 1.0, Gate(0.4): 1.2, Gate(0.28, 2): 1.5}
     assert told[0].unsure == 5
 
 

@@ -17,7 +17,6 @@ from relook.evaluation.tuning import LOOKS
 from relook.gate import NO_IMAGE, Gate
 from relook.looks import Mask, Preset, presets
 
-
 POSTER = Preset("poster")
 
 

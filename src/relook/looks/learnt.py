@@ -22,6 +22,10 @@ class Part:
         weight: factor for the weights of its views, above 0.
         k: number of top classes that it considers.
         fill, attribution, variant, budget: options of the look; None for defaults.
+
+    >>> part = relook.looks.Part("poster", weight=0.5, k=3, fill="mean")
+    >>> part.name
+    'poster fill=mean k=3'
     """
 
     look: str
@@ -68,6 +72,10 @@ class Judgement:
         temperature: temperature of the probabilities (see `relook.calibration.tempered`).
         confidence: the measure that ranks the answers best.
         abstention: when not to answer; None if no risk was asked for.
+
+    >>> judgement = relook.looks.Judgement(temperature=0.5)
+    >>> relook.looks.Judgement.of_json(judgement.to_json()) == judgement
+    True
     """
 
     temperature: float = 1.0
@@ -109,6 +117,11 @@ class Learnt:
         first: the same about the first answers of all images, for comparison.
         made_on: the network (name, digest of its weights, digest of its labels), the data, the
             versions, and the number of images.
+
+    >>> data = relook.evaluation.read_data("photos", classifier.labels)
+    >>> learnt = relook.tune(classifier, data, looks=["flip"]).chosen.learnt
+    >>> [(part.look, part.weight) for part in learnt.parts], learnt.made_on["images"]
+    ([('flip', 1.0)], 2)
     """
 
     parts: tuple[Part, ...]
