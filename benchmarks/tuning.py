@@ -79,7 +79,8 @@ def ask(pair: Pair, data: Path) -> Study:
     table = Run(folder / "tuning", settings).table()
     first = {image.name for image in images.halves()[0].images}
     used = table.filter(table["error"].is_null())["image"].to_pylist()
-    parts = tuple((names.index(n), w) for n, w in SUMS["best"].items() if n in names)
+    looks = [settings["ways"][name]["look"] for name in names]
+    parts = tuple((looks.index(look), weight) for look, weight in SUMS["best"].items())
     return Study(
         pair,
         Kept.of(table, names),

@@ -18,6 +18,7 @@ from relook.evaluation.learning import (
     Corrected,
     Kept,
     Way,
+    aurc_parts,
     choose_confidence,
     find_threshold,
     fit_temperature,
@@ -25,6 +26,7 @@ from relook.evaluation.learning import (
     learn_weights,
     log_losses,
 )
+from relook.evaluation.selective import aurc
 from relook.folder import read_settings
 from relook.gate import EVERY_IMAGE, Gate
 from relook.looks import Learnt, Part, Preset
@@ -254,6 +256,15 @@ def test_a_measure_that_ranks_better_is_chosen():
     chosen = choose_confidence(replace(answers, agreed=agreed), labels, 1.0)
     assert chosen.kind == "agreement"
     assert choose_confidence(answers, labels, 1.0).kind == "probability"
+
+
+def test_what_images_add_to_the_area_sums_to_it():
+    random = np.random.default_rng(0)
+    confidence, right = random.integers(20, size=100) / 20, random.random(100) < 0.8
+    assert aurc_parts(confidence, right).mean() == pytest.approx(aurc(confidence, right))
+    # Of three answers the second is wrong: shares of 0, 1/2 and 1/3.
+    parts = aurc_parts(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]))
+    assert parts == pytest.approx([0, 1 / 2 + 1 / 3, 0])
 
 
 def test_the_p_norm_is_that_of_the_definition():

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -23,7 +24,6 @@ from torch import Tensor
 from relook.calibration import LEVEL, Abstention, Confidence, agreement, tempered
 from relook.correction import settled
 from relook.evaluation.rows import FIRST
-from relook.evaluation.selective import aurc
 from relook.evaluation.statistics import Pairing
 from relook.gate import Gate, gap
 from relook.looks.learnt import Judgement
@@ -530,30 +530,57 @@ def choose_confidence(
     """Choose the measure of confidence that ranks right answers before wrong ones best.
 
     That is the one with the smallest area under the risk–coverage curve. The probability of the
-    answer is kept unless another measure is better by more than `SURE` standard errors over folds.
+    answer is kept unless another measure is better by more than `SURE` standard errors of the
+    difference per image, each judged with a temperature that was fitted on other images.
     """
     right = (answers.raw.argmax(dim=1) == labels).numpy()
     default = Confidence(temperature=temperature)
-    if right.all() or len(right) < 10 * FOLDS:
+    if right.all() or len(right) < 2 * FOLDS:
         return default
-    measures = [
-        default,
+    others = [
         Confidence("agreement", temperature),
         *(Confidence("norm", temperature, p) for p in _NORMS),
     ]
-    folds = [np.arange(len(right)) % (2 * FOLDS) == fold for fold in range(2 * FOLDS)]
+    place = torch.arange(len(labels)) % FOLDS
+    temperatures = torch.ones(len(labels))
+    for fold in range(FOLDS):
+        own = place != fold
+        temperatures[~own] = fit_temperature(answers.raw[own], labels[own])
 
-    def areas(measure: Confidence) -> NDArray[np.float64]:
-        confidence = measure.of(answers.raw, answers.agreed).double().numpy()
-        return np.array([aurc(confidence[fold], right[fold]) for fold in folds])
+    def parts(measure: Confidence) -> NDArray[np.float64]:
+        found = torch.ones(len(labels))
+        for fold in range(FOLDS):
+            of_fold = place == fold
+            judged = replace(measure, temperature=float(temperatures[of_fold][0]))
+            found[of_fold] = judged.of(answers.raw[of_fold], answers.agreed[of_fold])
+        return aurc_parts(found.double().numpy(), right)
 
-    found = {measure: areas(measure) for measure in measures}
+    own_parts = parts(default)
+    found = {measure: parts(measure) for measure in others}
     better = [
-        measure
-        for measure in measures[1:]
-        if _in_errors(torch.tensor(found[default] - found[measure])) > SURE
+        measure for measure in others if _in_errors(torch.tensor(own_parts - found[measure])) > SURE
     ]
     return min(better, key=lambda measure: float(found[measure].mean()), default=default)
+
+
+def aurc_parts(confidence: NDArray[Any], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Compute what each image adds to the area under the risk–coverage curve, times n.
+
+    A wrong answer at rank r counts in the shares of wrong answers among the m most confident for
+    all m ≥ r: it adds the sum of 1/m. Images of equal confidence add their mean.
+
+    Args:
+        confidence: (n,), higher is surer.
+        right: (n,), whether each answer is right.
+    """
+    n = len(right)
+    order = np.argsort(-confidence, kind="stable")
+    added = np.empty(n)
+    added[order] = np.cumsum((1 / np.arange(1, n + 1))[::-1])[::-1]
+    _, group, size = np.unique(confidence, return_inverse=True, return_counts=True)
+    mean = np.bincount(group, weights=added) / size
+    parts: NDArray[np.float64] = np.where(right, 0.0, mean[group])
+    return parts
 
 
 def find_threshold(
