@@ -337,12 +337,20 @@ class Preset:
         if self.gate is not None and not self.gate.below:
             return "no second look"
         if self.learnt is not None:
-            parts = (f"{part.name} {part.weight:.2g}" for part in self.learnt.parts)
             gate = f", gate {self.gate.setting}" if self.gate is not None else ""
-            return f"tuned: {' + '.join(parts)}{gate}"
+            return f"tuned: {self._sum()}{gate}"
         more = {**self.options, "k": self.k, "gate": self.gate and self.gate.setting}
         given = [f"{name} {value}" for name, value in more.items() if value is not None]
         return ", ".join([self.look, *given])
+
+    def _sum(self) -> str:
+        """Return the learnt sum in words: the name of a preset, or all parts with their weights."""
+        parts = self.learnt.parts if self.learnt else ()
+        weights = {part.name: part.weight for part in parts}
+        named = (
+            name for name, preset in SUMS.items() if list(preset.items()) == list(weights.items())
+        )
+        return next(named, " + ".join(f"{name} {weight:.2g}" for name, weight in weights.items()))
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that `save` writes."""
