@@ -4,8 +4,8 @@
     python benchmarks/tuning.py DATA [--only TEXT] [--splits N]
 
 DATA is as in benchmarks/second_look.py, whose pairs of networks and images are used. Each view is
-run once per image; the answers are kept in benchmarks/results/tuning, so that a stopped study goes on
-with the same command. Prints Markdown:
+run once per image; the answers are kept in benchmarks/results/tuning, so that a stopped study goes
+on with the same command. Prints Markdown:
 
 - tuned against `best` with a calibrated temperature, at no more cost, both ways of the halves;
 - calibration against the first look with its own temperature;
@@ -117,19 +117,26 @@ def of_preset(study: Study) -> str:
         tuned += pairing(right(base, test), right(found, test))
         preset += pairing(right(first, test), right(base, test))
         told.append("preset" if lesson.way == study.preset else _short(lesson))
-        t_base = fit_temperature(under(fit, study.preset).raw, fit.labels)
-        for name, answers, temperature, measure in (
-            ("first", first, 1.0, None),
-            ("first, calibrated", first, lesson.first.temperature, lesson.first.confidence),
-            ("best", base, 1.0, None),
-            ("best, calibrated", base, t_base, None),
-            ("tuned", found, lesson.after.temperature, lesson.after.confidence),
+        of_first = lesson.first.temperature
+        some = fit.some(fit.passes(study.preset.gate))
+        t_base = fit_temperature(
+            some.corrected(study.preset.parts, True).raw, some.labels, around=of_first
+        )
+        for name, answers, gate, temperature, measure in (
+            ("first", first, EVERY_IMAGE, 1.0, None),
+            ("first, calibrated", first, EVERY_IMAGE, of_first, lesson.first.confidence),
+            ("best", base, EVERY_IMAGE, 1.0, None),
+            ("best, calibrated", base, study.preset.gate, t_base, None),
+            ("tuned", found, lesson.way.gate, lesson.after.temperature, lesson.after.confidence),
         ):
-            p = tempered(answers.raw, temperature)
+            passing = test.passes(gate).unsqueeze(1)
+            p = torch.where(
+                passing, tempered(answers.raw, temperature), tempered(answers.raw, of_first)
+            )
             top, ok = p.amax(dim=1).double().numpy(), right(answers, test).numpy()
             sure = top if measure is None else measure.of(answers.raw, answers.agreed).numpy()
             each = [
-                float(log_losses(answers.raw, test.labels, temperature).mean()),
+                float(log_losses(p, test.labels).mean()),
                 ece_equal_mass(top, ok),
                 aurc(sure, ok),
                 float(answers.cost.mean()),

@@ -13,6 +13,7 @@ from scipy.stats import binom
 import relook
 from networks import random_cnn, write_noise
 from relook.calibration import Abstention, Confidence, tempered
+from relook.digest import labels_digest, weights_digest
 from relook.evaluation import Run, read_data, tune
 from relook.evaluation.learning import (
     Corrected,
@@ -29,7 +30,7 @@ from relook.evaluation.learning import (
 from relook.evaluation.selective import aurc
 from relook.folder import read_settings
 from relook.gate import EVERY_IMAGE, Gate
-from relook.looks import Learnt, Part, Preset
+from relook.looks import Judgement, Learnt, Part, Preset
 
 LOOKS = ["around", "closer", "whole", "flip", "larger", "tencrop", "symmetries", "zoom"]
 
@@ -132,7 +133,7 @@ def test_few_images_keep_the_preset_and_calibrate_it():
     lesson = learn(kept, [preset], [EVERY_IMAGE, Gate(0.4, j=2)])
     assert lesson.way == preset
     assert lesson.after.temperature != 1
-    assert lesson.after.confidence == Confidence(temperature=lesson.after.temperature)
+    assert lesson.after.confidence.kind == "probability"
 
 
 def test_a_preset_that_costs_too_much_is_replaced_by_a_cheaper_form_of_it():
@@ -152,6 +153,23 @@ def test_the_temperature_is_that_of_the_closed_form():
     torch.testing.assert_close(calibrated, torch.tensor([[0.75, 0.25]]))
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert float(log_losses(probabilities, labels, 2.0).mean()) == pytest.approx(expected)
+
+
+def test_answers_that_are_not_averaged_have_the_temperature_of_the_first_look(small, scenes):
+    """Through a Corrector: above the gate p^(1/T1), below it p^(1/T) of the corrected answer."""
+    first = [small.first_looks(small.pixels(image.open())[None])[0] for image in scenes.images]
+    gaps = sorted(float(relook.gate.gap(each.probabilities, 2)) for each in first)
+    gate = Gate((gaps[5] + gaps[6]) / 2, j=2)
+    made_on = {"labels": labels_digest(small), "weights": weights_digest(small)}
+    learnt = Learnt((Part("flip", 1.0, 4),), False, gate, Judgement(0.5), Judgement(2.0), made_on)
+    corrector = relook.Corrector(small, look=Preset("flip", gate=gate, learnt=learnt))
+    plain = relook.Corrector(small, look="flip", gate=gate)
+    corrections = [corrector.correct(image.path) for image in scenes.images]
+    for image, found in zip(scenes.images, corrections, strict=True):
+        raw = plain.correct(image.path).after
+        expected = raw.pow(2) if found.corrected else raw.pow(0.5)
+        torch.testing.assert_close(found.after, expected / expected.sum())
+    assert sum(found.corrected for found in corrections) == 6
 
 
 def test_images_that_are_all_right_do_not_make_probabilities_of_1():

@@ -151,7 +151,8 @@ class Correction:
         box: (left, top, right, bottom) of the crop, in pixels of the original.
         before: (C,), the first answer Y; sums to 1.
         after: (C,), the corrected answer Y' / sum(Y'); equal to `before` without a second look.
-            After tuning, both cases are calibrated by the temperature that it chose.
+            After tuning, both are calibrated: corrected answers by the temperature that it chose
+            for them, the others by that of the first look.
         classes: (k,), indices of the top-k classes, most probable first.
         corrected: whether there was a second look; False if the gate kept the first answer.
         made: all views of the look, including those that were not run: mask images of classes that
@@ -734,6 +735,9 @@ class Corrector(nn.Module):
                 cost += len(views.pixels) * each * forward_cost(network, self.classifier)
             raw = corrected_probabilities(y, r)
         judgement = self.learnt.after if self.learnt else Judgement()
+        temperature = judgement.temperature
+        if self.learnt is not None and w.second is None:
+            temperature = self.learnt.first.temperature  # nothing was averaged
         measure, abstention = judgement.confidence, judgement.abstention
         agreed = _agreement(y, raw, w.views, view_answers) if measure.kind == "agreement" else 1.0
         confidence = float(measure.of(raw, agreed))
@@ -744,7 +748,7 @@ class Corrector(nn.Module):
             second=w.second,
             view_answers=view_answers,
             raw=raw,
-            after=tempered(raw, judgement.temperature),
+            after=tempered(raw, temperature),
             forwards=forwards,
             cost=cost,
             seconds=w.seconds + seconds,

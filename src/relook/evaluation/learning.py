@@ -322,21 +322,23 @@ def learn(
     learning, fresh = kept.some(order[:share]), kept.some(order[share:])
     course = _Course(learning)
     way, tried = course.choose(preset, gates, max_cost)
-    judgements = []
-    for parts in (way, Way((), Gate(0.0))):
-        answers = learning.corrected(parts.parts, parts.in_turn).under(learning, parts.gate)
-        all_answers = kept.corrected(parts.parts, parts.in_turn).under(kept, parts.gate)
+    # The threshold's images may take part in these, as the order of the classes does not change.
+    of_first = fit_temperature(kept.first, kept.labels)
+    corrected = kept.some(kept.passes(way.gate))
+    raw = corrected.corrected(way.parts, way.in_turn).raw
+    of_corrected = fit_temperature(raw, corrected.labels, around=of_first)
+
+    def judge(way: Way, temperature: float) -> Judgement:
+        answers = learning.corrected(way.parts, way.in_turn).under(learning, way.gate)
         own = fit_temperature(answers.raw, learning.labels)
         confidence = choose_confidence(answers, learning.labels, own)
         abstention = None
         if risk is not None:
-            unseen = fresh.corrected(parts.parts, parts.in_turn).under(fresh, parts.gate)
+            unseen = fresh.corrected(way.parts, way.in_turn).under(fresh, way.gate)
             abstention = find_threshold(unseen, fresh.labels, confidence, risk)
-        # The threshold's images may take part here, as the order of the answers does not change.
-        temperature = own if risk is None else fit_temperature(all_answers.raw, kept.labels)
-        judgements.append(Judgement(temperature, confidence, abstention))
-    after, first = judgements
-    return Lesson(way, after, first, tried)
+        return Judgement(temperature, confidence, abstention)
+
+    return Lesson(way, judge(way, of_corrected), judge(Way((), Gate(0.0)), of_first), tried)
 
 
 @dataclass(frozen=True)
@@ -392,7 +394,7 @@ class _Course:
         """Yield each way with its strength, and its cross-validated losses and answers."""
         kept = self.kept
         nothing = kept.corrected((), False)
-        yield Way((), Gate(0.0)), None, self._losses(nothing), nothing
+        yield Way((), Gate(0.0)), None, self._losses(nothing, Gate(0.0)), nothing
         in_turn = preset[0].in_turn
         fixed = [way.parts for way in preset]
         fixed += [((part, 1.0),) for part in range(len(kept.batches))]
@@ -401,7 +403,7 @@ class _Course:
             own = [way.gate for way in preset if way.parts == parts]
             for gate in dict.fromkeys((*own, *gates)):
                 under = answers.under(kept, gate)
-                yield Way(parts, gate, in_turn), None, self._losses(under), under
+                yield Way(parts, gate, in_turn), None, self._losses(under, gate), under
         if len(kept) < FOLDS * 2 or not kept.answers.shape[1]:
             return
         for strength in STRENGTHS:
@@ -424,14 +426,25 @@ class _Course:
             answers = Corrected(raw, cost, agreed)
             for gate in dict.fromkeys((preset.gate, *gates)):
                 under = answers.under(kept, gate)
-                yield Way(parts, gate, preset.in_turn), strength, self._losses(under), under
+                losses = self._losses(under, gate)
+                yield Way(parts, gate, preset.in_turn), strength, losses, under
 
-    def _losses(self, answers: Corrected) -> Float[Tensor, " n"]:
-        """Log loss of each image, after a temperature fitted on the other folds."""
-        losses = torch.zeros(len(self.kept))
-        for fold in self.folds:
-            temperature = fit_temperature(answers.raw[~fold], self.kept.labels[~fold])
-            losses[fold] = log_losses(answers.raw[fold], self.kept.labels[fold], temperature)
+    @cached_property
+    def of_first(self) -> list[float]:
+        """Temperature of the first answers, fitted without each fold."""
+        kept = self.kept
+        return [fit_temperature(kept.first[~fold], kept.labels[~fold]) for fold in self.folds]
+
+    def _losses(self, answers: Corrected, gate: Gate) -> Float[Tensor, " n"]:
+        """Log loss of each image, after temperatures fitted on the other folds: one for corrected
+        answers, one for the others.
+        """
+        losses, passing = torch.zeros(len(self.kept)), self.kept.passes(gate)
+        for fold, of_first in zip(self.folds, self.of_first, strict=True):
+            others = passing & ~fold
+            own = fit_temperature(answers.raw[others], self.kept.labels[others], around=of_first)
+            for some, temperature in ((fold & passing, own), (fold & ~passing, of_first)):
+                losses[some] = log_losses(answers.raw[some], self.kept.labels[some], temperature)
         return losses
 
 
@@ -443,27 +456,30 @@ def log_losses(
     return -true.clamp_min(1e-12).log()
 
 
-def fit_temperature(probabilities: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
+def fit_temperature(
+    probabilities: Float[Tensor, "n c"], labels: Int[Tensor, " n"], around: float = 1.0
+) -> float:
     """Find the temperature with the lowest log loss (Guo et al. 2017, section 4.2).
 
-    A weak prior, log T normal around 0 with a deviation of 0.5, keeps it finite where few images,
-    all of them right, would call for probabilities of 1.
+    A weak prior, log T normal around log `around` with a deviation of 0.5, keeps it finite where
+    few images, all of them right, would call for probabilities of 1.
 
     Args:
         probabilities: (n, C), answers before any temperature.
         labels: (n,), the true classes.
+        around: the temperature without any images.
     """
     from scipy.optimize import minimize_scalar
 
     if not len(labels):
-        return 1.0
+        return around
     logs = probabilities.double().clamp_min(1e-30).log()
     true = logs.gather(1, labels.unsqueeze(1)).squeeze(1)
 
     def loss(log_t: float) -> float:
         sharper = math.exp(-log_t)
         fit = (torch.logsumexp(sharper * logs, dim=1) - sharper * true).sum()
-        return float(fit) + 2 * log_t**2
+        return float(fit) + 2 * (log_t - math.log(around)) ** 2
 
     found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-3})
     return float(math.exp(found.x))

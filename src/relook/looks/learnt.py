@@ -69,7 +69,8 @@ class Judgement:
     """What is learnt about the answers of one way to answer.
 
     Attributes:
-        temperature: temperature of the probabilities (see `relook.calibration.tempered`).
+        temperature: temperature of the probabilities (see `relook.calibration.tempered`); images
+            without a second look have that of the first answers.
         confidence: the measure that ranks the answers best.
         abstention: when not to answer; None if no risk was asked for.
 

@@ -415,7 +415,8 @@ def change(pairing: Pairing) -> str:
 def judged(judgement: Judgement) -> list[str]:
     """Sentences on the temperature, the confidence and the threshold that tuning learnt."""
     told = [
-        f"temperature {judgement.temperature:.2f}; answers are ranked by {judgement.confidence}"
+        f"temperature {judgement.temperature:.2f} of corrected answers; answers are ranked by "
+        f"{judgement.confidence}"
     ]
     found = judgement.abstention
     if found is None:
