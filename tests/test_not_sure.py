@@ -49,7 +49,7 @@ def tuned(*, parts=(), gate=NO_IMAGE, temperature=0.5, risk=0.05, likely=0.2, th
         "weights": weights_digest(classifier),
     }
     judgement = Judgement(temperature, confidence, abstention)
-    learnt = Learnt(parts, False, gate, judgement, Judgement(), made_on)
+    learnt = Learnt(parts, False, gate, judgement, Judgement(temperature), made_on)
     look = "+".join(part.look for part in parts) or "flip"
     return Preset(look, gate=gate, learnt=learnt)
 
