@@ -635,7 +635,7 @@ def _exactly(answers: Tensor, weights: Tensor, left: Tensor) -> bool:
 
 
 def _turns(
-    study: Study, look: str, rule: Callable[[Tensor, Tensor, Tensor], bool]
+    study: Study, look: str, rule: Callable[[Tensor, Tensor, Tensor], bool | Tensor]
 ) -> tuple[float, float, Pairing]:
     views = study.views(look)
     places = [dict(zip(part.index.tolist(), range(len(part.index)), strict=True)) for part in views]

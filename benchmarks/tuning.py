@@ -137,8 +137,8 @@ def of_preset(study: Study) -> str:
             sure = top if measure is None else measure.of(answers.raw, answers.agreed).numpy()
             each = [
                 float(log_losses(p, test.labels).mean()),
-                ece_equal_mass(top, ok),
-                aurc(sure, ok),
+                ece_equal_mass(top, ok) or 0.0,
+                aurc(sure, ok) or 0.0,
                 float(answers.cost.mean()),
             ]
             sums[name] = [a + b / 2 for a, b in zip(sums.get(name, [0.0] * 4), each, strict=True)]
@@ -197,7 +197,7 @@ def of_ungated(study: Study) -> str:
     kept = study.kept
     every = replace(study.preset, gate=EVERY_IMAGE)
     cells = []
-    first = aurc(kept.first.amax(dim=1).double().numpy(), right(under(kept, NONE), kept).numpy())
+    first = _area(kept.first.amax(dim=1), right(under(kept, NONE), kept))
     cells.append(f"{first:.4f}")
     for way in (study.preset, every):
         area = 0.0
@@ -208,10 +208,14 @@ def of_ungated(study: Study) -> str:
                 answers, fit.labels, fit_temperature(answers.raw, fit.labels)
             )
             of_test = under(test, way)
-            sure = measure.of(of_test.raw, of_test.agreed).double().numpy()
-            area += aurc(sure, right(of_test, test).numpy()) / 2
+            sure = measure.of(of_test.raw, of_test.agreed)
+            area += _area(sure, right(of_test, test)) / 2
         cells.append(f"{area:.4f} ({area / first - 1:+.0%})")
     return f"| {study.pair.name} | " + " | ".join(cells) + " |"
+
+
+def _area(confidence: Tensor, ok: Tensor) -> float:
+    return aurc(confidence.double().numpy(), ok.numpy()) or 0.0
 
 
 def _some(answers: Corrected, chosen: Tensor) -> Corrected:
