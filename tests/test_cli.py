@@ -512,6 +512,8 @@ def test_tune_learns_saves_and_measures_on_the_other_half(data, tmp_path, photo,
         (["--risk", "0.05"], "--risk goes with --tune"),
         (["--max-cost", "2"], "--max-cost goes with --tune"),
         (["--tune", "--risk", "5"], "--risk is a share of wrong answers above 0 and below 1"),
+        (["--tune", "--exact"], "--exact with --tune needs the look"),
+        (["--tune", "--fast"], "--fast with --tune needs the look"),
         (["--tune", "--fill", "mean"], "--fill with --tune needs the look that it belongs to"),
     ],
 )

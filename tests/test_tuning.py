@@ -350,3 +350,46 @@ def test_grad_cam_stays_where_it_is_settled_and_counts_its_backward(grey, images
     # The first look, one more forward, a backward (2) and a view for each class found.
     assert 1 + 1 + 2 <= costs[1] <= 1 + 1 + 2 + 1
     assert costs[1] < costs[4] <= 1 + 1 + 2 + 4
+
+
+def test_the_poster_s_look_is_tuned_from_its_own_default(grey, images, tmp_path):
+    """Score-CAM with a black fill and k = 4, the number of classes; the cost allows its rivals."""
+    tuning = tune(grey, images, tmp_path, looks=["poster"], gates=["none"])
+    [part] = tuning.chosen.learnt.parts
+    assert (part.attribution, part.fill, part.k) == ("scorecam", "black", 4)
+    attributions = {p.attribution for c in tuning.candidates for p in c.preset.learnt.parts}
+    assert attributions == {"cam", "scorecam"}
+
+
+def test_images_that_cannot_be_used_at_all_are_an_error(grey, tmp_path):
+    for label in range(4):
+        (tmp_path / "data" / str(label)).mkdir(parents=True)
+        (tmp_path / "data" / str(label) / "broken.png").write_bytes(b"no image")
+    images = read_data(tmp_path / "data", grey.labels)
+    with pytest.raises(RelookError, match="none of the 4 images to learn from could be used"):
+        tune(grey, images)
+
+
+def test_what_costs_too_much_is_said(grey, images):
+    tuning = tune(grey, images, gates=["none"], max_cost=1)
+    assert tuning.chosen.describe() == "no second look"
+    assert "the preset costs more than may be spent" in tuning.why
+    kept = tune(grey, images, gates=["none"])
+    assert kept.why == "the preset, since nothing else was better beyond chance"
+    for value in (0.5, 0):
+        with pytest.raises(RelookError, match="max_cost must be at least 1"):
+            tune(grey, images, max_cost=value)
+
+
+def test_a_tuned_look_keeps_its_k_and_its_promise_to_its_network(grey, images, tmp_path, caplog):
+    tune(grey, images, tmp_path, looks=["flip"], gates=["none"], risk=0.9)
+    file = tmp_path / "tuned.json"
+    assert relook.Corrector(grey, look=file).risk == 0.9
+    with pytest.raises(RelookError, match="was tuned with k 4"):
+        relook.Corrector(grey, k=1, look=file)
+    network = random_cnn(torch.float32, seed=8)
+    other = relook.Classifier(
+        network, mean=(0, 0, 0), std=(1, 1, 1), input_size=16, labels=grey.labels
+    )
+    assert relook.Corrector(other, look=file).risk is None
+    assert "was tuned for another network" in caplog.text

@@ -90,7 +90,7 @@ class Confidence:
         """
         if self.kind not in get_args(Kind):
             raise RelookError(f"confidence {self.kind!r} is unknown")
-        if not (_is_number(self.temperature) and self.temperature > 0):
+        if not (is_number(self.temperature) and self.temperature > 0):
             raise RelookError(f"a temperature must be above 0, not {self.temperature!r}")
         if not (isinstance(self.p, int) and self.p >= 1):
             raise RelookError(f"the order of a norm must be 1 or more, not {self.p!r}")
@@ -168,7 +168,7 @@ class Abstention:
         Raises:
             RelookError: the risk is not between 0 and 1.
         """
-        if not (_is_number(self.risk) and 0 < self.risk < 1):
+        if not (is_number(self.risk) and 0 < self.risk < 1):
             raise RelookError(
                 f"risk is a share of wrong answers, above 0 and below 1 such as 0.05, not "
                 f"{self.risk!r}"
@@ -204,13 +204,14 @@ class Abstention:
                 found["likely"],
                 *([] if found["threshold"] is None else [found["threshold"]]),
             ]
-            if not all(map(_is_number, numbers)):
+            if not all(map(is_number, numbers)):
                 raise RelookError("threshold and likely must be numbers")
             return cls(**{**found, "confidence": Confidence(**found["confidence"])})
         except (KeyError, TypeError) as error:
             raise RelookError(f"the values of abstention are invalid ({error})") from error
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)  # type: ignore[arg-type]

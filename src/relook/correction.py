@@ -418,7 +418,11 @@ class Corrector(nn.Module):
             called = replace(look, k=None, gate=None).describe()
             learnt = look.learnt
             if learnt is not None:
-                _check_network(learnt, classifier)
+                learnt = _for_network(learnt, classifier)
+                if k not in (None, learnt.k) and learnt.parts:
+                    raise RelookError(
+                        f"this look was tuned with k {learnt.k}; to use another, tune again"
+                    )
             look = look.make(classifier)
         elif not isinstance(look, Look):
             raise RelookError(
@@ -740,7 +744,8 @@ class Corrector(nn.Module):
             temperature = self.learnt.first.temperature  # nothing was averaged
         measure, abstention = judgement.confidence, judgement.abstention
         agreed = _agreement(y, raw, w.views, view_answers) if measure.kind == "agreement" else 1.0
-        confidence = float(measure.of(raw, agreed))
+        # In the type that tuning keeps answers in, so that equal answers have equal confidence.
+        confidence = float(measure.of(raw.float(), agreed))
         abstained = abstention is not None and abstention.abstains(confidence)
         return Outcome(
             first=w.first,
@@ -819,8 +824,11 @@ def _agreement(
     return agreement(answers, torch.cat(weights), raw.argmax())
 
 
-def _check_network(learnt: Learnt, classifier: Classifier) -> None:
-    """Refuse a network with other classes than that of the tuning; warn of another network."""
+def _for_network(learnt: Learnt, classifier: Classifier) -> Learnt:
+    """Return what was learnt; without the promise on wrong answers for another network.
+
+    A network with other classes is refused.
+    """
     made_on = learnt.made_on
     name = made_on.get("model", "another network")
     if made_on.get("labels") != labels_digest(classifier):
@@ -831,11 +839,19 @@ def _check_network(learnt: Learnt, classifier: Classifier) -> None:
     if made_on.get("weights") != weights_digest(classifier):
         _log.warning(
             "relook: this look was tuned for another network (%s) than this one (%s), or for other "
-            "weights or another dtype: its weights, its temperature and its promise on wrong "
-            "answers do not carry over; tune again with relook evaluate DATA --tune",
+            "weights or another dtype: its weights and temperature may not carry over, and the "
+            "promise on wrong answers does not, so every answer is given; tune again with relook "
+            "evaluate DATA --tune",
             name,
             classifier.name,
         )
+        return _without_promise(learnt)
+    return learnt
+
+
+def _without_promise(learnt: Learnt) -> Learnt:
+    after, first = (replace(each, abstention=None) for each in (learnt.after, learnt.first))
+    return replace(learnt, after=after, first=first)
 
 
 def _under(learnt: Learnt, gate: Gate) -> Learnt:
@@ -848,7 +864,7 @@ def _under(learnt: Learnt, gate: Gate) -> Learnt:
         learnt.gate.setting,
         gate.setting,
     )
-    return replace(learnt, after=replace(learnt.after, abstention=None))
+    return _without_promise(learnt)
 
 
 def _refusal(network: Classifier, views: Tensor, why: str) -> ModelError:

@@ -79,8 +79,8 @@ def evaluate(
         bool,
         typer.Option(
             "--exact",
-            help="With --tune: also try exact Score-CAM, which may take hundreds of forward passes "
-            "per unsure image.",
+            help="With --tune --look poster: also try exact Score-CAM, which may take hundreds of "
+            "forward passes per unsure image.",
         ),
     ] = False,
     max_cost: Annotated[
@@ -123,12 +123,17 @@ def evaluate(
         classifier = network.load()
         open_look = tune and looking.look is None
         if open_look:
-            if preset.options:
+            given = ["fast" if preset.budget == "fast" else "budget"] if preset.budget else []
+            given += [option for option in preset.options if option != "budget"]
+            given += ["exact"] if exact else []
+            if given:
                 refuse(
-                    f"--{' and --'.join(preset.options)} with --tune needs the look that it "
+                    f"--{' and --'.join(given)} with --tune needs the look that it "
                     "belongs to, such as --look poster or --look best+poster"
                 )
             preset = Preset(PRESET, k=preset.k, gate=preset.gate)
+        if tune and preset.learnt is not None:
+            refuse("a tuned look cannot be tuned again; give --tune the name of a look, or none")
         corrector = _corrector(classifier, preset)
         labelled = read_data(data, classifier.labels, class_order)
         if limit is not None:
@@ -219,14 +224,9 @@ def _tune(
         typer.echo(f"not tried: {reason}", err=True)
     file = output / "tuned.json"
     best = tuning.candidates[0]
-    why = (
-        "the preset, since none of the others was better beyond chance"
-        if tuning.kept_preset
-        else f"better than the preset by {best.sure:.1f} standard errors of the log loss"
-    )
     typer.echo(
         f"chosen from {len(tuning.candidates):,} ways on {count(tuning.images, 'image')}: "
-        f"{tuning.chosen.describe()} ({why}; fixed {best.pairing.fixed}, broke "
+        f"{tuning.chosen.describe()} ({tuning.why}; fixed {best.pairing.fixed}, broke "
         f"{best.pairing.broken})",
         err=True,
     )

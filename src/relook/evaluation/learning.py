@@ -76,8 +76,8 @@ class Kept:
         first: (n, C), the first answers.
         first_cost: (n,), cost of the first look.
         answers: (n, V, C), the answers to the views.
-        weights: (n, V), their weights within their look; 0 where an image has no such view.
-        costs: (n, V), cost of the views.
+        weights: (n, V), their weights within their look.
+        costs: (n, V), cost of the views; 0 where an image has no such view.
         maps: (n, P), cost of what a look spends before its views are asked.
         batches: for each part, the columns of each of its batches.
     """
@@ -174,7 +174,7 @@ class Kept:
             cost += self.maps[:, part]
         if not columns:
             return Corrected(raw, cost, agreed)
-        present = self.weights[:, columns] > 0
+        present = self.costs[:, columns] > 0
         patterns, group = torch.unique(present, dim=0, return_inverse=True)
         for number, pattern in enumerate(patterns):
             kept = [c for c, there in zip(columns, pattern.tolist(), strict=True) if there]
@@ -290,12 +290,14 @@ class Lesson:
         after: what was learnt about the corrected answers.
         first: the same about the first answers.
         tried: all ways, the chosen one first, then by log loss.
+        fell_back: whether the preset costs too much, so that a cheaper form of it took its place.
     """
 
     way: Way
     after: Judgement
     first: Judgement
     tried: tuple[Tried, ...]
+    fell_back: bool = False
 
 
 def learn(
@@ -321,7 +323,7 @@ def learn(
     share = len(kept) if risk is None else math.ceil(_SHARE * len(kept))
     learning, fresh = kept.some(order[:share]), kept.some(order[share:])
     course = _Course(learning)
-    way, tried = course.choose(preset, gates, max_cost)
+    way, tried, fell_back = course.choose(preset, gates, max_cost)
     # The threshold's images may take part in these, as the order of the classes does not change.
     of_first = fit_temperature(kept.first, kept.labels)
     corrected = kept.some(kept.passes(way.gate))
@@ -338,7 +340,8 @@ def learn(
             abstention = find_threshold(unseen, fresh.labels, confidence, risk)
         return Judgement(temperature, confidence, abstention)
 
-    return Lesson(way, judge(way, of_corrected), judge(Way((), Gate(0.0)), of_first), tried)
+    of_none = judge(Way((), Gate(0.0)), of_first)
+    return Lesson(way, judge(way, of_corrected), of_none, tried, fell_back)
 
 
 @dataclass(frozen=True)
@@ -355,28 +358,27 @@ class _Course:
 
     def choose(
         self, preset: Sequence[Way], gates: Sequence[Gate], max_cost: float | None
-    ) -> tuple[Way, tuple[Tried, ...]]:
-        """Return the chosen way, and all ways that were tried."""
+    ) -> tuple[Way, tuple[Tried, ...], bool]:
+        """Return the chosen way, all ways tried, and whether the preset costs too much."""
         none = Way((), Gate(0.0))
-        found: dict[Way, tuple[float | None, Tensor, Corrected]] = {}
-        for way, strength, losses, answers in self._all(preset, gates):
-            found.setdefault(way, (strength, losses, answers))
-        most = found[preset[0]][2].cost.mean() if max_cost is None else max_cost
-        affordable = [way for way in found if found[way][2].cost.mean() <= most + 1e-6]
-        base = next((way for way in preset if way in affordable), none)
         right = self.kept.first.argmax(dim=1) == self.kept.labels
+        found: dict[Way, tuple[float | None, Tensor, float, Pairing]] = {}
+        for way, strength, losses, answers in self._all(preset, gates):
+            now = answers.raw.argmax(dim=1) == self.kept.labels
+            pairing = Pairing.of(right.numpy(), now.numpy())
+            cost = float(answers.cost.mean())
+            if strength is not None:  # what is saved may cost more than the folds' weights do
+                whole = self.kept.corrected(way.parts, way.in_turn).under(self.kept, way.gate)
+                cost = float(whole.cost.mean())
+            found.setdefault(way, (strength, losses, cost, pairing))
+        most = found[preset[0]][2] if max_cost is None else max_cost
+        affordable = [way for way in found if found[way][2] <= most + 1e-6]
+        base = next((way for way in preset if way in affordable), none)
         tried = {}
         for way in affordable:
-            strength, losses, answers = found[way]
-            now = answers.raw.argmax(dim=1) == self.kept.labels
-            tried[way] = Tried(
-                way,
-                strength,
-                float(losses.mean()),
-                float(answers.cost.mean()),
-                Pairing.of(right.numpy(), now.numpy()),
-                _in_errors(found[base][1] - losses),
-            )
+            strength, losses, cost, pairing = found[way]
+            gain = _in_errors(found[base][1] - losses)
+            tried[way] = Tried(way, strength, float(losses.mean()), cost, pairing, gain)
         balance = tried[base].pairing
         better = [
             one
@@ -386,7 +388,7 @@ class _Course:
         ]
         best = min(better, key=lambda one: one.log_loss, default=tried[base])
         others = sorted((one for one in tried.values() if one is not best), key=_by_loss)
-        return best.way, (best, *others)
+        return best.way, (best, *others), base != preset[0]
 
     def _all(
         self, preset: Sequence[Way], gates: Sequence[Gate]

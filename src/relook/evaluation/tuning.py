@@ -103,17 +103,25 @@ class Tuning:
         candidates: what was tried, the chosen one first, the others by log loss.
         images: number of images that were learnt from.
         left_out: what was not tried and why, one sentence each.
+        fell_back: whether the preset costs too much, so that a cheaper form of it took its place.
     """
 
     chosen: Preset
     candidates: tuple[Candidate, ...]
     images: int
     left_out: tuple[str, ...] = ()
+    fell_back: bool = False
 
     @property
-    def kept_preset(self) -> bool:
-        """Whether nothing was better than the preset beyond chance, so that it was kept."""
-        return not self.candidates[0].sure
+    def why(self) -> str:
+        """Why this was chosen, in words."""
+        sure = self.candidates[0].sure
+        than = "the cheaper form of the preset" if self.fell_back else "the preset"
+        if sure:
+            return f"better than {than} by {sure:.1f} standard errors of the log loss"
+        if self.fell_back:
+            return "the preset costs more than may be spent, and this is a cheaper form of it"
+        return "the preset, since nothing else was better beyond chance"
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Tuning:
@@ -140,6 +148,7 @@ class Tuning:
                 ),
                 found["images"],
                 tuple(found["left_out"]),
+                found["fell_back"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
@@ -155,6 +164,7 @@ class Tuning:
             "candidates": candidates,
             "images": self.images,
             "left_out": list(self.left_out),
+            "fell_back": self.fell_back,
         }
 
 
@@ -271,6 +281,12 @@ def tune(
     tell = forecaster(correctors, data, [tried] * len(correctors), on_forecast)
     with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
         table = work(experiment, data, run, on_rows, tell)
+        errors = table.filter(table["error"].is_valid())["error"].to_pylist()
+        if len(errors) == len(table):
+            raise RelookError(
+                f"none of the {len(table):,} images to learn from could be used; the first: "
+                f"{errors[0] if errors else 'there is none'}"
+            )
         kept = Kept.of(table, list(ways))
         in_turn = keep.look in SUMS
         presets = list(_presets(base, ways, tried, keep, preset.k, in_turn))
@@ -327,6 +343,10 @@ def _presets(
         own = [place for place, way in enumerate(places) if way.look == look]
         # Of several k, the largest that is not above the preset's.
         fitting = [place for place in own if (places[place].k or k) <= k] or own
+        # Of several methods for the maps, the default one.
+        if keep.attribution is None:
+            default = [p for p in fitting if places[p].attribution in (None, "scorecam")]
+            fitting = default or fitting
         if fitting:
             most = max(places[place].k or 0 for place in fitting)
             parts.append((next(p for p in fitting if (places[p].k or 0) == most), weight))
@@ -375,7 +395,9 @@ def _result(
         )
         for one in lesson.tried
     )
-    return Tuning(replace(chosen, learnt=learnt), candidates, images, tuple(left_out))
+    return Tuning(
+        replace(chosen, learnt=learnt), candidates, images, tuple(left_out), lesson.fell_back
+    )
 
 
 @dataclass(frozen=True)
@@ -434,6 +456,8 @@ class _Contender:
         weights: list[float] = []
         costs: list[float] = []
         for views in second.asked:
+            if not len(views.weights):
+                continue
             if not (views.weights == views.weights[:, :1]).all():
                 raise RelookError(
                     "a look whose weights differ between classes cannot be part of a learnt sum"
@@ -455,7 +479,7 @@ class _Contender:
                 torch.cat([*answers, *outcome.view_answers]),
                 weights,
                 costs,
-                [len(views.pixels) for views in second.asked],
+                [len(views.pixels) for views in second.asked if len(views.pixels)],
             ),
         )
 

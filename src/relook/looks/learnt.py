@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from relook.calibration import Abstention, Confidence
+from relook.calibration import Abstention, Confidence, is_number
 from relook.errors import RelookError
 from relook.gate import Gate
 
@@ -44,7 +44,9 @@ class Part:
         """
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise RelookError(f"k of {self.look} must be 1 or more, not {self.k!r}")
-        if not (isinstance(self.weight, int | float) and self.weight > 0):
+        if not isinstance(self.look, str):
+            raise RelookError(f"a look is given by its name, not as {self.look!r}")
+        if not (is_number(self.weight) and self.weight > 0):
             raise RelookError(f"the weight of {self.look} must be above 0, not {self.weight!r}")
 
     @property
@@ -60,7 +62,8 @@ class Part:
     @property
     def name(self) -> str:
         """The look with its options in words, without the weight."""
-        more = {**self.options, "k": self.k} if self.options else {}
+        several = self.options or self.look == "zoom"  # tried with several k
+        more = {**self.options, "k": self.k} if several else {}
         return " ".join([self.look, *(f"{option}={value}" for option, value in more.items())])
 
 
@@ -131,6 +134,15 @@ class Learnt:
     after: Judgement = field(default_factory=Judgement)
     first: Judgement = field(default_factory=Judgement)
     made_on: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check that there are parts if any image gets a second look.
+
+        Raises:
+            RelookError: there are none.
+        """
+        if not self.parts and self.gate.below:
+            raise RelookError(f"there are no looks for images with {self.gate}")
 
     @property
     def k(self) -> int | None:

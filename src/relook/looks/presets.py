@@ -336,6 +336,8 @@ class Preset:
         """Return the preset in words, without values that are None."""
         if self.gate is not None and not self.gate.below:
             return "no second look"
+        if self.learnt is not None and not self.learnt.parts:
+            return "no second look"
         if self.learnt is not None:
             gate = f", gate {self.gate.setting}" if self.gate is not None else ""
             return f"tuned: {self._sum()}{gate}"

@@ -381,7 +381,7 @@ def unanswered(who: str, tally: Tally, left: Unanswered, risk: float) -> str:
     if tally.risk is None:
         told = (
             f"{who} answers none of {images}: no threshold could be promised to keep the share of "
-            f"wrong answers within {percent(risk)}."
+            f"wrong answers within {percent(risk)}, or none of the images reaches it."
         )
     else:
         told = (
