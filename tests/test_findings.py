@@ -347,6 +347,7 @@ def test_what_is_left_to_a_person():
     nothing = Tally(images=400, right=370, abstained=400)
     assert unanswered("The second look", nothing, Unanswered(400, 800, 300), 0.001) == (
         "The second look answers none of 400 images: no threshold could be promised to keep the "
-        "share of wrong answers within 0.1\u00a0%. A person would still have to look at 400: of "
-        "these, 2.0 classes are in question on average, the true class among them for 75.0\u00a0%."
+        "share of wrong answers within 0.1\u00a0%, or none of the images reaches it. A person would "
+        "still have to look at 400: of these, 2.0 classes are in question on average, the true "
+        "class among them for 75.0\u00a0%."
     )
