@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from relook.attribution import Context
-from relook.looks.protocol import Look, SecondLook, needs_layer
+from relook.looks.composed import Composed
+from relook.looks.protocol import Look, SecondLook
 
 
 @dataclass(frozen=True)
-class InTurn:
+class InTurn(Composed):
     """Run the views of a look one after the other and stop as soon as the answer is settled (see
     `relook.correction.settled`). This saves forward passes. The predicted class is nearly always
     the same; the probabilities are computed from the views that were run.
@@ -26,19 +27,9 @@ class InTurn:
     look: Look
 
     @property
-    def needs_activations(self) -> bool:
-        """Whether the look needs the target layer's maps."""
-        return self.look.needs_activations
-
-    @property
-    def needs_layer(self) -> bool:
-        """Whether the look requires a target layer."""
-        return needs_layer(self.look)
-
-    @property
-    def needs_original(self) -> bool:
-        """Whether the look needs the original image."""
-        return self.look.needs_original
+    def parts(self) -> tuple[Look, ...]:
+        """The look."""
+        return (self.look,)
 
     def __call__(self, context: Context) -> SecondLook:
         """Return the look's views, marked to be run one after the other."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from relook.attribution import Context
-from relook.looks.protocol import Look, SecondLook, needs_layer
+from relook.looks.composed import Composed
+from relook.looks.protocol import Look, SecondLook
 from relook.looks.together import together
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class Mirrored(Composed):
     """Every view of `look`, and the same view mirrored left to right, at the same weight.
 
     Attributes:
@@ -29,22 +30,8 @@ class Mirrored:
     alone: bool = False
 
     @property
-    def needs_activations(self) -> bool:
-        """Whether any of the looks needs the target layer's maps."""
-        return any(look.needs_activations for look in self._looks)
-
-    @property
-    def needs_layer(self) -> bool:
-        """Whether any of the looks requires a target layer."""
-        return any(needs_layer(look) for look in self._looks)
-
-    @property
-    def needs_original(self) -> bool:
-        """Whether any of the looks needs the original image."""
-        return any(look.needs_original for look in self._looks)
-
-    @property
-    def _looks(self) -> tuple[Look, ...]:
+    def parts(self) -> tuple[Look, ...]:
+        """The look, and the one that is used instead of it."""
         return (self.look,) if self.otherwise is None else (self.look, self.otherwise)
 
     def __call__(self, context: Context) -> SecondLook:

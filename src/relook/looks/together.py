@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from relook.attribution import Context, Note
-from relook.looks.protocol import Look, SecondLook, needs_layer
+from relook.looks.composed import Composed
+from relook.looks.protocol import Look, SecondLook
 
 
 @dataclass(frozen=True)
-class Together:
+class Together(Composed):
     """Several looks combined: R is the sum of their correction terms.
 
     Attributes:
@@ -27,19 +28,9 @@ class Together:
     weight: float = 1.0
 
     @property
-    def needs_activations(self) -> bool:
-        """Whether any of the looks needs the target layer's maps."""
-        return any(look.needs_activations for look in self.looks)
-
-    @property
-    def needs_layer(self) -> bool:
-        """Whether any of the looks requires a target layer."""
-        return any(needs_layer(look) for look in self.looks)
-
-    @property
-    def needs_original(self) -> bool:
-        """Whether any of the looks needs the original image."""
-        return any(look.needs_original for look in self.looks)
+    def parts(self) -> tuple[Look, ...]:
+        """The looks."""
+        return self.looks
 
     def __call__(self, context: Context) -> SecondLook:
         """Return the views of all looks, in order."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from relook.attribution import Context
-from relook.looks.protocol import Look, SecondLook, needs_layer
+from relook.looks.composed import Composed
+from relook.looks.protocol import Look, SecondLook
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(Composed):
     """A look whose weights are multiplied by a factor, as tuning chooses them.
 
     Attributes:
@@ -30,19 +31,9 @@ class Weighted:
     k: int | None = None
 
     @property
-    def needs_activations(self) -> bool:
-        """Whether the look needs the target layer's maps."""
-        return self.look.needs_activations
-
-    @property
-    def needs_layer(self) -> bool:
-        """Whether the look requires a target layer."""
-        return needs_layer(self.look)
-
-    @property
-    def needs_original(self) -> bool:
-        """Whether the look needs the original image."""
-        return self.look.needs_original
+    def parts(self) -> tuple[Look, ...]:
+        """The look."""
+        return (self.look,)
 
     def __call__(self, context: Context) -> SecondLook:
         """Return the look's views with their new weights."""
