@@ -18,8 +18,8 @@ __all__ = ["LEVEL", "Abstention", "Confidence", "agreement", "tempered"]
 LEVEL = 0.95
 """Probability with which the share of wrong answers stays within the risk that was asked for."""
 
-_SMALLEST = 1e-12
-"""Probabilities are clipped here before their logarithm is taken."""
+SMALLEST = 1e-12
+"""Smallest probability that a logarithm is taken of; smaller ones are set to it."""
 
 Kind = Literal["probability", "agreement", "norm"]
 
@@ -107,10 +107,10 @@ class Confidence:
             agreement: (...,), see `agreement`; 1 for images without a second look.
         """
         if self.kind == "norm":
-            logits = probabilities.clamp_min(_SMALLEST).log()
+            logits = probabilities.clamp_min(SMALLEST).log()
             logits = logits - logits.mean(dim=-1, keepdim=True)
             norm: Tensor = torch.linalg.vector_norm(logits, self.p, dim=-1)
-            return logits.amax(dim=-1) / norm.clamp_min(_SMALLEST)
+            return logits.amax(dim=-1) / norm.clamp_min(SMALLEST)
         highest = tempered(probabilities, self.temperature).amax(dim=-1)
         return highest * agreement if self.kind == "agreement" else highest
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relook.calibration import LEVEL, Abstention, Confidence, agreement, tempered
+from relook.calibration import LEVEL, SMALLEST, Abstention, Confidence, agreement, tempered
 from relook.correction import settled
 from relook.evaluation.rows import FIRST
 from relook.evaluation.statistics import Pairing
@@ -387,7 +387,9 @@ class _Course:
             and one.pairing.fixed - one.pairing.broken >= balance.fixed - balance.broken
         ]
         best = min(better, key=lambda one: one.log_loss, default=tried[base])
-        others = sorted((one for one in tried.values() if one is not best), key=_by_loss)
+        others = sorted(
+            (one for one in tried.values() if one is not best), key=lambda one: one.log_loss
+        )
         return best.way, (best, *others), base != preset[0]
 
     def _all(
@@ -455,7 +457,7 @@ def log_losses(
 ) -> Float[Tensor, " n"]:
     """Compute −log of the probability of the true class, after a temperature."""
     true = tempered(probabilities, temperature).gather(1, labels.unsqueeze(1)).squeeze(1)
-    return -true.clamp_min(1e-12).log()
+    return -true.clamp_min(SMALLEST).log()
 
 
 def fit_temperature(
@@ -656,10 +658,6 @@ def _in_errors(gains: Tensor) -> float:
         return 0.0
     error = float(gains.double().std()) / math.sqrt(len(gains))
     return float(gains.double().mean()) / error if error else 0.0
-
-
-def _by_loss(one: Tried) -> float:
-    return one.log_loss
 
 
 def _floats(values: pyarrow.ListArray) -> Tensor:

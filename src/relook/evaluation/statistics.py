@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from relook.calibration import SMALLEST
 from relook.evaluation.rows import Answers, is_derived, names_of
 from relook.gate import AMBIGUOUS
 
@@ -25,8 +26,6 @@ BINS = 15
 """Number of bins of the calibration error: equal steps of confidence (Guo et al. 2017)."""
 STEPS = 20
 """Number of bins of the histograms: gaps in equal steps from 0 to 1."""
-SMALLEST = 1e-12
-"""Probabilities of true classes are clipped here before their logarithm is taken."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from relook.calibration import Abstention, Confidence
 from relook.cascade import forward_cost
 from relook.classifier import Classifier
 from relook.correction import AMBIGUOUS, Corrector, Outcome
-from relook.digest import labels_digest, weights_digest
+from relook.digest import labels_digest
 from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.experiment import Experiment, Labelled
@@ -32,7 +32,7 @@ from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import Rows, work
 from relook.fills import FILLS
 from relook.first_look import FirstLook
-from relook.folder import RunError, read_settings, versions, write_atomically
+from relook.folder import RunError, read_settings, write_atomically
 from relook.gate import EVERY_IMAGE, Gate
 from relook.looks import Learnt, Look, Part, Preset
 from relook.looks.presets import SUMS, Budget
@@ -293,11 +293,11 @@ def tune(
         lesson = learn(kept, presets, tried, most, risk)
         made_on = {
             "model": classifier.name,
-            "weights": weights_digest(classifier),
+            "weights": settings["model"]["weights"],
             "labels": labels_digest(classifier),
-            **describe_data(data),
+            "data": settings["data"],
             "images": len(kept),
-            "versions": versions(),
+            "versions": settings["versions"],
         }
         result = _result(lesson, list(ways.values()), preset.k, made_on, len(kept), left_out)
         if folder:
