@@ -36,6 +36,7 @@ from relook.evaluation.learning import (
     learn,
     log_losses,
 )
+from relook.evaluation.rows import schema_of
 from relook.evaluation.selective import aurc, ece_equal_mass
 from relook.evaluation.tuning import GATES
 from relook.folder import read_settings
@@ -76,7 +77,7 @@ def ask(pair: Pair, data: Path) -> Study:
         tune(classifier, images, folder, gates=[*GATES, "none"])
     settings = read_settings(folder / "tuning", "tuning")
     names = list(settings["ways"])
-    table = Run(folder / "tuning", settings).table()
+    table = Run(folder / "tuning", settings, schema_of).table()
     first = {image.name for image in images.halves()[0].images}
     used = table.filter(table["error"].is_null())["image"].to_pylist()
     looks = [settings["ways"][name]["look"] for name in names]

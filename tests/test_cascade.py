@@ -19,9 +19,9 @@ from networks import HalvesNet, NaNNet, counting_forwards, make_turned, random_c
 from relook.cascade import class_order, forward_cost, is_counted, multiply_adds
 from relook.errors import ModelError, NotFiniteError, RelookError
 from relook.evaluation import RunError, evaluate, read_data
-from relook.evaluation.forecast import forecast
 from relook.gate import EVERY_IMAGE
 from relook.looks import Flip, Mirrored, Network, Preset, Together, make_look
+from relook.runs.forecast import forecast
 from test_looks import corners, means, numbered
 
 TURNED = "network:networks:make_turned"
@@ -268,5 +268,5 @@ def test_another_second_network_is_another_run(grey, data, tmp_path):
 def test_a_forecast_counts_the_second_network(grey, data):
     images = read_data(data, grey.labels)
     corrector = relook.Corrector(grey, look=Together((Network(networks.make_grey()), Flip())))
-    expected = forecast([corrector], images, range(40), [[EVERY_IMAGE]])
+    expected = forecast([corrector], images.items(), [[EVERY_IMAGE]])
     assert (expected.unsure, expected.forwards) == (40, 40 * 3)

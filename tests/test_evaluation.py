@@ -29,6 +29,7 @@ from relook.evaluation import (
     Run,
     RunError,
     evaluate,
+    experiment,
     experiment_of,
     from_table,
     read_data,
@@ -36,10 +37,13 @@ from relook.evaluation import (
     to_table,
     work,
 )
+from relook.evaluation.rows import schema_of
 from relook.evaluation.spelling import KINDS, spelt
 from relook.gate import EVERY_IMAGE
 from relook.geometry import Geometry
 from relook.looks import Flip, Mask
+from relook.runs import reader
+from relook.runs.reader import Reader
 
 HERE = Path(__file__).parent
 
@@ -189,7 +193,9 @@ def test_a_second_call_asks_the_network_nothing(grey, data, tmp_path):
     first = evaluate(corrector, data, tmp_path / "run")
     came = []
     with counting_forwards(grey.network) as count:
-        second = evaluate(corrector, data, tmp_path / "run", on_rows=came.extend)
+        second = evaluate(
+            corrector, data, tmp_path / "run", on_rows=lambda rows: came.extend(from_table(rows))
+        )
     assert count == [0]
     assert second.rows == first.rows
     assert len(came) == 40
@@ -201,8 +207,9 @@ import os, signal, sys
 sys.path.insert(0, {here!r})
 import torch, relook
 from networks import random_cnn
-from relook.evaluation import evaluate, work
-work.PART_SECONDS = 0.0  # a part for every row
+from relook.evaluation import evaluate, experiment
+from relook.runs import local
+experiment._SLOW = local.PART_SECONDS = 0.0  # a part for every row
 network = random_cnn(torch.float32, seed=7)
 classifier = relook.Classifier(network, mean=(.5, .5, .5), std=(.2, .2, .2), input_size=16)
 done = 0
@@ -239,9 +246,11 @@ def test_killed_runs_go_on_to_the_same_rows_without_doing_any_twice(grey, data, 
     assert len(list((run / "rows").glob("*"))) == 1  # all in one
 
 
-def test_rows_survive_an_exception_on_the_way(grey, data, tmp_path):
+def test_rows_survive_an_exception_on_the_way(grey, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "_SLOW", 0.0)  # each row on its own
+
     def stop(rows):
-        if rows[0].index == 20:
+        if 20 in rows["index"].to_pylist():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -305,7 +314,7 @@ def test_a_run_that_cannot_be_read_is_named(grey, data, tmp_path):
 def test_rows_that_are_there_twice_count_once(grey, data, tmp_path):
     """As after a kill between writing all rows into one part and removing the others."""
     evaluation = evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
-    Run(tmp_path / "run", evaluation.settings).write(evaluation.table[:5])
+    Run(tmp_path / "run", evaluation.settings, schema_of).write(evaluation.table[:5])
     assert rows_of(tmp_path / "run") == list(evaluation.rows)
 
 
@@ -317,14 +326,15 @@ def test_every_row_goes_through_arrow_unchanged(grey, data):
 def test_a_pickled_experiment_answers_the_same(grey, data):
     corrector = relook.Corrector(grey, k=2, gate=0.09)
     rivals = rivals_of(corrector, ["flip"])
-    experiment = experiment_of(corrector, rivals)
+    asked = experiment_of(corrector, rivals)
     images = read_data(data, grey.labels)
-    batch = [work.read(grey, i, images.images[i], experiment.needs_original) for i in (3, 17, 30)]
-    copy = pickle.loads(pickle.dumps(experiment))  # noqa: S301
-    assert copy.settings == experiment.settings
-    same(list(copy.rows(batch)), list(experiment.rows(batch)))
+    with Reader(asked, images.items([3, 17, 30])) as ahead:
+        batch, _ = ahead.take()
+    copy = pickle.loads(pickle.dumps(asked))  # noqa: S301
+    assert copy.settings == asked.settings
+    same(list(copy.rows(batch)), list(asked.rows(batch)))
     whole = evaluate(corrector, images, versus=["flip"]).rows
-    same(list(experiment.rows(batch)), [whole[i] for i in (3, 17, 30)])
+    same(list(asked.rows(batch)), [whole[i] for i in (3, 17, 30)])
 
 
 def test_a_run_is_read_from_its_folder_alone(grey, data, tmp_path):
@@ -431,7 +441,7 @@ def test_nothing_is_left_behind_in_the_network(grey, data):
     assert sorted(os.listdir(data)) == list("0123")
 
 
-def test_a_network_that_fails_on_all_images_ends_the_run(grey, data, tmp_path):
+def test_a_network_that_fails_on_all_images_ends_the_run(grey, data, tmp_path, monkeypatch):
     """What is no image's fault makes no rows; healed, the same call goes on."""
 
     class Failing(torch.nn.Module):
@@ -444,13 +454,14 @@ def test_a_network_that_fails_on_all_images_ends_the_run(grey, data, tmp_path):
                 raise RuntimeError("device-side assert triggered")
             return self.inner(x)
 
+    monkeypatch.setattr(reader, "_LARGEST", 32)
     network = Failing(grey.network)
     classifier = relook.Classifier(network, mean=(0,) * 3, std=(1,) * 3, input_size=16)
     corrector = relook.Corrector(classifier, k=1, gate=0.0, look="flip")
     came = []
 
     def fail_after_the_first_batch(rows):
-        came.extend(rows)
+        came.extend(from_table(rows))
         network.fails = len(came) >= 32
 
     grow(data)
@@ -488,7 +499,7 @@ def test_a_file_without_a_gate_and_one_with_none(grey, data, tmp_path):
 
 def test_a_folder_is_one_process_s_at_a_time(grey, data, tmp_path):
     with (
-        Run.open(tmp_path / "run", {"k": 1}),
+        Run.open(tmp_path / "run", {"k": 1}, lambda _: pyarrow.schema([])),
         pytest.raises(RunError, match="another process is using it"),
     ):
         evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
@@ -497,7 +508,7 @@ def test_a_folder_is_one_process_s_at_a_time(grey, data, tmp_path):
 
 def test_a_run_without_rows_binds_its_folder_to_nothing(grey, data, tmp_path):
     run = tmp_path / "run"
-    with pytest.raises(RunError), Run.open(run, {"k": 1}):
+    with pytest.raises(RunError), Run.open(run, {"k": 1}, lambda _: pyarrow.schema([])):
         raise RunError("before the first row")
     assert not (run / "run.json").exists()
     evaluate(relook.Corrector(grey, k=2), data, run)
@@ -529,14 +540,15 @@ def test_one_image_has_no_halves(grey, data):
 
 
 def test_the_bar_tells_rate_and_running_accuracy(grey, data):
-    rows = list(evaluate(relook.Corrector(grey, k=2), data).rows)
+    evaluation = evaluate(relook.Corrector(grey, k=2), data)
+    rows, table = evaluation.rows, evaluation.table
     with evaluation_bar("images", 40) as bar:
-        bar(rows[:10])
+        bar(table[:10])
         task = bar._progress.tasks[0]
         assert (task.completed, task.total) == (10, 40)
         right = sum(row.before.best == row.label for row in rows[:10])
         assert task.fields["told"].startswith(f" · top-1 {10 * right:.1f}")  # no rate of old rows
-        bar(rows[10:11])
+        bar(table[10:11])
         assert task.completed == 11
         assert "images/s" in task.fields["told"]
 

@@ -26,11 +26,11 @@ from relook.evaluation import (
     read_data,
     tune,
 )
-from relook.evaluation.forecast import forecast
 from relook.gate import EVERY_IMAGE, NO_IMAGE, Gate
 from relook.looks import Preset, presets
 from relook.report.findings import find
 from relook.report.story import tell
+from relook.runs.forecast import forecast
 from test_findings import statistics
 
 COLOURS = ["--model", "networks:make_colours", "--look", "flip"]
@@ -265,7 +265,7 @@ def test_a_forecast_goes_by_the_gate_s_own_gap(colours, folder):
     data = read_data(folder, colours.labels)
     corrector = relook.Corrector(colours, look="flip", gate="none")
     for gate, unsure in ((0.4, 2), ("gap2:0.28", 5), ("none", 10)):
-        expected = forecast([corrector], data, range(10), [[Gate.of(gate)]])
+        expected = forecast([corrector], data.items(range(10)), [[Gate.of(gate)]])
         assert (expected.unsure, expected.forwards) == (unsure, 10 + unsure)
 
 

@@ -36,6 +36,10 @@ _INTERPOLATION = {
 _LARGEST_RESIZE = 2**26
 
 
+_OVERSAMPLED = 2
+"""Least ratio of an image's sides to those that it is resized to, for an accurate resize."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Resize and centre crop, in whole pixels as the model libraries do it.
@@ -118,6 +122,25 @@ class Geometry:
         left, top = self._offset(resized_width, resized_height)
         x, y = width / resized_width, height / resized_height
         return (left * x, top * y, (left + self.crop[1]) * x, (top + self.crop[0]) * y)
+
+    def needed(self, width: int, height: int, detail: float = 1.0) -> tuple[int, int]:
+        """The smallest (width, height) of an image that looks no different to the network.
+
+        A resize averages over several pixels; it is accurate as long as the image is at least twice
+        as large as the result.
+
+        Args:
+            width: width of the image.
+            height: height of the image.
+            detail: largest scale of views relative to the centre crop.
+        """
+        resized = max(
+            max(w / u, h / v)
+            for u, v in ((width, height), (height, width))  # EXIF may turn it
+            for w, h in [self._resized(u, v)]
+        )
+        scale = min(1.0, _OVERSAMPLED * detail * resized)
+        return math.ceil(scale * width), math.ceil(scale * height)
 
     def pixels(
         self, image: Image.Image, box: Box | None = None, size: tuple[int, int] | None = None

@@ -61,7 +61,7 @@ def _kept(output: Path) -> str:
     from relook.evaluation import Run
     from relook.words import count
 
-    chosen_on, images = map(Run.done, (output / "tuning", output))
+    chosen_on, images = map(Run.count, (output / "tuning", output))
     choosing = f" and {chosen_on:,} to choose on" if chosen_on else ""
     return f"{count(images, 'image')} done{choosing}"
 

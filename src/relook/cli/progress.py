@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ from rich.progress import (
 from relook.words import percent
 
 if TYPE_CHECKING:
-    from relook.evaluation import Row
+    import pyarrow
+
     from relook.multicam import Epoch
     from relook.multicam import Progress as TrainingProgress
 
@@ -71,17 +72,21 @@ class EvaluationBar:
         self._right = [0, 0]
         self._start = time.monotonic()
 
-    def __call__(self, rows: Sequence[Row]) -> None:
+    def __call__(self, rows: pyarrow.Table) -> None:
         """Add new rows; the first call may bring those of an earlier run."""
+        from relook.evaluation.rows import Answers, names_of
+
         if not self._done and len(rows) > 1:  # an earlier run's, which do not count for the rate
             self._resumed = len(rows)
             self._progress.reset(self._task, completed=len(rows))
         self._done += len(rows)
-        for row in rows:
-            if row.before and row.after:
-                self._classified += 1
-                self._right[0] += row.before.best == row.label
-                self._right[1] += row.after.best == row.label
+        names = names_of(rows)
+        rows = rows.filter(rows["error"].is_null())
+        if names.main is not None and len(rows):
+            labels = rows["label"].to_numpy()
+            self._classified += len(rows)
+            for place, name in enumerate((names.first, names.main)):
+                self._right[place] += int((Answers.of(rows, name).best == labels).sum())
         rate = (self._done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
         told = f"{rate:.1f} images/s" if self._done > self._resumed else ""
         if self._classified:

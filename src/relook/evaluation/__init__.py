@@ -9,14 +9,14 @@ from relook.evaluation.data import (
 )
 from relook.evaluation.evaluation import Evaluation, evaluate, experiment_of, rivals_of
 from relook.evaluation.experiment import Experiment
-from relook.evaluation.forecast import Forecast
 from relook.evaluation.rows import Answer, Names, Row, from_table, schema, to_table
-from relook.evaluation.run import Run
 from relook.evaluation.selective import Quality
 from relook.evaluation.share import GateOfShare, gate_of_share
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
 from relook.evaluation.tuning import GATES, Candidate, Tuning, tune
 from relook.folder import RunError
+from relook.runs import Run
+from relook.runs.forecast import Forecast
 
 __all__ = [
     "GATES",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
-from relook.errors import DataError, ImageError
+from relook.errors import DataError
 from relook.evaluation.folders import ClassFolders, read_folders
 from relook.evaluation.matching import (
     ORDERS,
@@ -22,8 +22,8 @@ from relook.evaluation.matching import (
     match,
 )
 from relook.evaluation.tables import TABLES, Table, columns_of, read_table
-from relook.images import open_image
 from relook.labels import ClassIndices, by_label, composed
+from relook.runs import Item
 from relook.text import readable
 
 _PAIRS_SHOWN = 5
@@ -65,15 +65,7 @@ class LabelledImage:
         Raises:
             ImageError: the image cannot be read, or is a pipe or a device, which may never end.
         """
-        source = self.source
-        if isinstance(source, bytes):
-            return open_image(source, self.name)
-        if os.path.exists(source) and not os.path.isfile(source) and not os.path.isdir(source):
-            name = readable(source)
-            raise ImageError(
-                f"{name}: is a pipe or a device, not a file; save its content to a file"
-            )
-        return open_image(source)
+        return Item(0, self.name, self.source, self.label).open()
 
     @property
     def size(self) -> int:
@@ -113,6 +105,15 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def items(self, order: Iterable[int] | None = None) -> list[Item]:
+        """Return the images as the items of a run, in this order of indices."""
+        indices = range(len(self)) if order is None else order
+        return [
+            Item(index, image.name, image.source, image.label)
+            for index in indices
+            for image in [self.images[index]]
+        ]
 
     @property
     def examples(self) -> str:

@@ -16,17 +16,25 @@ import pyarrow
 from relook.correction import Corrector
 from relook.evaluation.data import LabelledImages, read_data
 from relook.evaluation.experiment import Corrected, Experiment
-from relook.evaluation.forecast import OnForecast, forecaster
-from relook.evaluation.rows import CALIBRATED, FIRST, Names, Row, from_table, not_calibrated
-from relook.evaluation.run import Run
+from relook.evaluation.rows import (
+    CALIBRATED,
+    FIRST,
+    Names,
+    Row,
+    from_table,
+    not_calibrated,
+    schema_of,
+)
 from relook.evaluation.selective import Quality, qualities
 from relook.evaluation.share import GateOfShare
 from relook.evaluation.spelling import describe, describe_data, named
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
-from relook.evaluation.work import Rows, work
+from relook.evaluation.work import work
 from relook.folder import read_settings, write_atomically
 from relook.gate import AMBIGUOUS, Gate
 from relook.looks import Look, Preset
+from relook.runs import OnRows, Run
+from relook.runs.forecast import OnForecast, forecaster
 from relook.text import readable
 
 KIND = "evaluation"
@@ -61,7 +69,7 @@ class Evaluation:
         """
         settings = read_settings(Path(folder), KIND)
         labels = tuple(settings["model"]["labels"])
-        return cls(settings, labels, Run(Path(folder), settings).table())
+        return cls(settings, labels, Run(Path(folder), settings, schema_of).table())
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -146,7 +154,7 @@ def evaluate(
     *,
     versus: Sequence[str | os.PathLike[str]] | Mapping[str, Look | Corrector] = (),
     gate_found: GateOfShare | None = None,
-    on_rows: Rows | None = None,
+    on_rows: OnRows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Evaluation:
     """Classify labelled images before and after the second look.
@@ -170,7 +178,8 @@ def evaluate(
             files of looks, or a mapping from names to looks or to correctors of the same
             classifier.
         gate_found: the gate as found by `gate_of_share`, to be recorded in run.json.
-        on_rows: called with rows as they are computed; first with those already in `output`.
+        on_rows: called with tables of rows as they are computed; first with those that `output`
+            already holds.
         on_forecast: called once, before the first image, with the expected time and forward passes.
 
     Raises:
@@ -186,8 +195,8 @@ def evaluate(
     settings = {**experiment.settings, **describe_data(data)}
 
     correctors = [corrector, *rivals.values()]
-    tell = forecaster(correctors, data, [[each.gate] for each in correctors], on_forecast)
-    with nullcontext() if output is None else Run.open(output, settings) as run:
+    tell = forecaster(correctors, [[each.gate] for each in correctors], on_forecast)
+    with nullcontext() if output is None else Run.open(output, settings, schema_of) as run:
         table = work(experiment, data, run, on_rows, tell)
         found = run.settings if run else settings
         evaluation = Evaluation(found, corrector.classifier.labels, table)

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
+import pyarrow
 
 from relook.calibration import tempered
 from relook.classifier import Classifier
 from relook.correction import Corrector, Outcome
-from relook.evaluation.rows import CALIBRATED, Answer, Asked, Names, Row, not_calibrated
+from relook.evaluation.rows import (
+    CALIBRATED,
+    Answer,
+    Asked,
+    Names,
+    Row,
+    not_calibrated,
+    schema,
+    to_table,
+)
 from relook.first_look import FirstLook
-from relook.looks import Judgement, Look, keeps_maps
+from relook.looks import Judgement, Look, detail, keeps_maps
+from relook.runs import MANY, Batch, Item
 
-
-@dataclass(frozen=True)
-class Labelled:
-    """One image of a data set, opened and preprocessed.
-
-    Attributes:
-        index: position in the data set, from 0.
-        name: name in the data set.
-        label: 0-based class index.
-        pixels: input of the network, values in [0, 1]; None if the image cannot be used.
-        original: the whole image, if a look crops from it.
-        error: why the image cannot be used; None if it can.
-    """
-
-    index: int
-    name: str
-    label: int
-    pixels: Float[Tensor, "3 h w"] | None = None
-    original: Image.Image | None = None
-    error: str | None = None
+_SLOW = 0.5
+"""Seconds after which rows are handed on before their batch is done."""
 
 
 @runtime_checkable
@@ -51,12 +40,12 @@ class Way(Protocol):
         ...
 
     def answers(
-        self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
+        self, images: Sequence[Item], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Mapping[str, Answer]]:
         """Yield the answers for each image, by name, in order.
 
         Args:
-            images: images without errors.
+            images: the images.
             firsts: the first look at each image.
             seconds: duration of the first look per image.
         """
@@ -84,7 +73,7 @@ class Corrected:
         return (self.corrector.look,)
 
     def answers(
-        self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
+        self, images: Sequence[Item], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Mapping[str, Answer]]:
         """Yield one answer per image."""
         outcomes = self.corrector.look_again(firsts)
@@ -182,19 +171,57 @@ class Experiment:
         """Whether a look crops from the original image."""
         return any(look.needs_original for way in self.ways for look in way.looks)
 
-    def rows(self, images: Sequence[Labelled]) -> Iterator[Row]:
+    @property
+    def detail(self) -> float:
+        """Largest scale, relative to the first look, at which the looks see the originals."""
+        return max((detail(look) for way in self.ways for look in way.looks), default=1.0)
+
+    @property
+    def schema(self) -> pyarrow.Schema:
+        """Schema of the rows."""
+        return schema(self.names)
+
+    def warm_up(self, images: int) -> None:
+        """Build the fastest engine first for many images, or for looks that need maps."""
+        if images >= MANY or self.keeps_maps:
+            self.classifier.warm_up(max(images, MANY))
+
+    def answers(self, batches: Iterable[Batch]) -> Iterator[pyarrow.Table]:
+        """Yield the rows of images, in order; slow ones one by one, as soon as they are computed.
+
+        Args:
+            batches: the images; the first looks of a batch are taken together.
+
+        Raises:
+            RelookError: the network failed; the rows yielded before that are valid.
+        """
+        for batch in batches:
+            rows: list[Row] = []
+            start = time.monotonic()
+            for row in self.rows(batch):
+                rows.append(row)
+                if time.monotonic() - start >= _SLOW:
+                    yield to_table(rows, self.names)
+                    rows, start = [], time.monotonic()
+            if rows:
+                yield to_table(rows, self.names)
+
+    def failed(self, item: Item, error: str) -> pyarrow.Table:
+        """Return the row of an image that could not be read or answered."""
+        return to_table([self.row(item, {}, error)], self.names)
+
+    def rows(self, batch: Batch) -> Iterator[Row]:
         """Yield the rows of images, in order, each as soon as it is computed.
 
         Args:
-            images: images without errors; their first looks are taken as one batch.
+            batch: the images; their first looks are taken together.
 
         Raises:
             RelookError: the network failed; the rows yielded before that are valid.
         """
         start = time.perf_counter()
-        pixels = torch.stack([image.pixels for image in images if image.pixels is not None])
-        originals = [image.original for image in images]
-        firsts = self.classifier.first_looks(pixels, self.keeps_maps, originals)
+        images = batch.items
+        firsts = self.classifier.first_looks(batch.pixels, self.keeps_maps, batch.originals)
         seconds = (time.perf_counter() - start) / len(images)
         others = [way.answers(images, firsts, seconds) for way in self.ways]
         for image, first, *answers in zip(images, firsts, *others, strict=True):
@@ -203,7 +230,7 @@ class Experiment:
                 found.update(named)
             yield self.row(image, found)
 
-    def row(self, image: Labelled, answers: Mapping[str, Answer], error: str | None = None) -> Row:
+    def row(self, image: Item, answers: Mapping[str, Answer], error: str | None = None) -> Row:
         """Build the row of an image from its answers, or from an error."""
         return Row(image.index, image.name, image.label, self.names, answers, error)
 

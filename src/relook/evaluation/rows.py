@@ -329,6 +329,16 @@ def schema(names: Names) -> pyarrow.Schema:
     return pyarrow.schema(columns, metadata={_METADATA: json.dumps(names.to_json())})
 
 
+def names_in(settings: Mapping[str, Any]) -> Names:
+    """Return the names of the answers in the rows of a run with these settings."""
+    return Names.of(settings["answers"])
+
+
+def schema_of(settings: Mapping[str, Any]) -> pyarrow.Schema:
+    """Return the schema of the rows of a run with these settings."""
+    return schema(names_in(settings))
+
+
 def names_of(table: pyarrow.Table) -> Names:
     """Return the names of the answers in a table."""
     return Names.of(json.loads(table.schema.metadata[_METADATA]))

@@ -20,8 +20,9 @@ from relook.errors import DataError, RelookError
 from relook.evaluation.data import LabelledImages
 from relook.evaluation.experiment import Experiment
 from relook.evaluation.rows import FIRST, Names
-from relook.evaluation.work import Rows, work
+from relook.evaluation.work import work
 from relook.gate import Gate
+from relook.runs import OnRows
 
 SAMPLE = 1000
 """Maximum number of images on which the gate is found."""
@@ -75,7 +76,7 @@ def gate_of_share(
     classifier: Classifier,
     data: LabelledImages,
     share: Number,
-    on_rows: Rows | None = None,
+    on_rows: OnRows | None = None,
 ) -> GateOfShare:
     """Find the gate on gap(1,2) that the least sure share of the images pass.
 

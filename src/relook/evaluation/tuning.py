@@ -21,21 +21,21 @@ from relook.correction import AMBIGUOUS, Corrector, Outcome
 from relook.digest import labels_digest
 from relook.errors import ModelError, RelookError
 from relook.evaluation.data import LabelledImages
-from relook.evaluation.experiment import Experiment, Labelled
-from relook.evaluation.forecast import OnForecast, forecaster, photo
+from relook.evaluation.experiment import Experiment
 from relook.evaluation.learning import Kept, Lesson, Way, learn
-from relook.evaluation.rows import FIRST, Answer, Asked, Names
-from relook.evaluation.run import Run
+from relook.evaluation.rows import FIRST, Answer, Asked, Names, schema_of
 from relook.evaluation.share import GateOfShare
 from relook.evaluation.spelling import describe, describe_data, second_networks
 from relook.evaluation.statistics import Pairing
-from relook.evaluation.work import Rows, work
+from relook.evaluation.work import work
 from relook.fills import FILLS
 from relook.first_look import FirstLook
 from relook.folder import RunError, read_settings, write_atomically
 from relook.gate import EVERY_IMAGE, Gate
 from relook.looks import Learnt, Look, Part, Preset
 from relook.looks.presets import SUMS, Budget
+from relook.runs import Item, OnRows, Run
+from relook.runs.forecast import OnForecast, forecaster, photo
 
 PRESET = "best"
 """The look that others have to beat, unless one is given."""
@@ -180,7 +180,7 @@ def tune(
     max_cost: Number | None = None,
     risk: Number | None = None,
     gate_found: GateOfShare | None = None,
-    on_rows: Rows | None = None,
+    on_rows: OnRows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Tuning:
     """Learn the weights of views, a gate, a temperature and, for a risk, when not to answer.
@@ -278,8 +278,8 @@ def tune(
     settings = {**settings, **describe_data(data)}
 
     correctors = [contender.corrector for contender in found]
-    tell = forecaster(correctors, data, [tried] * len(correctors), on_forecast)
-    with Run.open(folder / "tuning", settings) if folder else nullcontext() as run:
+    tell = forecaster(correctors, [tried] * len(correctors), on_forecast)
+    with Run.open(folder / "tuning", settings, schema_of) if folder else nullcontext() as run:
         table = work(experiment, data, run, on_rows, tell)
         errors = table.filter(table["error"].is_valid())["error"].to_pylist()
         if len(errors) == len(table):
@@ -433,7 +433,7 @@ class _Contender:
         return (self.corrector.look,)
 
     def answers(
-        self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
+        self, images: Sequence[Item], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Mapping[str, Answer]]:
         """Yield one answer per way for each image; none if it passes no gate."""
         for image, first in zip(images, firsts, strict=True):

@@ -11,7 +11,7 @@ from relook.looks.mask import Mask
 from relook.looks.mirrored import Mirrored
 from relook.looks.network import Network, networks
 from relook.looks.presets import LOOKS, Preset, make_look
-from relook.looks.protocol import Look, SecondLook, Views, keeps_maps, needs_layer
+from relook.looks.protocol import Look, SecondLook, Views, detail, keeps_maps, needs_layer
 from relook.looks.symmetries import Symmetries
 from relook.looks.together import Together
 from relook.looks.uncropped import Uncropped
@@ -43,6 +43,7 @@ __all__ = [
     "Weighted",
     "Whole",
     "Zoom",
+    "detail",
     "keeps_maps",
     "make_look",
     "needs_layer",

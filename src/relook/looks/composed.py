@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from relook.looks.protocol import Look, needs_layer
+from relook.looks.protocol import Look, detail, needs_layer
 
 
 class Composed(ABC):
@@ -29,3 +29,8 @@ class Composed(ABC):
     def needs_original(self) -> bool:
         """Whether any of the looks needs the original image."""
         return any(look.needs_original for look in self.parts)
+
+    @property
+    def detail(self) -> float:
+        """The largest scale at which any of the looks sees the original image."""
+        return max(detail(look) for look in self.parts)

@@ -31,6 +31,7 @@ class Ends:
 
     needs_activations: ClassVar[bool] = False
     needs_original: ClassVar[bool] = True
+    detail: ClassVar[float] = 1.0
 
     def __call__(self, context: Context) -> SecondLook:
         """Return two views, or none."""

@@ -37,6 +37,7 @@ class Larger:
 
     needs_activations: ClassVar[bool] = False
     needs_original: ClassVar[bool] = True
+    detail: ClassVar[float] = _SCALE
 
     required: bool = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Protocol, runtime_checkable
@@ -170,6 +171,18 @@ class Look(Protocol):
     def __call__(self, context: Context) -> SecondLook:
         """Return the views of one image; `context.classes` are its top-k classes."""
         ...
+
+
+def detail(look: Look) -> float:
+    """Return the largest scale, relative to the first look, at which a look sees the original.
+
+    Large photos can be decoded at a smaller size without loss if this is known. A look says it in
+    an attribute `detail`; without the attribute it is infinity, or 1 if the original is not used.
+
+    >>> relook.looks.detail(relook.looks.Uncropped()), relook.looks.detail(relook.looks.Zoom())
+    (1.0, 4.0)
+    """
+    return float(getattr(look, "detail", math.inf if look.needs_original else 1.0))
 
 
 def keeps_maps(look: Look, classifier: Classifier) -> bool:

@@ -46,6 +46,11 @@ class Uncropped:
     scale: float = 1.0
     most: float = 2.0
 
+    @property
+    def detail(self) -> float:
+        """The largest scale, relative to the first look, at which the original is seen."""
+        return self.scale
+
     def __call__(self, context: Context) -> SecondLook:
         """Return one view, the two views of `Ends`, or none."""
         classifier, shown, own = context.classifier, context.shown, context.size

@@ -30,6 +30,7 @@ class Whole:
 
     needs_activations: ClassVar[bool] = False
     needs_original: ClassVar[bool] = True
+    detail: ClassVar[float] = 1.0
 
     weight: float = 1.0
 

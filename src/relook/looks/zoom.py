@@ -79,6 +79,11 @@ class Zoom:
         """Whether the look requires a target layer."""
         return self.required
 
+    @property
+    def detail(self) -> float:
+        """The largest scale, relative to the first look, at which the original is seen."""
+        return 1 / self.smallest
+
     def __call__(self, context: Context) -> SecondLook:
         """Return one view per class with a non-zero map, or a single view with `joint`."""
         first, classes = context.first, context.classes

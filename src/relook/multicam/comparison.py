@@ -28,17 +28,16 @@ from relook.evaluation import (
     Method,
     Pairing,
     Row,
-    Run,
     Statistics,
     Tally,
     from_table,
     read_data,
 )
-from relook.evaluation.experiment import Corrected, Experiment, Labelled, Way
+from relook.evaluation.experiment import Corrected, Experiment, Way
 from relook.evaluation.matching import BY_ORDER
-from relook.evaluation.rows import Names
+from relook.evaluation.rows import Names, schema_of
 from relook.evaluation.spelling import describe, describe_data, named
-from relook.evaluation.work import Rows, work
+from relook.evaluation.work import work
 from relook.fills import fill_image, hide
 from relook.first_look import FirstLook
 from relook.folder import read_settings, write_atomically
@@ -49,6 +48,7 @@ from relook.multicam.data import digests, is_divided
 from relook.multicam.network import MultiCAM, mask_filter, saliency
 from relook.multicam.run import StageRecord, Training
 from relook.multicam.stages import FUSED, OBJECT, TARGET
+from relook.runs import Item, OnRows, Run
 from relook.words import some
 
 KIND = "comparison"
@@ -142,7 +142,7 @@ class Comparison:
             RunError: the folder contains no comparison, has another format, or cannot be read.
         """
         settings = read_settings(Path(folder), KIND)
-        return cls(settings, _training(settings), Run(Path(folder), settings).table())
+        return cls(settings, _training(settings), Run(Path(folder), settings, schema_of).table())
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -200,7 +200,7 @@ def compare(
     k: int | None = None,
     gate: Number | str | Gate = AMBIGUOUS,
     budget: int | Literal["fast"] | None = None,
-    on_rows: Rows | None = None,
+    on_rows: OnRows | None = None,
 ) -> Comparison:
     """Classify the test images with TargetNet, its corrections, ObjectNet and MultiCAM.
 
@@ -253,7 +253,7 @@ def compare(
     ways += [Asked(name, network) for name, network in networks.items()]
     experiment = Experiment(KIND, target, names, ways, settings)
     settings = {**settings, **describe_data(data)}
-    with nullcontext() if output is None else Run.open(output, settings) as run:
+    with nullcontext() if output is None else Run.open(output, settings, schema_of) as run:
         table = work(experiment, data, run, on_rows)
         kept = run.settings if run else json.loads(json.dumps(settings))
         found = Comparison(kept, _training(kept), table)
@@ -283,7 +283,7 @@ class Asked:
         return ()
 
     def answers(
-        self, images: Sequence[Labelled], firsts: Sequence[FirstLook], seconds: float
+        self, images: Sequence[Item], firsts: Sequence[FirstLook], seconds: float
     ) -> Iterator[Mapping[str, Answer]]:
         """Yield one answer per image, from two forward passes."""
         start = time.perf_counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from relook.evaluation.rows import Names, schema, to_table
 from relook.folder import RunError, claimed, write_atomically
 
 
@@ -27,22 +26,30 @@ from relook.folder import RunError, claimed, write_atomically
 class Run:
     """A run's settings and rows in a folder.
 
+    >>> from relook.evaluation.rows import schema_of
     >>> evaluation = relook.evaluate(corrector, "photos", output="run")
-    >>> with relook.evaluation.Run.open("run", evaluation.settings) as run:
-    ...     print(list(run.names), len(run.table()))
-    ['first look', 'flip'] 2
+    >>> with relook.evaluation.Run.open("run", evaluation.settings, schema_of) as run:
+    ...     print(len(run.table()))
+    2
 
     Attributes:
         folder: the folder of the run.
         settings: everything that the rows depend on, as JSON values.
+        schema_of: returns the schema of the rows, given the settings.
     """
 
     folder: Path
     settings: Mapping[str, Any]
+    schema_of: Callable[[Mapping[str, Any]], pyarrow.Schema]
 
     @classmethod
     @contextmanager
-    def open(cls, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> Iterator[Run]:
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        schema_of: Callable[[Mapping[str, Any]], pyarrow.Schema],
+    ) -> Iterator[Run]:
         """Start a run or continue the one in the folder; until this ends, the folder is locked.
 
         A run that ends without rows leaves no run.json, so that another can start in the folder.
@@ -51,9 +58,9 @@ class Run:
             RunError: the folder holds a run with other settings, data or versions (the message
                 shows the difference), is in use by another process, or cannot be read or created.
         """
-        run = cls(Path(folder), json.loads(json.dumps(settings)))
+        run = cls(Path(folder), json.loads(json.dumps(settings)), schema_of)
         with claimed(run.folder, run.settings, lambda: bool(run._parts())) as kept:
-            run = cls(run.folder, kept)  # a continued run keeps its own order of answers
+            run = cls(run.folder, kept, schema_of)  # a continued run keeps its own order of answers
             try:
                 (run.folder / "rows").mkdir(exist_ok=True)
                 for left in (run.folder / "rows").glob("*.writing"):
@@ -65,20 +72,29 @@ class Run:
             yield run
 
     @property
-    def names(self) -> Names:
-        """Names of the answers in the rows."""
-        return Names.of(self.settings["answers"])
+    def schema(self) -> pyarrow.Schema:
+        """Schema of the rows."""
+        return self.schema_of(self.settings)
 
     def table(self) -> pyarrow.Table:
-        """Read all rows so far, in the order of the data, as a table like those of `to_table`.
+        """Read all rows so far, in the order of the data.
 
         Raises:
             RunError: a file of rows cannot be read.
         """
-        none = to_table((), self.names)
+        none = self.schema.empty_table()
         table = pyarrow.concat_tables([none, *map(self._read, self._parts())])
         _, places = np.unique(table["index"].to_numpy(), return_index=True)
         return table.take(places)
+
+    def done(self) -> set[int]:
+        """Return the indices of the images that have a row.
+
+        Raises:
+            RunError: a file of rows cannot be read.
+        """
+        parts = (self._read(part, ["index"])["index"] for part in self._parts())
+        return {index for part in parts for index in part.to_pylist()}
 
     def write(self, rows: pyarrow.Table) -> None:
         """Write rows to a new file, all or, if the process is killed meanwhile, none."""
@@ -100,24 +116,29 @@ class Run:
             part.unlink()
 
     @classmethod
-    def done(cls, folder: Path) -> int:
+    def count(cls, folder: Path) -> int:
         """Return the number of rows of the run in a folder; 0 without a run."""
         rows = 0
-        for part in cls(folder, {})._parts():
+        for part in _parts_in(folder):
             try:
                 rows += pyarrow.parquet.read_metadata(part).num_rows
             except (pyarrow.ArrowException, OSError):
                 continue  # damaged: whoever reads its rows will be told
         return rows
 
-    def _read(self, part: Path) -> pyarrow.Table:
+    def _read(self, part: Path, columns: list[str] | None = None) -> pyarrow.Table:
         try:
             with part.open("rb") as stream:  # Arrow itself opens only paths in UTF-8
-                return pyarrow.parquet.read_table(stream, schema=schema(self.names))
+                return pyarrow.parquet.read_table(stream, columns=columns, schema=self.schema)
         except (pyarrow.ArrowException, OSError) as error:
             raise RunError(
                 f"{part}: cannot be read ({error}); delete it to have its images classified again"
             ) from error
 
     def _parts(self) -> list[Path]:
-        return sorted((self.folder / "rows").glob("part-*.parquet"))
+        return _parts_in(self.folder)
+
+
+def _parts_in(folder: Path) -> list[Path]:
+    """Return the files of rows in a run's folder, in the order of writing."""
+    return sorted((folder / "rows").glob("part-*.parquet"))

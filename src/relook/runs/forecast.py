@@ -10,17 +10,19 @@ from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from relook.attribution import FAST, ScoreCAM
 from relook.classifier import Classifier
 from relook.correction import Corrector
-from relook.evaluation.data import LabelledImages
-from relook.evaluation.work import read
+from relook.errors import ImageError
 from relook.gate import Gate
 from relook.images import quiet
 from relook.looks import InTurn, Look, Together
 from relook.reading import ReadAhead
+from relook.runs.job import Item
 
 _SAMPLE = 48
 """Number of images read and classified in the trial."""
@@ -55,18 +57,17 @@ OnForecast = Callable[[Forecast], None]
 
 def forecaster(
     correctors: Sequence[Corrector],
-    data: LabelledImages,
     gates: Sequence[Sequence[Gate]],
     on_forecast: OnForecast | None,
-) -> Callable[[Sequence[int]], None] | None:
-    """Return a function that forecasts the work on images, given their indices, and passes the
-    forecast on; None if nobody wants one. The arguments are those of `forecast`.
+) -> Callable[[Sequence[Item]], None] | None:
+    """Return a function that forecasts the work on images and passes the forecast on; None if
+    nobody wants one. The arguments are those of `forecast`.
     """
     if on_forecast is None:
         return None
 
-    def tell(left: Sequence[int]) -> None:
-        if expected := forecast(correctors, data, left, gates):
+    def tell(left: Sequence[Item]) -> None:
+        if expected := forecast(correctors, left, gates):
             on_forecast(expected)
 
     return tell
@@ -74,8 +75,7 @@ def forecaster(
 
 def forecast(
     correctors: Sequence[Corrector],
-    data: LabelledImages,
-    indices: Sequence[int],
+    items: Sequence[Item],
     gates: Sequence[Sequence[Gate]],
 ) -> Forecast | None:
     """Estimate the forward passes and time of several correctors of one classifier.
@@ -85,22 +85,21 @@ def forecast(
 
     Args:
         correctors: each takes a second look at every image that passes one of its gates.
-        data: the images.
-        indices: indices of the images that are left to do, in the order of the work.
+        items: the images that are left to do, in the order of the work.
         gates: the gates of each corrector.
 
     Returns:
         The forecast; None if no image is left, or no image of the sample can be read.
     """
-    if not indices or not correctors:
+    if not items or not correctors:
         return None
     classifier = correctors[0].classifier
     start = time.perf_counter()
-    sample = [data.images[index] for index in indices[:_SAMPLE]]
-    with quiet(), ReadAhead(partial(read, classifier, 0, original=False), sample) as ahead:
+    sample = items[:_SAMPLE]
+    with quiet(), ReadAhead(partial(_crop, classifier), sample) as ahead:
         images = ahead.take(len(sample))
     reading = (time.perf_counter() - start) / len(sample)
-    pixels = [image.pixels for image in images if image.pixels is not None]
+    pixels = [crop for crop in images if crop is not None]
     if not pixels:
         return None
     # Use a faster engine if there is one already, but do not build one for a trial.
@@ -109,22 +108,30 @@ def forecast(
     with torch.no_grad():
         sure = ask(torch.stack(pixels)).cpu()
     each = (time.perf_counter() - start) / len(pixels)
-    forwards, cost = float(len(indices)), float(len(indices))
+    forwards, cost = float(len(items)), float(len(items))
     widest = 0
     for corrector, own in zip(correctors, gates, strict=True):
         passing = sum(any(gate.passes(gate.gap(p)) for gate in own) for p in sure)
-        unsure = round(passing / len(pixels) * len(indices))
+        unsure = round(passing / len(pixels) * len(items))
         asked, costs = _asked(corrector.look, corrector)
         forwards += unsure * asked
         cost += unsure * costs
         widest = max(widest, unsure)
     return Forecast(
-        images=len(indices),
+        images=len(items),
         unsure=widest,
         forwards=math.ceil(forwards),
         rate=1 / each,
-        seconds=len(indices) * reading + cost * each,
+        seconds=len(items) * reading + cost * each,
     )
+
+
+def _crop(classifier: Classifier, item: Item) -> Float[Tensor, "3 h w"] | None:
+    """The classifier's crop of an image; None if it cannot be read."""
+    try:
+        return classifier.pixels(item.open(classifier.geometry.needed))
+    except (ImageError, ValueError, MemoryError):
+        return None
 
 
 def _asked(look: Look, corrector: Corrector) -> tuple[int, float]:
