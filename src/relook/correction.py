@@ -345,6 +345,23 @@ class Outcome:
     possible: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Answers for n images after what tuning learnt about them.
+
+    Attributes:
+        after: (n, C), the answers after the temperature.
+        confidence: (n,), how far they can be relied on; higher is surer.
+        abstained: (n,), whether they are not to be relied on.
+        possible: for each abstained answer, the classes in question; otherwise empty.
+    """
+
+    after: Float[Tensor, "n c"]
+    confidence: Float[Tensor, " n"]
+    abstained: Bool[Tensor, " n"]
+    possible: tuple[tuple[int, ...], ...]
+
+
 class Corrector(nn.Module):
     """A classifier that takes a second look: a drop-in replacement with the same input and output.
 
@@ -726,29 +743,54 @@ class Corrector(nn.Module):
                 each = network.cost(*views.pixels.shape[-2:])
                 cost += len(views.pixels) * each * forward_cost(network, self.classifier)
             raw = corrected_probabilities(y, r)
-        judgement = self.learnt.after if self.learnt else Judgement()
-        temperature = judgement.temperature
-        if self.learnt is not None and w.second is None:
-            temperature = self.learnt.first.temperature  # nothing was averaged
-        measure, abstention = judgement.confidence, judgement.abstention
-        agreed = _agreement(y, raw, w.views, view_answers) if measure.kind == "agreement" else 1.0
-        # In the type that tuning keeps answers in, so that equal answers have equal confidence.
-        confidence = float(measure.of(raw.float(), agreed))
-        abstained = abstention is not None and abstention.abstains(confidence)
+        agreed: Tensor | float = 1.0
+        if self.learnt and self.learnt.after.confidence.kind == "agreement":
+            agreed = _agreement(y, raw, w.views, view_answers)
+        judged = self.judged(raw.unsqueeze(0), w.second is not None, agreed)
         return Outcome(
             first=w.first,
             classes=w.classes,
             second=w.second,
             view_answers=view_answers,
             raw=raw,
-            after=tempered(raw, temperature),
+            after=judged.after[0],
             forwards=forwards,
             cost=cost,
             seconds=w.seconds + seconds,
-            confidence=confidence,
-            abstained=abstained,
-            possible=abstention.possible(raw) if abstention and abstained else (),
+            confidence=float(judged.confidence[0]),
+            abstained=bool(judged.abstained[0]),
+            possible=judged.possible[0],
         )
+
+    def judged(
+        self,
+        raw: Float[Tensor, "n c"],
+        corrected: bool,
+        agreed: Float[Tensor, "*n"] | float = 1.0,
+    ) -> Judged:
+        """Apply what tuning learnt about answers: their temperature, and when not to answer.
+
+        Args:
+            raw: the answers Y' / sum(Y'); Y of images without a second look.
+            corrected: whether there was a second look.
+            agreed: see `relook.calibration.agreement`.
+        """
+        judgement = self.learnt.after if self.learnt else Judgement()
+        temperature = judgement.temperature
+        if self.learnt is not None and not corrected:
+            temperature = self.learnt.first.temperature  # nothing was averaged
+        # In the type that tuning keeps answers in, so that equal answers have equal confidence.
+        confidence = judgement.confidence.of(raw.float(), agreed)
+        abstention = judgement.abstention
+        abstained = torch.tensor(
+            [bool(abstention and abstention.abstains(each)) for each in confidence.tolist()],
+            dtype=torch.bool,
+        )
+        possible: list[tuple[int, ...]] = [()] * len(raw)
+        for place in abstained.nonzero().flatten().tolist():
+            assert abstention is not None
+            possible[place] = abstention.possible(raw[place])
+        return Judged(tempered(raw, temperature), confidence, abstained, tuple(possible))
 
 
 @dataclass(frozen=True)

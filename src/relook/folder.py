@@ -133,7 +133,8 @@ def read_settings(folder: Path, *kinds: str) -> dict[str, Any]:
         wanted = " or ".join(_KINDS[kind] for kind in kinds)
         raise RunError(f"{folder}: holds {_kind(found)}; pass the folder of {wanted}")
     if found["kind"] != "multicam":
-        missing = [key for key in ("answers", "model", "data") if not found.get(key)]
+        needed = ("model", "data", *(() if found["kind"] == "prediction" else ("answers",)))
+        missing = [key for key in needed if not found.get(key)]
         if missing:
             raise RunError(f"{file}: cannot be read ({', '.join(missing)} missing)")
     return found
@@ -143,6 +144,7 @@ _KINDS = {
     "evaluation": "an evaluation (relook evaluate)",
     "tuning": "a choice of relook evaluate --tune",
     "comparison": "a comparison (relook compare)",
+    "prediction": "predictions (relook predict --rows)",
     "multicam": "a training (relook train-multicam)",
 }
 

@@ -176,7 +176,9 @@ def compare(
         comparison = _compare(trained, labelled, output, below, within)
     _print_comparison(comparison, as_json)
     typer.echo(f"report: {output / 'report.html'}", err=True)
-    raise typer.Exit(say_errors(comparison.table, output))
+    raise typer.Exit(
+        say_errors(comparison.table["error"].drop_null().to_pylist(), len(comparison.table), output)
+    )
 
 
 def _compare(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,19 @@ class Run:
         """
         parts = (self._read(part, ["index"])["index"] for part in self._parts())
         return {index for part in parts for index in part.to_pylist()}
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
+        """Read the rows so far, file by file, in any order.
+
+        Args:
+            columns: names of the columns to read, as far as the rows have them; all by default.
+
+        Raises:
+            RunError: a file of rows cannot be read.
+        """
+        names = [name for name in self.schema.names if columns is None or name in columns]
+        for part in self._parts():
+            yield self._read(part, names)
 
     def write(self, rows: pyarrow.Table) -> None:
         """Write rows to a new file, all or, if the process is killed meanwhile, none."""
