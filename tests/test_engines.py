@@ -24,7 +24,7 @@ from torch import nn
 import relook
 from networks import SmallCNN, counting_forwards, random_cnn
 from relook.attribution import Context
-from relook.batching import BATCH
+from relook.batching import BATCH, exported_batch, images_at_once
 from relook.engines import Engines, Folded, OnnxRuntime
 
 SIZE = (16, 16)
@@ -40,6 +40,14 @@ class NoExport(SmallCNN):
 @pytest.fixture
 def network():
     return random_cnn(torch.float32, batch_norm=True).eval()
+
+
+@pytest.fixture
+def restored_threads():
+    """A test may set the number of PyTorch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, 2 * BATCH + 3])
@@ -66,12 +74,102 @@ def test_a_batch_size_of_ones_own(network):
         torch.testing.assert_close(engine(inputs), network(inputs), rtol=0, atol=1e-5)
 
 
-def test_a_few_images_are_left_to_pytorch(network):
-    """They would be padded to a batch."""
+def test_a_call_for_a_few_images_makes_no_form_but_uses_one(network):
+    """Nobody waits for a form to answer one photo, and its answer is that of a large batch."""
     engines = Engines()
-    assert engines.get(network, 500, SIZE) is not None
-    assert engines.get(network, BATCH // 2 - 1, SIZE) is None
-    assert engines.get(network, BATCH // 2, SIZE) is not None
+    assert [engines.get(network, 3, SIZE) for _ in range(60)] == [None] * 60
+    engine = engines.get(network, 4, SIZE)
+    assert isinstance(engine, OnnxRuntime)
+    assert engines.get(network, 1, SIZE) is engine
+
+
+@pytest.mark.parametrize(
+    ("size", "batch"), [(16, 8), (112, 8), (160, 2), (224, 2), (225, 1), (448, 1), (1024, 1)]
+)
+def test_batches_of_large_images_are_smaller(size, batch):
+    assert exported_batch(size, size) == batch
+
+
+@pytest.mark.parametrize(("threads", "count"), [(1, 16), (2, 16), (16, 32), (64, 128)])
+def test_a_chunk_has_a_batch_for_every_thread(threads, count, restored_threads):
+    torch.set_num_threads(threads)
+    assert images_at_once(224, 224, torch.device("cpu")) == count
+    assert images_at_once(1024, 1024, torch.device("cpu")) == threads
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_an_image_s_answer_does_not_depend_on_the_batch_or_the_threads(threads, restored_threads):
+    torch.set_num_threads(threads)
+    network = random_cnn(torch.float32, batch_norm=True).eval()
+    inputs = torch.rand(21, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = network(inputs)
+    for batch in (1, 2, 8):
+        engine = OnnxRuntime(network, torch.zeros(1, 3, *SIZE), batch)
+        together = engine(inputs)
+        torch.testing.assert_close(together, expected, rtol=0, atol=1e-5)
+        for place in (0, 7, 20):
+            alone = engine(inputs[place : place + 1])
+            torch.testing.assert_close(alone[0], together[place], rtol=0, atol=1e-6)
+
+
+def test_a_batch_that_fails_raises_its_error_and_the_next_call_is_answered(network):
+    engine = OnnxRuntime(network, torch.zeros(1, 3, *SIZE), batch=1)
+    with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+        engine(torch.rand(5, 3, 8, 8))
+    assert engine(torch.rand(5, 3, *SIZE)).shape == (5, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_runs_a_form_whose_threads_it_does_not_have():
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["child:", "0", "same", "True"]
+
+
+FORKS = """
+import os, sys
+sys.path.insert(0, "tests")
+import torch
+from networks import random_cnn
+from relook.engines import OnnxRuntime
+
+torch.set_num_threads(2)
+engine = OnnxRuntime(random_cnn(torch.float32).eval(), torch.zeros(1, 3, 16, 16), batch=1)
+inputs = torch.rand(6, 3, 16, 16)
+before = engine(inputs)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(engine(inputs), before) else 1)
+print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print("same", torch.equal(engine(inputs), before))
+"""
+
+
+def test_a_process_ends_while_a_daemon_thread_runs_a_form():
+    subprocess.run([sys.executable, "-c", ENDS], capture_output=True, timeout=120, check=True)
+
+
+ENDS = """
+import sys, threading
+sys.path.insert(0, "tests")
+import torch
+from networks import random_cnn
+from relook.engines import OnnxRuntime
+
+torch.set_num_threads(2)
+engine = OnnxRuntime(random_cnn(torch.float32).eval(), torch.zeros(1, 3, 16, 16), batch=1)
+started = threading.Event()
+
+def ask():
+    while True:
+        engine(torch.rand(6, 3, 16, 16))
+        started.set()
+
+threading.Thread(target=ask, daemon=True).start()
+started.wait(60)
+"""
 
 
 def test_it_is_made_once_many_forwards_are_asked_for(network):
@@ -436,11 +534,6 @@ def test_weights_that_are_not_finite_are_not_exported_again_and_again(caplog):
     for _ in range(3):
         assert engines.get(network, 500, SIZE) is None
     assert len(caplog.records) == 1
-
-
-def test_large_images_come_in_smaller_batches(network):
-    [small, large] = (Engines().get(network, 500, SIZE, chunk) for chunk in (16, 3))
-    assert (small._size, large._size) == (BATCH, 3)
 
 
 def test_float64_pixels_for_a_float32_network(network):

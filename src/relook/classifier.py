@@ -511,13 +511,10 @@ class Classifier(nn.Module):
         own = self._wrapper or not self.in_pytorch or self._probed.one_at_a_time
         if own or torch.is_autocast_enabled(self.device.type):
             return None
-        chunk = self.chunk_size(*size)
         network = self.network if self._probed.returns_tensor else Answers(self.network)
         # No other thread may hook the network or switch its mode while a form of it is made.
         with exclusive():
-            return self._engines.get(
-                network, forwards, size, chunk, self.memory_format, self.normalised
-            )
+            return self._engines.get(network, forwards, size, self.memory_format, self.normalised)
 
     def forget_engines(self) -> None:
         """Discard the faster forms of the network; they are made again when next needed."""

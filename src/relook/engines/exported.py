@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relook.batching import BATCH
+from relook.batching import exported_batch
 from relook.engines.agreement import Normalise, as_trained, check_agreement
+from relook.engines.pool import Pool
 
 # Largest error of the exported network, relative to the largest output.
 _TOLERANCE = 1e-4
@@ -23,6 +24,9 @@ _TOLERANCE = 1e-4
 
 class OnnxRuntime:
     """A network exported to ONNX and run by ONNX Runtime: float32, CPU, one input size.
+
+    As many threads as PyTorch has run a batch each. Compared to threads that share every operation
+    of one batch, they do not wait for each other, above all where other threads read images.
 
     >>> from relook.engines import OnnxRuntime
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).eval()
@@ -37,7 +41,7 @@ class OnnxRuntime:
         self,
         network: nn.Module,
         example: Float[Tensor, "1 3 h w"],
-        batch: int = BATCH,
+        batch: int | None = None,
         normalise: Normalise = as_trained,
     ) -> None:
         """Export the network and check the exported one against it.
@@ -45,7 +49,8 @@ class OnnxRuntime:
         Args:
             network: network in float32, on the CPU, in eval mode.
             example: input of the network's input size.
-            batch: batch size; smaller batches are padded.
+            batch: batch size of each thread; smaller batches are padded. None chooses it by the
+                input size.
             normalise: function from pixels in [0, 1] to the network's inputs.
 
         Raises:
@@ -55,9 +60,10 @@ class OnnxRuntime:
         """
         import onnxruntime
 
-        self._size = batch
-        options = session_options()
-        options.add_free_dimension_override_by_name("n", batch)
+        self._size = batch or exported_batch(example.shape[2], example.shape[3])
+        self._pool = Pool(torch.get_num_threads())
+        options = session_options(threads=1)
+        options.add_free_dimension_override_by_name("n", self._size)
         with tempfile.TemporaryDirectory(prefix="relook-") as folder:
             file = Path(folder) / "network.onnx"
             export(network, example, file)
@@ -68,26 +74,28 @@ class OnnxRuntime:
 
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """Compute raw outputs for normalised inputs of the exported input size."""
-        return torch.cat([self._batch(batch) for batch in inputs.float().split(self._size)])
+        count = len(inputs)
+        padding = inputs.new_zeros(-count % self._size, *inputs.shape[1:])
+        padded = torch.cat([inputs, padding]) if len(padding) else inputs
+        batches = padded.float().contiguous().split(self._size)
+        return torch.cat(self._pool.map(self._batch, batches))[:count]
 
     def _batch(self, inputs: Tensor) -> Tensor:
-        count = len(inputs)
-        if count < self._size:
-            inputs = torch.cat([inputs, inputs.new_zeros(self._size - count, *inputs.shape[1:])])
-        [outputs] = self._session.run(None, {"x": inputs.contiguous().numpy()})
-        return torch.from_numpy(outputs[:count])
+        [outputs] = self._session.run(None, {"x": inputs.numpy()})
+        return torch.from_numpy(outputs)
 
 
-def session_options(severity: int = 3) -> Any:
-    """Session options of ONNX Runtime: as many threads as PyTorch, which wait without spinning.
+def session_options(severity: int = 3, threads: int | None = None) -> Any:
+    """Session options of ONNX Runtime, with threads that wait without spinning.
 
     Args:
         severity: least severity of messages that are printed: 3 = errors, 4 = fatal only.
+        threads: number of threads that share an operation; None for as many as PyTorch has.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = severity
     # Spinning threads would take the cores from PyTorch and from other processes.
