@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -231,7 +232,10 @@ class Classifier(nn.Module):
         grid = token_grid or self._token_grid
         found = self._probe(target_layer, grid)
         self._warn([remark for remark in found.remarks if remark not in self.remarks])
-        self._probed, self._token_grid = found, grid
+        with exclusive():
+            if found.target != self._probed.target:
+                self.forget_engines()  # they return the maps of the old target layer
+            self._probed, self._token_grid = found, grid
 
     @property
     def layout(self) -> Layout:
@@ -327,8 +331,9 @@ class Classifier(nn.Module):
             ModelError: `activations` is true and there is no target layer.
         """
         check_pixels(pixels)
-        size = self.chunk_size(*pixels.shape[-2:])
-        looks = chunked(pixels, size, lambda chunk: self._first_looks(chunk, activations))
+        height, width = pixels.shape[-2:]
+        look = self._first_look_runner(len(pixels), (height, width), activations)
+        looks = chunked(pixels, self.chunk_size(height, width), partial(self._first_looks, look))
         found = [look for chunk in looks for look in chunk]
         if originals is None:
             return found
@@ -358,18 +363,45 @@ class Classifier(nn.Module):
 
         return attribute(self, image, classes, method)
 
-    def _first_looks(self, pixels: Float[Tensor, "n 3 h w"], activations: bool) -> list[FirstLook]:
+    def _first_look_runner(
+        self, forwards: int, size: tuple[int, int], activations: bool
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+        """Function from normalised inputs to raw outputs and, if wanted, maps.
+
+        Only ONNX Runtime replaces the network: other forms, in half precision or on an
+        accelerator, round differently.
+        """
+        exact = self.device.type == "cpu" and self.dtype == torch.float32
+        form = self._engine(forwards, size) if exact and forwards else None
+        exported = form if isinstance(form, OnnxRuntime) else None
+        if not activations:
+            run = exported or self.run
+            return lambda inputs: (run(inputs), None)
+        target = self.target
+        if exported is not None and exported.target == target:
+            return exported.with_maps
+        return partial(self._recorded, target)
+
+    @torch.no_grad()
+    def _recorded(
+        self, target: Target, inputs: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n k u v"]]:
+        with layers_of(self.network).recording(target) as maps:
+            outputs = self._forward(self.network, inputs)
+        self._check_maps(maps, inputs)
+        return outputs, at_least_float32(maps[0])
+
+    @torch.no_grad()
+    def _first_looks(
+        self,
+        look: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+        pixels: Float[Tensor, "n 3 h w"],
+    ) -> list[FirstLook]:
         pixels = pixels.to(self.device)
-        maps: list[Tensor] = []
-        if activations:
-            with layers_of(self.network).recording(self.target) as maps, torch.no_grad():
-                outputs = self._forward(self.network, self.normalised(pixels))
-            self._check_maps(maps, pixels)
-        else:
-            outputs = self.run(self.normalised(pixels))
+        outputs, maps = look(self.normalised(pixels))
         probabilities = self.to_probabilities(outputs)
         check_finite(probabilities, self.dtype)
-        kept = [at_least_float32(image) for image in maps[0]] if maps else [None] * len(pixels)
+        kept = [None] * len(pixels) if maps is None else maps
         rows = zip(pixels, probabilities, outputs, kept, strict=True)
         return [FirstLook(self.geometry, *row) for row in rows]
 
@@ -514,7 +546,11 @@ class Classifier(nn.Module):
         network = self.network if self._probed.returns_tensor else Answers(self.network)
         # No other thread may hook the network or switch its mode while a form of it is made.
         with exclusive():
-            return self._engines.get(network, forwards, size, self.memory_format, self.normalised)
+            # For tokens, the maps of other input sizes are unknown.
+            target = self._probed.target if size == self.input_size else None
+            return self._engines.get(
+                network, forwards, size, self.memory_format, self.normalised, target
+            )
 
     def forget_engines(self) -> None:
         """Discard the faster forms of the network; they are made again when next needed."""

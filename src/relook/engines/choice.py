@@ -14,6 +14,7 @@ from relook.engines.fingerprint import Fingerprint, UnreadableError, fingerprint
 from relook.engines.folded import Folded
 from relook.errors import first_line
 from relook.layers import evaluating
+from relook.target import Target
 
 # Smallest number of forward passes that is worth the time to make another form (up to 10 s).
 _PAYS_FROM = 128
@@ -69,6 +70,7 @@ class Engines:
         size: tuple[int, int],
         memory_format: torch.memory_format = torch.channels_last,
         normalise: Normalise = as_trained,
+        target: Target | None = None,
     ) -> OnnxRuntime | Folded | None:
         """Return a faster form of the network for this input size, or None if none pays off.
 
@@ -79,6 +81,8 @@ class Engines:
             size: (height, width) of the inputs.
             memory_format: memory format of the network's inputs.
             normalise: function from pixels in [0, 1] to the network's inputs.
+            target: layer whose maps a form on ONNX Runtime returns too, if it can. A form that is
+                there stays as it is.
         """
         self._expected[size] = self._expected.get(size, 0) + forwards
         if size not in self._made and not self._pays(forwards, size):
@@ -96,7 +100,7 @@ class Engines:
                 return None
             if len(self._made) == _SIZES:
                 del self._made[next(iter(self._made))]
-            self._made[size] = _make(network, size, memory_format, normalise)
+            self._made[size] = _make(network, size, memory_format, normalise, target)
             # Values that running the network changes (a counter, a cache) are ignored from now on.
             after = self._fingerprint(network)
             if after is None:
@@ -156,12 +160,14 @@ def _make(
     size: tuple[int, int],
     memory_format: torch.memory_format,
     normalise: Normalise,
+    target: Target | None,
 ) -> OnnxRuntime | Folded | None:
     tensors = [*network.parameters(), *network.buffers()]
     if all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors):
+        example = torch.zeros(1, 3, *size)
         try:
             with evaluating(network):
-                return OnnxRuntime(network, torch.zeros(1, 3, *size), normalise=normalise)
+                return _exported(network, example, normalise, target)
         except Exception as error:  # noqa: BLE001  an exporter may raise anything
             _log.warning(
                 "relook: the network runs in PyTorch; its export to ONNX failed (%s)",
@@ -176,3 +182,22 @@ def _make(
     except Exception as error:  # noqa: BLE001  a network's code may raise anything
         _log.info("relook: BatchNorm is not folded (%s)", first_line(error))
     return None
+
+
+def _exported(
+    network: nn.Module, example: Tensor, normalise: Normalise, target: Target | None
+) -> OnnxRuntime:
+    """Export a network with its target layer's maps, or without them if that fails."""
+    if target is None:
+        return OnnxRuntime(network, example, normalise=normalise)
+    try:
+        return OnnxRuntime(network, example, normalise=normalise, target=target)
+    except Exception as error:  # noqa: BLE001  an exporter may raise anything
+        form = OnnxRuntime(network, example, normalise=normalise)
+        _log.warning(
+            "relook: first looks with maps run in PyTorch; the export of the layer %r to ONNX "
+            "failed (%s)",
+            target.layer,
+            first_line(error),
+        )
+        return form

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,9 +18,30 @@ from torch import Tensor, nn
 from relook.batching import exported_batch
 from relook.engines.agreement import Normalise, as_trained, check_agreement
 from relook.engines.pool import Pool
+from relook.layers import layers_of
+from relook.target import Target
 
-# Largest error of the exported network, relative to the largest output.
+# Largest error of the exported network, relative to the largest output and the largest value of
+# its maps.
 _TOLERANCE = 1e-4
+
+
+class _WithMaps(nn.Module):
+    """A network that returns its outputs and the target layer's maps."""
+
+    def __init__(self, network: nn.Module, target: Target) -> None:
+        super().__init__()
+        self.network = network
+        self._target = target
+        # As the network inside: the exporter gives all modules the mode of the outermost one.
+        self.training = network.training
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with layers_of(self.network).recording(self._target) as maps:
+            outputs = self.network(inputs)
+        if not maps:
+            raise RuntimeError(f"the layer {self._target.layer!r} returned no maps")
+        return outputs, maps[0]
 
 
 class OnnxRuntime:
@@ -43,6 +65,7 @@ class OnnxRuntime:
         example: Float[Tensor, "1 3 h w"],
         batch: int | None = None,
         normalise: Normalise = as_trained,
+        target: Target | None = None,
     ) -> None:
         """Export the network and check the exported one against it.
 
@@ -52,37 +75,55 @@ class OnnxRuntime:
             batch: batch size of each thread; smaller batches are padded. None chooses it by the
                 input size.
             normalise: function from pixels in [0, 1] to the network's inputs.
+            target: layer whose maps are exported too.
 
         Raises:
             ImportError: onnxruntime is not installed.
             RuntimeError: the network cannot be exported or run, or the exported network's answers
-                differ.
+                or maps differ.
         """
         import onnxruntime
 
+        self.target = target
+        whole = network if target is None else _WithMaps(network, target)
+        self._outputs = ("y",) if target is None else ("y", "maps")
         self._size = batch or exported_batch(example.shape[2], example.shape[3])
         self._pool = Pool(torch.get_num_threads())
         options = session_options(threads=1)
         options.add_free_dimension_override_by_name("n", self._size)
         with tempfile.TemporaryDirectory(prefix="relook-") as folder:
             file = Path(folder) / "network.onnx"
-            export(network, example, file)
+            export(whole, example, file, self._outputs)
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
-        check_agreement(self, network, example, _TOLERANCE, "exported", normalise)
+        form = self if target is None else self.with_maps
+        check_agreement(form, whole, example, _TOLERANCE, "exported", normalise)
 
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """Compute raw outputs for normalised inputs of the exported input size."""
+        [outputs] = self._run(inputs, self._outputs[:1])
+        return outputs
+
+    def with_maps(
+        self, inputs: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n k u v"]]:
+        """Compute raw outputs and the target layer's maps, in the same forward pass."""
+        outputs, maps = self._run(inputs, self._outputs)
+        return outputs, maps
+
+    def _run(self, inputs: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         count = len(inputs)
         padding = inputs.new_zeros(-count % self._size, *inputs.shape[1:])
         padded = torch.cat([inputs, padding]) if len(padding) else inputs
-        batches = padded.float().contiguous().split(self._size)
-        return torch.cat(self._pool.map(self._batch, batches))[:count]
 
-    def _batch(self, inputs: Tensor) -> Tensor:
-        [outputs] = self._session.run(None, {"x": inputs.numpy()})
-        return torch.from_numpy(outputs)
+        def run(batch: Tensor) -> Any:
+            return self._session.run(names, {"x": batch.numpy()})
+
+        parts = self._pool.map(run, padded.float().contiguous().split(self._size))
+        # Joined by NumPy: PyTorch would wake its own threads, whose spinning takes the cores.
+        joined = (np.concatenate(output)[:count] for output in zip(*parts, strict=True))
+        return [torch.from_numpy(output) for output in joined]
 
 
 def session_options(severity: int = 3, threads: int | None = None) -> Any:
