@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ from relook.checks import (
 )
 from relook.engines import Engines, Folded, OnnxRuntime, Run
 from relook.errors import ModelError, RelookError
-from relook.first_look import FirstLook
+from relook.first_look import FirstLook, FirstLooks
 from relook.geometry import Box, Geometry
 from relook.labels import ClassIndices, Labels, class_labels
 from relook.layers import REFUSALS, evaluating, exclusive, floating_point_tensor, layers_of
@@ -319,6 +318,20 @@ class Classifier(nn.Module):
     ) -> list[FirstLook]:
         """Compute f(X) for each image, with the target layer's maps from the same forward pass.
 
+        See `first_look_batch`, which returns the same for all images together.
+        """
+        looks = self.first_look_batch(pixels, activations, originals)
+        return [looks[index] for index in range(len(looks))]
+
+    @torch.no_grad()
+    def first_look_batch(
+        self,
+        pixels: Float[Tensor, "n 3 h w"],
+        activations: bool = True,
+        originals: Sequence[Image.Image | None] | None = None,
+    ) -> FirstLooks:
+        """Compute f(X) for all images, with the target layer's maps from the same forward passes.
+
         Args:
             pixels: images in [0, 1], on any device.
             activations: whether to record the maps.
@@ -331,13 +344,22 @@ class Classifier(nn.Module):
             ModelError: `activations` is true and there is no target layer.
         """
         check_pixels(pixels)
+        if originals is not None and len(originals) != len(pixels):
+            raise ValueError(f"{len(originals)} originals were given for {len(pixels)} images")
+        pixels = pixels.to(self.device)
+        if not len(pixels):
+            none = torch.zeros(0, len(self.labels), device=self.device)
+            return FirstLooks(self.geometry, pixels, none, none, None, originals)
         height, width = pixels.shape[-2:]
         look = self._first_look_runner(len(pixels), (height, width), activations)
-        looks = chunked(pixels, self.chunk_size(height, width), partial(self._first_looks, look))
-        found = [look for chunk in looks for look in chunk]
-        if originals is None:
-            return found
-        return [replace(look, original=o) for look, o in zip(found, originals, strict=True)]
+        size = self.chunk_size(height, width)
+        found = list(chunked(pixels, size, lambda chunk: look(self.normalised(chunk))))
+        outputs = _joined([outputs for outputs, _ in found])
+        kept = [maps for _, maps in found if maps is not None]
+        probabilities = self.to_probabilities(outputs)
+        check_finite(probabilities, self.dtype)
+        maps = _joined(kept) if kept else None
+        return FirstLooks(self.geometry, pixels, probabilities, outputs, maps, originals)
 
     def attribution(
         self,
@@ -390,20 +412,6 @@ class Classifier(nn.Module):
             outputs = self._forward(self.network, inputs)
         self._check_maps(maps, inputs)
         return outputs, at_least_float32(maps[0])
-
-    @torch.no_grad()
-    def _first_looks(
-        self,
-        look: Callable[[Tensor], tuple[Tensor, Tensor | None]],
-        pixels: Float[Tensor, "n 3 h w"],
-    ) -> list[FirstLook]:
-        pixels = pixels.to(self.device)
-        outputs, maps = look(self.normalised(pixels))
-        probabilities = self.to_probabilities(outputs)
-        check_finite(probabilities, self.dtype)
-        kept = [None] * len(pixels) if maps is None else maps
-        rows = zip(pixels, probabilities, outputs, kept, strict=True)
-        return [FirstLook(self.geometry, *row) for row in rows]
 
     def gradients(
         self, pixels: Float[Tensor, "3 h w"], classes: Int[Tensor, " n"]
@@ -621,3 +629,8 @@ class Classifier(nn.Module):
     def in_pytorch(self) -> bool:
         """Whether PyTorch runs the network; otherwise ONNX Runtime runs it as an ONNX graph."""
         return layers_of(self.network).in_pytorch
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The parts as one tensor; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
