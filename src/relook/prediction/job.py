@@ -15,7 +15,7 @@ from torch import Tensor
 
 from relook.classifier import Classifier
 from relook.correction import Corrector, Outcome, SecondLooks, Waiting
-from relook.first_look import FirstLook
+from relook.first_look import FirstLook, FirstLooks
 from relook.looks import detail
 from relook.prediction.rows import Columns, Form
 from relook.reading import THREADS
@@ -92,7 +92,7 @@ class Predicting:
             for batch in batches:
                 start = time.perf_counter()
                 firsts = self._first_looks(batch)
-                y = torch.stack([first.probabilities for first in firsts])
+                y = firsts.probabilities
                 seconds = batch.seconds + (time.perf_counter() - start) / len(batch)
                 unsure = self.corrector.gate.passing(y)
                 yield from self._kept(batch.items, y, ~unsure, seconds)
@@ -114,8 +114,8 @@ class Predicting:
         return self.form.failed(item, error)
 
     @torch.no_grad()
-    def _first_looks(self, batch: Batch) -> list[FirstLook]:
-        return self.classifier.first_looks(batch.pixels, self._keeps_maps, batch.originals)
+    def _first_looks(self, batch: Batch) -> FirstLooks:
+        return self.classifier.first_look_batch(batch.pixels, self._keeps_maps, batch.originals)
 
     def _views(self, index: int, first: FirstLook) -> tuple[int, Waiting]:
         return index, self.corrector.views_of(first).without_pixels()
