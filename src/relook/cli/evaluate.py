@@ -248,7 +248,8 @@ def _evaluate(
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar, progress_bars
     from relook.evaluation import evaluate
-    from relook.report import keep_gallery, write_report
+    from relook.report.gallery import keep_gallery
+    from relook.report.run import write_report
 
     with evaluation_bar("images", len(data)) as bar:
         evaluation = evaluate(

@@ -191,7 +191,8 @@ def _compare(
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar
     from relook.multicam import compare as run
-    from relook.report import keep_cases, write_report
+    from relook.report.comparison import keep_cases
+    from relook.report.run import write_report
 
     with evaluation_bar("images", len(data)) as bar:
         comparison = run(trained, data, output, gate=gate, budget=budget, on_rows=bar)

@@ -225,7 +225,7 @@ def _show(correction: Correction, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from relook.cli.tables import print_story
+    from relook.cli.story import print_story
     from relook.report.story import tell
 
     print_story(Console(), tell(correction))
