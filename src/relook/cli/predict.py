@@ -228,7 +228,7 @@ def _show(correction: Correction, as_json: bool) -> None:
     from relook.cli.story import print_story
     from relook.report.story import tell
 
-    print_story(Console(), tell(correction))
+    print_story(Console(), tell(correction, pictures=False))
 
 
 def _refuse_absent(images: list[str], as_json: bool) -> None:

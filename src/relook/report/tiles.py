@@ -27,7 +27,7 @@ def photo_tile(pixels: Float[Tensor, "3 h w"]) -> Image.Image:
 
 def map_tile(pixels: Float[Tensor, "3 h w"], attribution: Float[Tensor, "h w"]) -> Image.Image:
     """An attribution map over its photo; higher values are brighter and more opaque."""
-    import matplotlib  # here, since most answers on screen have no map
+    import matplotlib  # here, since answers on screen need none of it
 
     photo = pixels.permute(1, 2, 0).numpy().astype(np.float32)
     grey = photo.mean(axis=2, keepdims=True)
