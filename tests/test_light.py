@@ -84,6 +84,11 @@ def test_predict_with_the_bundled_network_loads_nothing_slow_but_torch(photo, ga
     assert loaded & SLOW == set()
 
 
+def test_predict_of_a_missing_file_does_not_wait_for_torch(tmp_path):
+    loaded = loaded_by_command("predict", str(tmp_path / "absent.jpg"), "--look", "best")
+    assert loaded & {"torch", *SLOW} == set()
+
+
 def test_these_tests_can_fail():
     loaded = loaded_by("import relook; relook.load('timm/resnet10t', pretrained=False)")
     assert loaded >= {"torch", "torchvision", "timm", "torch._dynamo", "sympy"}

@@ -67,7 +67,7 @@ def test_the_bundled_architectures_are_those_of_timm(variant, architecture):
     state = theirs.state_dict()
     assert list(state) == list(ours.state_dict())
     ours.load_state_dict(state)
-    for size in [(architecture.input_size,) * 2, (97, 130), (64, 33)]:
+    for size in [(64, 97), (33, 32)]:
         inputs = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(variant))
         with torch.no_grad():
             assert torch.equal(ours.eval()(inputs), theirs.eval()(inputs))

@@ -95,8 +95,8 @@ def predict(
     if output is not None:
         make_folder(output)
     with usage_errors():
+        _refuse_absent(images, as_json)  # before torch is imported
         preset = looking.preset()
-        _refuse_absent(images, as_json)
         from relook.correction import Corrector
 
         corrector = Corrector(network.load(), look=preset)
