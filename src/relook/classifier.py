@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -350,15 +350,9 @@ class Classifier(nn.Module):
         if not len(pixels):
             none = torch.zeros(0, len(self.labels), device=self.device)
             return FirstLooks(self.geometry, pixels, none, none, None, originals)
-        height, width = pixels.shape[-2:]
-        look = self._first_look_runner(len(pixels), (height, width), activations)
-        size = self.chunk_size(height, width)
-        found = list(chunked(pixels, size, lambda chunk: look(self.normalised(chunk))))
-        outputs = _joined([outputs for outputs, _ in found])
-        kept = [maps for _, maps in found if maps is not None]
+        outputs, maps = self._outputs_and_maps(pixels, activations)
         probabilities = self.to_probabilities(outputs)
         check_finite(probabilities, self.dtype)
-        maps = _joined(kept) if kept else None
         return FirstLooks(self.geometry, pixels, probabilities, outputs, maps, originals)
 
     def attribution(
@@ -385,24 +379,27 @@ class Classifier(nn.Module):
 
         return attribute(self, image, classes, method)
 
-    def _first_look_runner(
-        self, forwards: int, size: tuple[int, int], activations: bool
-    ) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-        """Function from normalised inputs to raw outputs and, if wanted, maps.
+    def _outputs_and_maps(
+        self, pixels: Float[Tensor, "n 3 h w"], activations: bool
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n k u v"] | None]:
+        """Compute raw outputs and, if wanted, maps.
 
         Only ONNX Runtime replaces the network: other forms, in half precision or on an
         accelerator, round differently.
         """
+        height, width = pixels.shape[-2:]
         exact = self.device.type == "cpu" and self.dtype == torch.float32
-        form = self._engine(forwards, size) if exact and forwards else None
-        exported = form if isinstance(form, OnnxRuntime) else None
+        form = self._engine(len(pixels), (height, width)) if exact else None
+        if isinstance(form, OnnxRuntime) and (not activations or form.target == self.target):
+            outputs, *maps = form.of_pixels(pixels, self.mean, self.std, activations)
+            return outputs, maps[0] if maps else None
+        size = self.chunk_size(height, width)
         if not activations:
-            run = exported or self.run
-            return lambda inputs: (run(inputs), None)
-        target = self.target
-        if exported is not None and exported.target == target:
-            return exported.with_maps
-        return partial(self._recorded, target)
+            run = partial(chunked, pixels, size, lambda chunk: self.run(self.normalised(chunk)))
+            return torch.cat(list(run())), None
+        record = partial(self._recorded, self.target)
+        found = list(chunked(pixels, size, lambda chunk: record(self.normalised(chunk))))
+        return torch.cat([y for y, _ in found]), torch.cat([maps for _, maps in found])
 
     @torch.no_grad()
     def _recorded(
@@ -472,7 +469,11 @@ class Classifier(nn.Module):
         Unlike `forward`, it checks neither the pixels nor the answers.
         """
         height, width = pixels.shape[-2:]
-        run = self.runner(len(pixels), (height, width))
+        form = self._engine(len(pixels), (height, width))
+        if isinstance(form, OnnxRuntime):
+            [outputs] = form.of_pixels(pixels, self.mean, self.std)
+            return self.to_probabilities(outputs)
+        run = form or self.run
         size = self.chunk_size(height, width)
         answers = chunked(pixels, size, lambda chunk: run(self.normalised(chunk)))
         return self.to_probabilities(torch.cat(list(answers)))
@@ -629,8 +630,3 @@ class Classifier(nn.Module):
     def in_pytorch(self) -> bool:
         """Whether PyTorch runs the network; otherwise ONNX Runtime runs it as an ONNX graph."""
         return layers_of(self.network).in_pytorch
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """The parts as one tensor; a single part is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

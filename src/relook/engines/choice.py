@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ _PAYS_FROM = 128
 # as of a single photo, should not have to wait for it.
 _FEWEST = 4
 
+# Smallest number of forward passes at a size for which it is worth trying the form for any size.
+_TRIES_FROM = 8
+
 # Largest number of input sizes with a form of their own; the oldest form is dropped.
 _SIZES = 4
 
@@ -34,11 +38,13 @@ Run = Callable[[Tensor], Tensor]
 
 
 class Engines:
-    """Faster forms of one network, one per frequently used input size.
+    """Faster forms of one network, one per frequently used input size, or one for several.
 
     The form is ONNX Runtime if the whole network is in float32 on the CPU. Otherwise, or if the
-    export fails, it is PyTorch with BatchNorm folded into the convolutions. A network with hooks
-    gets no other form, so that its hooks are called. This class takes no lock: callers must.
+    export fails, it is PyTorch with BatchNorm folded into the convolutions. The first input size
+    has a form of its own; others share one that takes any size, where its answers are right. A
+    network with hooks gets no other form, so that its hooks are called. This class takes no lock:
+    callers must.
 
     >>> from relook.engines import Engines
     >>> Engines().name
@@ -47,6 +53,9 @@ class Engines:
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, int], OnnxRuntime | Folded | None] = {}
+        self._any_size: OnnxRuntime | None = None
+        self._unfit: set[tuple[int, int]] = set()
+        self._trusted = 0
         self._expected: dict[tuple[int, int], int] = {}
         self._network: Fingerprint | None = None
         self._restless: set[str] = set()
@@ -60,8 +69,8 @@ class Engines:
 
     @property
     def forms(self) -> list[OnnxRuntime | Folded]:
-        """Forms that are kept, one per input size, the latest last."""
-        return [form for form in self._made.values() if form]
+        """Forms that are kept, the latest last."""
+        return list(dict.fromkeys(form for form in self._made.values() if form))
 
     def get(
         self,
@@ -85,6 +94,8 @@ class Engines:
                 there stays as it is.
         """
         self._expected[size] = self._expected.get(size, 0) + forwards
+        if self._trusted and size in self._made:
+            return self._made[size]
         if size not in self._made and not self._pays(forwards, size):
             return None
         found = self._fingerprint(network)
@@ -95,12 +106,18 @@ class Engines:
                 self._expected = {size: forwards}
             self._network = found
             self._made.clear()
+            self._any_size = None
+            self._unfit.clear()
         if size not in self._made:
             if not self._pays(forwards, size):
                 return None
-            if len(self._made) == _SIZES:
-                del self._made[next(iter(self._made))]
-            self._made[size] = _make(network, size, memory_format, normalise, target)
+            if not self._shared(network, size, normalise):
+                if self._expected[size] < _PAYS_FROM:
+                    return None
+                own = [size for size, form in self._made.items() if form is not self._any_size]
+                if len(own) == _SIZES:
+                    del self._made[own[0]]
+                self._made[size] = _make(network, size, memory_format, normalise, target)
             # Values that running the network changes (a counter, a cache) are ignored from now on.
             after = self._fingerprint(network)
             if after is None:
@@ -109,9 +126,50 @@ class Engines:
             self._network = after
         return self._made[size]
 
+    @contextmanager
+    def trusting(self) -> Iterator[None]:
+        """Do not look for changes of the network inside the block, which takes up to 10 ms a call."""
+        self._trusted += 1
+        try:
+            yield
+        finally:
+            self._trusted -= 1
+
     def _pays(self, forwards: int, size: tuple[int, int]) -> bool:
-        """Whether a form that has not been made yet is worth the time to make it."""
-        return forwards >= _FEWEST and self._expected[size] >= _PAYS_FROM
+        """Whether a form that has not been made or tried yet is worth the time."""
+        own = self._expected[size]
+        if forwards < _FEWEST or own >= _PAYS_FROM:
+            return forwards >= _FEWEST
+        if size in self._unfit or not self._has_exported():
+            return False
+        if self._any_size is not None:
+            return own >= _TRIES_FROM
+        others = (count for other, count in self._expected.items() if other not in self._made)
+        return sum(others) >= _PAYS_FROM
+
+    def _has_exported(self) -> bool:
+        return any(isinstance(form, OnnxRuntime) for form in self._made.values())
+
+    def _shared(self, network: nn.Module, size: tuple[int, int], normalise: Normalise) -> bool:
+        """Use the form for any size at this size, if there is one and its answers are right."""
+        if size in self._unfit or not self._has_exported():
+            return False
+        example = torch.zeros(1, 3, *size)
+        with evaluating(network):
+            if self._any_size is None:
+                try:
+                    self._any_size = OnnxRuntime(
+                        network, example, normalise=normalise, any_size=True
+                    )
+                except Exception as error:  # noqa: BLE001  an exporter may raise anything
+                    _log.info("relook: there is no form for any size (%s)", first_line(error))
+                    self._unfit.add(size)
+                    return False
+            elif not self._any_size.fits(network, example, normalise):
+                self._unfit.add(size)
+                return False
+        self._made[size] = self._any_size
+        return True
 
     def _fingerprint(self, network: nn.Module) -> Fingerprint | None:
         """The network's fingerprint; None if its changes cannot be detected, so that it is run
@@ -142,6 +200,9 @@ class Engines:
         """Leave out the forms: ONNX Runtime sessions cannot be copied; a copy makes its own."""
         return {
             "_made": {},
+            "_any_size": None,
+            "_unfit": set(),
+            "_trusted": 0,
             "_expected": {},
             "_network": None,
             "_restless": set(),

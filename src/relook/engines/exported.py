@@ -6,13 +6,14 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from relook.batching import exported_batch
@@ -66,6 +67,7 @@ class OnnxRuntime:
         batch: int | None = None,
         normalise: Normalise = as_trained,
         target: Target | None = None,
+        any_size: bool = False,
     ) -> None:
         """Export the network and check the exported one against it.
 
@@ -76,6 +78,7 @@ class OnnxRuntime:
                 input size.
             normalise: function from pixels in [0, 1] to the network's inputs.
             target: layer whose maps are exported too.
+            any_size: whether the exported network takes inputs of any size; `fits` tells which.
 
         Raises:
             ImportError: onnxruntime is not installed.
@@ -88,12 +91,14 @@ class OnnxRuntime:
         whole = network if target is None else _WithMaps(network, target)
         self._outputs = ("y",) if target is None else ("y", "maps")
         self._size = batch or exported_batch(example.shape[2], example.shape[3])
+        self._any_size = any_size
         self._pool = Pool(torch.get_num_threads())
         options = session_options(threads=1)
-        options.add_free_dimension_override_by_name("n", self._size)
+        if not any_size:
+            options.add_free_dimension_override_by_name("n", self._size)
         with tempfile.TemporaryDirectory(prefix="relook-") as folder:
             file = Path(folder) / "network.onnx"
-            export(whole, example, file, self._outputs)
+            export(whole, example, file, self._outputs, any_size)
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
@@ -112,15 +117,53 @@ class OnnxRuntime:
         outputs, maps = self._run(inputs, self._outputs)
         return outputs, maps
 
-    def _run(self, inputs: Tensor, names: tuple[str, ...]) -> list[Tensor]:
-        count = len(inputs)
-        padding = inputs.new_zeros(-count % self._size, *inputs.shape[1:])
-        padded = torch.cat([inputs, padding]) if len(padding) else inputs
+    def of_pixels(
+        self,
+        pixels: Float[Tensor, "n 3 h w"],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        maps: bool = False,
+    ) -> list[Tensor]:
+        """Compute raw outputs for pixels in [0, 1], and the target layer's maps if wanted.
+
+        Each thread normalises its own batch, (pixels − mean) / std, while it is in its cache.
+        """
+        colours = [np.array(values, np.float32).reshape(3, 1, 1) for values in (mean, std)]
+
+        def normalised(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+            shifted = batch - colours[0]
+            return np.divide(shifted, colours[1], out=shifted)
+
+        return self._run(pixels, self._outputs if maps else self._outputs[:1], normalised)
+
+    def fits(
+        self, network: nn.Module, example: Float[Tensor, "1 3 h w"], normalise: Normalise
+    ) -> bool:
+        """Whether the answers for inputs of this size are the network's, tried on two images."""
+        try:
+            check_agreement(self, network, example, _TOLERANCE, "exported", normalise, images=2)
+        except Exception:  # noqa: BLE001  what the tracer took for constant may fail anywhere
+            return False
+        return True
+
+    def _run(
+        self,
+        inputs: Tensor,
+        names: tuple[str, ...],
+        prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    ) -> list[Tensor]:
+        count, size = len(inputs), self._size
+        if self._any_size:
+            size = exported_batch(inputs.shape[2], inputs.shape[3])
+        else:
+            padding = inputs.new_zeros(-count % size, *inputs.shape[1:])
+            inputs = torch.cat([inputs, padding]) if len(padding) else inputs
 
         def run(batch: Tensor) -> Any:
-            return self._session.run(names, {"x": batch.numpy()})
+            array = batch.numpy()
+            return self._session.run(names, {"x": prepare(array) if prepare else array})
 
-        parts = self._pool.map(run, padded.float().contiguous().split(self._size))
+        parts = self._pool.map(run, inputs.float().contiguous().split(size))
         # Joined by NumPy: PyTorch would wake its own threads, whose spinning takes the cores.
         joined = (np.concatenate(output)[:count] for output in zip(*parts, strict=True))
         return [torch.from_numpy(output) for output in joined]
@@ -145,9 +188,15 @@ def session_options(severity: int = 3, threads: int | None = None) -> Any:
 
 
 def export(
-    network: nn.Module, example: Tensor, file: Path, outputs: tuple[str, ...] = ("y",)
+    network: nn.Module,
+    example: Tensor,
+    file: Path,
+    outputs: tuple[str, ...] = ("y",),
+    any_size: bool = False,
 ) -> None:
     """Write the network as an ONNX file with a variable batch size n and an input named x.
+
+    With `any_size`, the input's height and width are variable too.
 
     The exporter has global state, so the caller must hold the lock of `relook.layers.exclusive`.
     """
@@ -160,7 +209,10 @@ def export(
             file,
             input_names=["x"],
             output_names=list(outputs),
-            dynamic_axes={name: {0: "n"} for name in ("x", *outputs)},
+            dynamic_axes={
+                "x": {0: "n", 2: "h", 3: "w"} if any_size else {0: "n"},
+                **{name: {0: "n"} for name in outputs},
+            },
             opset_version=17,
             dynamo=False,
         )
