@@ -128,7 +128,7 @@ class Engines:
 
     @contextmanager
     def trusting(self) -> Iterator[None]:
-        """Do not look for changes of the network inside the block, which takes up to 10 ms a call."""
+        """Do not look for changes of the network in the block: that takes up to 10 ms a call."""
         self._trusted += 1
         try:
             yield

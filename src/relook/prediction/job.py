@@ -88,7 +88,7 @@ class Predicting:
         making: list[Future[tuple[int, Waiting]]] = []
         looks = SecondLooks(self.corrector)
         most = _OPEN * self.classifier.chunk_size(*self.classifier.input_size)
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool, self.classifier.unchanged():
             for batch in batches:
                 start = time.perf_counter()
                 firsts = self._first_looks(batch)

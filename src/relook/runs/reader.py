@@ -59,7 +59,7 @@ class Reader:
         self._job = job
         self._items = enumerate(items)
         height, width = job.classifier.input_size
-        self._most = max(1, min(_LARGEST, 2 * job.classifier.chunk_size(height, width)))
+        self._most = max(1, min(_LARGEST, 4 * job.classifier.chunk_size(height, width)))
         self._pool = ThreadPoolExecutor(THREADS)
         self._begun: deque[Future[_Read]] = deque()
         self._room = _Room(_BATCHES * _PIXELS)
