@@ -1,0 +1,228 @@
+"""A run and its images on an object store: a server of S3 in this process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+
+import pyarrow
+import pyarrow.fs
+import pyarrow.parquet
+import pytest
+
+from relook import storage
+from relook.errors import RelookError
+from relook.folder import RemoteFolder, RunError, claimed, folder_at, read_settings
+from relook.runs import Run, run
+from relook.storage import StorageError
+
+SCHEMA = pyarrow.schema({"index": pyarrow.int64(), "text": pyarrow.string()})
+SETTINGS = {
+    "kind": "evaluation",
+    "k": 5,
+    "answers": {"first": "é"},
+    "model": {"a": 1},
+    "data": {"b": 2},
+}
+
+
+def schema_of(_settings):
+    return SCHEMA
+
+
+def rows(*indices, text="x"):
+    return pyarrow.table({"index": indices, "text": [f"{text}{i}" for i in indices]}, SCHEMA)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The address of an S3 server in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    """An empty bucket at the endpoint that the environment says; no other one is asked."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
+    files = pyarrow.fs.S3FileSystem(
+        endpoint_override=server,
+        scheme="http",
+        allow_bucket_creation=True,
+        allow_bucket_deletion=True,
+    )
+    files.create_dir("bucket")
+    yield "s3://bucket"
+    files.delete_dir_contents("bucket")
+    storage._file_system.cache_clear()
+
+
+def names(address):
+    return sorted(name for name, _ in storage.files_in(address, deep=True))
+
+
+def opened(place, **settings):
+    return Run.open(place, {**SETTINGS, **settings}, schema_of)
+
+
+@pytest.fixture(params=["disk", "s3", "other"])
+def place(request, tmp_path):
+    """A folder on this disk, on an object store, and on another kind of file system."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/runs/one"
+    storage._file_system.cache_clear()  # PyArrow's file system in memory is emptied
+    return tmp_path / "runs" / "one" if request.param == "disk" else "mock://memory/runs/one"
+
+
+def test_a_run_is_claimed_written_continued_and_compacted(place):
+    with opened(place) as begun:
+        assert begun.done() == set()
+        begun.write(rows(3, 1))
+        begun.write(rows(0))
+        assert begun.done() == {0, 1, 3}
+    assert Run.count(place) == 3
+    with opened(place) as continued:
+        assert dict(continued.settings) == {"format": 2, **SETTINGS}
+        continued.write(rows(2), "part-named.parquet")
+        assert "part-named.parquet" in continued.folder.sizes("rows")
+        continued.compact()
+        assert len(continued.folder.sizes("rows")) == 1
+        assert continued.table() == rows(0, 1, 2, 3)
+    assert read_settings(place, "evaluation")["answers"] == {"first": "é"}
+    assert pickle.loads(pickle.dumps(continued)).table() == rows(0, 1, 2, 3)  # noqa: S301
+
+
+def test_another_run_in_the_folder_is_refused(place):
+    with opened(place) as begun:
+        begun.write(rows(0))
+    with (
+        pytest.raises(RunError, match=r"one holds another run; .* Different: k was 5 and is 4 now"),
+        opened(place, k=4),
+    ):
+        pass
+    begun.folder.delete("run.json")
+    with pytest.raises(RunError, match=r"one holds parts of a run but no run\.json"), opened(place):
+        pass
+
+
+def test_a_run_without_rows_leaves_no_settings(place):
+    with opened(place):
+        assert read_settings(place, "evaluation")["k"] == 5
+    with pytest.raises(
+        RunError, match=r"runs.one: contains no run\.json; pass the folder of a run"
+    ):
+        read_settings(place, "evaluation")
+    with opened(place, k=4):
+        pass
+
+
+def test_what_an_interrupted_write_left_is_deleted(place):
+    with opened(place) as begun:
+        begun.write(rows(0))
+    if isinstance(begun.folder, RemoteFolder):
+        storage.write(storage.joined(begun.folder.address, "rows/part-1.parquet.writing"), b"half")
+    else:
+        (place / "rows" / "part-1.parquet.writing").write_bytes(b"half")
+    with opened(place) as continued:
+        assert len(continued.folder.sizes("rows")) == 1
+
+
+def test_a_large_run_keeps_its_parts_and_loses_repeated_rows(place, monkeypatch):
+    monkeypatch.setattr(run, "_SMALL", 0)
+    with opened(place) as large:
+        large.write(rows(4, 2), "part-1.parquet")
+        large.write(rows(2, 3, text="later"), "part-2.parquet")
+        large.write(rows(4, 2, text="later"), "part-3.parquet")
+        large.compact()
+        parts = {name: large._read(name)["text"].to_pylist() for name in large._parts()}
+        assert parts == {"part-1.parquet": ["x4", "x2"], "part-2.parquet": ["later3"]}
+        assert large.done() == {2, 3, 4}
+
+
+def test_a_damaged_part_is_named(place):
+    with opened(place) as begun:
+        begun.folder.write("rows/part-1.parquet", b"not Parquet")
+        with pytest.raises(RunError, match=r"part-1\.parquet: cannot be read .*delete it to have"):
+            begun.table()
+    assert Run.count(place) == 0
+
+
+def test_any_reader_of_parquet_finds_one_row_an_image(bucket):
+    with opened(f"{bucket}/run") as begun:
+        begun.write(rows(1))
+        begun.write(rows(0))
+        begun.compact()
+    files, path = pyarrow.fs.FileSystem.from_uri(f"{bucket}/run/rows")
+    assert pyarrow.parquet.read_table(path, filesystem=files) == rows(0, 1)
+    assert "run/run.json" in names(bucket)
+    assert json.loads(storage.read(f"{bucket}/run/run.json"))["k"] == 5
+
+
+def test_storage_without_locks_says_so(bucket, caplog):
+    with (
+        caplog.at_level(logging.WARNING, logger="relook"),
+        opened(f"{bucket}/run?region=us-east-1"),
+    ):
+        pass
+    [message] = [record.getMessage() for record in caplog.records]
+    assert message == (
+        "relook: s3://bucket/run: storage at an address has no file locks; use the folder in one process only"
+    )
+
+
+def test_a_missing_bucket_is_a_sentence(bucket):
+    said = r"^s3://none/run/rows: cannot be read: there is no such bucket; create it, or check the address$"
+    with pytest.raises(RunError, match=said), opened("s3://none/run"):
+        pass
+    with pytest.raises(RunError, match=r"^s3://none/run: contains no run\.json"):
+        read_settings("s3://none/run", "evaluation")
+    with pytest.raises(StorageError, match=r"^s3://none: cannot be read: there is no such bucket"):
+        storage.files_in("s3://none")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "web://host/run",
+            r"web://host/run/run\.json: cannot be read: no such kind of storage is known; use s3://",
+        ),
+        (
+            "s3://bucket/run?colour=red",
+            "Unexpected query parameter in S3 URI: 'colour'; check the address",
+        ),
+    ],
+)
+def test_an_address_that_is_none_is_a_sentence(bucket, address, said):
+    with pytest.raises(RunError, match=said), claimed(address, {}, lambda: False):
+        pass
+
+
+def test_options_and_odd_names_survive_joining(server, bucket, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    root = f"{bucket}/a b%20c?endpoint_override={server}&scheme=http"
+    odd = "100%41/ü #?.txt"
+    storage.write(storage.joined(root, odd), b"content")
+    assert storage.files_in(root, deep=True) == [(odd, 7)]
+    assert storage.read(storage.joined(root, odd)) == b"content"
+    assert storage.shown(storage.joined(root, odd)) == f"s3://bucket/a b c/{odd}"
+    assert storage.kind_of(storage.folder_of(storage.joined(root, odd))) == "folder"
+    assert storage.kind_of(storage.joined(root, "none")) == "nothing"
+
+
+def test_a_path_on_windows_is_no_address():
+    for path in ("C:\\photos", "C:/photos", "c://photos", "photos", "s3:/bucket", "://x"):
+        assert not storage.is_address(path)
+        assert not isinstance(folder_at(path), RemoteFolder)
+    assert issubclass(StorageError, RelookError)
