@@ -201,7 +201,7 @@ def folder_at(place: str | os.PathLike[str] | Folder) -> Folder:
     """
     if isinstance(place, Folder):
         return place
-    if isinstance(place, str) and storage.is_address(place):
+    if storage.is_address(place):
         return RemoteFolder(place)
     return LocalFolder(Path(place))
 

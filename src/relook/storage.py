@@ -16,12 +16,11 @@ stores' own tools read them:
 from __future__ import annotations
 
 import functools
-import os
 import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 from urllib.parse import quote, unquote
 
 import pyarrow
@@ -57,7 +56,7 @@ class StorageError(RelookError):
     """A file at an address cannot be read or written: no bucket, no access, no network."""
 
 
-def is_address(name: str | os.PathLike[str]) -> bool:
+def is_address(name: object) -> TypeGuard[str]:
     r"""Whether a name is an address, not a path on this machine.
 
     >>> from relook.storage import is_address
