@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import pickle
@@ -10,10 +11,13 @@ import pyarrow
 import pyarrow.fs
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from relook import storage
-from relook.errors import RelookError
+from relook.errors import DataError, ImageError, RelookError
+from relook.evaluation import read_data
 from relook.folder import RemoteFolder, RunError, claimed, folder_at, read_settings
+from relook.prediction.images import find_images
 from relook.runs import Run, run
 from relook.storage import StorageError
 
@@ -226,3 +230,89 @@ def test_a_path_on_windows_is_no_address():
         assert not storage.is_address(path)
         assert not isinstance(folder_at(path), RemoteFolder)
     assert issubclass(StorageError, RelookError)
+
+
+@pytest.fixture
+def photos(bucket):
+    """Images below s3://bucket/photos, and what is not used there."""
+    content = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(content, "PNG")
+    for name in ("b.png", "in ner/ü.PNG", "a-b/1.png", ".git/x.png", "in ner/.y.png"):
+        storage.write(storage.joined(f"{bucket}/photos", name), content.getvalue())
+    storage.write(f"{bucket}/photos/notes.txt", b"text")
+    return f"{bucket}/photos"
+
+
+def test_images_are_listed_and_read(photos):
+    found = find_images([photos])
+    assert [item.name for item in found.items] == ["a-b/1.png", "b.png", "in ner/ü.PNG"]
+    assert all(item.open().size == (3, 2) for item in pickle.loads(pickle.dumps(found.items)))  # noqa: S301
+    assert found.left_out == (
+        "1 file that Pillow does not open as an image (.txt 1), "
+        "1 image in hidden or system folders (.git), 1 hidden file"
+    )
+    several = find_images([f"{photos}/b.png", f"{photos}/", f"{photos}/none.png"])
+    assert [item.name for item in several.items] == [
+        "s3://bucket/photos/b.png",
+        "s3://bucket/photos/a-b/1.png",
+        "s3://bucket/photos/in ner/ü.PNG",
+        "s3://bucket/photos/none.png",
+    ]
+    with pytest.raises(
+        ImageError, match=r"^s3://bucket/photos/none\.png: no such file; check the address"
+    ):
+        several.items[3].open()
+    storage.write(f"{photos}/b.png", b"no image")
+    with pytest.raises(
+        ImageError, match=r"^s3://bucket/photos/b\.png: not an image that Pillow can"
+    ):
+        several.items[0].open()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_images_are_listed_in_a_table(photos, tmp_path, kind):
+    listed = ["photos/b.png", f"{photos}/a-b/1.png", "photos/in ner/ü.PNG"]
+    file = tmp_path / f"t.{kind}"
+    if kind == "csv":
+        file.write_text("\n".join(["image", *listed]), encoding="utf-8")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"image": listed}), file)
+    far = f"s3://bucket/t.{kind}"
+    storage.write(far, file.read_bytes())
+    found = find_images([far])
+    assert [item.name for item in found.items] == listed
+    assert all(item.open().size == (3, 2) for item in found.items)
+    here = find_images([file]).items[1]
+    assert (here.name, here.open().size) == (listed[1], (3, 2))
+    file.write_text(f"image,label\n{listed[1]},cat\n", encoding="utf-8")
+    if kind == "csv":
+        with pytest.raises(
+            DataError, match=r"row 2 is at an address .* which only relook predict reads"
+        ):
+            read_data(file, ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "s3://none/photos",
+            r"s3://none/photos: cannot be read: there is no such bucket; create it, or",
+        ),
+        (
+            "s3://bucket/nowhere",
+            r"s3://bucket/nowhere: there is no such file or folder; check the address",
+        ),
+        (
+            "s3://bucket/nowhere.csv",
+            r"s3://bucket/nowhere\.csv: there is no such table; check the address",
+        ),
+        (
+            "web://bucket/photos",
+            r"web://bucket/photos: cannot be read: no such kind of storage is known",
+        ),
+    ],
+)
+def test_images_that_are_not_there_are_a_sentence(bucket, address, said):
+    with pytest.raises(DataError, match=said):
+        find_images([address])
