@@ -225,6 +225,28 @@ def test_options_and_odd_names_survive_joining(server, bucket, monkeypatch):
     assert storage.kind_of(storage.joined(root, "none")) == "nothing"
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://bucket/run?endpoint_override=127.0.0.1:9&scheme=http",
+        "gs://anonymous@bucket/run?endpoint_override=127.0.0.1:9&scheme=http&retry_limit_seconds=1",
+    ],
+)
+@pytest.mark.slow  # it is tried again for seconds
+def test_a_server_out_of_reach_is_a_sentence(bucket, address):
+    with pytest.raises(
+        StorageError, match=r"bucket/run: .*: the server cannot be reached; check the network"
+    ):
+        storage.read(address)
+
+
+def test_a_password_is_not_shown():
+    address = "s3://key:secret@bucket/run?region=eu-west-1"
+    assert str(folder_at(address)) == "s3://bucket/run"
+    assert folder_at(address).named("rows/a.parquet") == "s3://bucket/run/rows/a.parquet"
+    assert storage.shown("abfs://box@account.net/a") == "abfs://box@account.net/a"
+
+
 def test_a_path_on_windows_is_no_address():
     for path in ("C:\\photos", "C:/photos", "c://photos", "photos", "s3:/bucket", "://x"):
         assert not storage.is_address(path)

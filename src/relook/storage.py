@@ -11,6 +11,9 @@ stores' own tools read them:
 | `gs://bucket/…` | GOOGLE_APPLICATION_CREDENTIALS or gcloud's default; `gs://anonymous@bucket/…` for none | `?endpoint_override=host:port&scheme=http` |
 | `abfs://container@account.dfs.core.windows.net/…` | AZURE_CLIENT_ID and the like, or az login | |
 | `hdfs://namenode:port/…` | Kerberos; needs Java and Hadoop (JAVA_HOME, HADOOP_HOME, CLASSPATH) | |
+
+PyArrow asks S3 again for a few seconds if it cannot be reached, Google for 15 minutes unless the
+address says `?retry_limit_seconds=60`.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -39,14 +42,23 @@ _OBJECT_STORES = frozenset({"s3", "gs", "gcs", "abfs", "abfss"})
 
 _WRITING = ".writing"
 
+_NO_BUCKET = "there is no such bucket; create it, or check the address"
+_NO_ACCESS = "access is denied; check the credentials and the bucket's permissions"
+_NO_SERVER = "the server cannot be reached; check the network and the endpoint"
 _REASONS = {
-    "NO_SUCH_BUCKET": "there is no such bucket; create it, or check the address",
-    "ACCESS_DENIED": "access is denied; check the credentials and the bucket's permissions",
-    "INVALID_ACCESS_KEY_ID": "the access key is unknown; check the credentials",
-    "SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong; check the credentials",
-    "NETWORK_CONNECTION": "the server cannot be reached; check the network and the endpoint",
+    "AWS Error NO_SUCH_BUCKET": _NO_BUCKET,
+    "AWS Error ACCESS_DENIED": _NO_ACCESS,
+    "AWS Error INVALID_ACCESS_KEY_ID": "the access key is unknown; check the credentials",
+    "AWS Error SIGNATURE_DOES_NOT_MATCH": "the secret key is wrong; check the credentials",
+    "AWS Error NETWORK_CONNECTION": _NO_SERVER,
+    "google::cloud::Status(PERMISSION_DENIED": _NO_ACCESS,
+    "google::cloud::Status(UNAUTHENTICATED": _NO_ACCESS,
+    "google::cloud::Status(UNAVAILABLE": _NO_SERVER,
+    "Unrecognized filesystem type": (
+        "no such kind of storage is known; use s3://, gs://, abfs:// or hdfs://"
+    ),
 }
-"""What PyArrow calls frequent errors of S3, and what they mean."""
+"""What PyArrow writes of frequent errors, and what it means."""
 
 _LONGEST = 200
 _REQUEST = re.compile(r" *\(Request ID: [^)]*\)")
@@ -250,11 +262,9 @@ def _told(address: str, done: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Why a file system failed, in one line, with what to do about it."""
     text = str(error)
-    for name, reason in _REASONS.items():
-        if f"AWS Error {name}" in text:
+    for written, reason in _REASONS.items():
+        if written in text:
             return reason
-    if "Unrecognized filesystem type" in text:
-        return "no such kind of storage is known; use s3://, gs://, abfs:// or hdfs://"
     line = _REQUEST.sub("", first_line(error))
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
     return f"{line}; check the address and the credentials"
