@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+import relook
 from relook import storage
 from relook.errors import DataError, ImageError, RelookError
 from relook.evaluation import read_data
@@ -252,6 +253,18 @@ def test_a_path_on_windows_is_no_address():
         assert not storage.is_address(path)
         assert not isinstance(folder_at(path), RemoteFolder)
     assert issubclass(StorageError, RelookError)
+
+
+def test_an_evaluation_is_kept_and_read_again(bucket, grey, data):
+    corrector = relook.Corrector(grey, look="flip")
+    kept = relook.evaluate(corrector, data, output=f"{bucket}/run")
+    rows_file, *others = names(bucket)
+    assert rows_file.startswith("run/rows/part-")
+    assert others == ["run/run.json", "run/summary.json"]
+    again = relook.Evaluation.read(f"{bucket}/run")
+    assert (
+        again.table == kept.table == relook.evaluate(corrector, data, output=f"{bucket}/run").table
+    )
 
 
 @pytest.fixture
