@@ -351,3 +351,11 @@ def test_images_are_listed_in_a_table(photos, tmp_path, kind):
 def test_images_that_are_not_there_are_a_sentence(bucket, address, said):
     with pytest.raises(DataError, match=said):
         find_images([address])
+
+
+def test_a_table_at_an_address_lists_images_elsewhere(photos, photo):
+    listed = ["../photos/./b.png", "..\\photos\\a-b\\1.png", str(photo)]
+    storage.write("s3://bucket/lists/t.csv", "\n".join(["image", *listed]).encode())
+    items = find_images(["s3://bucket/lists/t.csv"]).items
+    assert [item.name for item in items] == listed
+    assert [item.open().size for item in items] == [(3, 2), (3, 2), (40, 30)]

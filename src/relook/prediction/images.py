@@ -220,7 +220,7 @@ def _name_of(row: TableRow, table: str, alone: bool) -> str:
         return f"{_shown(table)}: {written}"
     if storage.is_address(table):
         return posixpath.join(posixpath.dirname(_shown(table)), written)
-    return PurePath(posixpath.join(posixpath.dirname(_shown(table)), written)).as_posix()
+    return (PurePath(readable(table)).parent / written).as_posix()
 
 
 def _size(source: str | bytes) -> int:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -338,9 +339,14 @@ def _source(file: Path | str, text: str) -> Path | str:
     """The path or the address of an image, relative to the table's folder unless it is absolute."""
     if storage.is_address(text):
         return text
-    if storage.is_address(file):
-        return storage.joined(storage.folder_of(file), text.replace("\\", "/"))
-    return _path(Path(file).parent, text)
+    if not storage.is_address(file):
+        return _path(Path(file).parent, text)
+    if os.path.isabs(text):
+        return Path(text)
+    folder, inside = storage.folder_of(file), posixpath.normpath(text.replace("\\", "/"))
+    while inside.startswith("../"):  # an object store takes .. for the name of a folder
+        folder, inside = storage.folder_of(folder), inside.removeprefix("../")
+    return storage.joined(folder, inside)
 
 
 def _path(folder: Path, text: str) -> Path:
