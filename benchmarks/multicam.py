@@ -35,8 +35,9 @@ from relook.multicam import (
     train_multicam,
     unseen_images,
 )
-from relook.report import keep_cases, write_report
+from relook.report.comparison import keep_cases
 from relook.report.findings import find_comparison
+from relook.report.run import write_report
 from relook.words import duration, percent_range, points, significance
 
 ROOT = Path(__file__).parents[1]

@@ -218,7 +218,8 @@ def forward_seconds(classifier: relook.Classifier, device: str) -> dict[tuple[st
         folded = Folded(network, example)
         makers[folded.name] = lambda _: folded
     if device == "cpu":
-        makers[OnnxRuntime.name] = lambda batch: OnnxRuntime(network, example, batch)
+        exported = OnnxRuntime(network, example)
+        makers[OnnxRuntime.name] = lambda _: exported
     for name, make in makers.items():
         for batch in BATCHES:
             inputs = torch.rand(batch, *example.shape[1:], device=example.device)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import relook
@@ -361,7 +362,7 @@ def test_chunks_hold_as_many_pixels_whatever_the_size(cnn):
     assert cnn.chunk_size(224, 224) == 16
     assert cnn.chunk_size(260, 260) == 8  # whole batches of the exported network, not 11
     assert cnn.chunk_size(448, 448) == 4
-    assert cnn.chunk_size(5000, 5000) == 1
+    assert cnn.chunk_size(5000, 5000) == torch.get_num_threads()
 
 
 def layer_of(network, size, classes=1000):
@@ -825,3 +826,39 @@ def test_maps_in_eight_bits_are_read_as_numbers(noise):
     steps = first.activations / 0.05
     torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
     assert relook.ScoreCAM()(Context(classifier, first, torch.tensor([0, 1]))).maps.isfinite().all()
+
+
+def test_first_looks_in_columns_are_those_in_a_list(cnn, noise):
+    originals = [Image.new("RGB", (20, 30)), None, Image.new("RGB", (40, 50))]
+    looks = cnn.first_look_batch(noise, originals=originals)
+    firsts = cnn.first_looks(noise, originals=originals)
+    assert len(looks) == len(firsts) == 3
+    for index, (one, first) in enumerate(zip(looks, firsts, strict=True)):
+        assert one.original is first.original is originals[index]
+        for name in ("pixels", "probabilities", "outputs", "activations"):
+            assert torch.equal(getattr(one, name), getattr(first, name))
+            # A view, not a copy.
+            own = getattr(looks, name)
+            assert getattr(one, name).data_ptr() == own[index].data_ptr()
+    assert looks[-1].original is originals[2]
+    torch.testing.assert_close(looks.probabilities, cnn(noise), rtol=0, atol=1e-12)
+
+
+def test_first_looks_in_several_chunks_are_those_in_one(cnn, noise, monkeypatch):
+    whole = cnn.first_look_batch(noise)
+    monkeypatch.setattr(cnn, "chunk_size", lambda height, width: 2)
+    parts = cnn.first_look_batch(noise)
+    torch.testing.assert_close(parts.activations, whole.activations, rtol=0, atol=1e-12)
+    torch.testing.assert_close(parts.outputs, whole.outputs, rtol=0, atol=1e-12)
+
+
+def test_first_looks_without_maps_originals_or_images(cnn, noise):
+    looks = cnn.first_look_batch(noise, activations=False)
+    assert looks.activations is None
+    assert looks[0].activations is None
+    assert looks[0].original is None
+    none = cnn.first_look_batch(noise[:0])
+    assert (len(none), list(none), none.probabilities.shape) == (0, [], (0, 4))
+    assert cnn.first_looks(noise[:0]) == []
+    with pytest.raises(ValueError, match="2 originals were given for 3 images"):
+        cnn.first_look_batch(noise, originals=[None, None])

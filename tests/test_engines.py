@@ -22,10 +22,13 @@ import torch
 from torch import nn
 
 import relook
-from networks import SmallCNN, counting_forwards, random_cnn
+import relook.demo
+from networks import HalvesNet, NaNNet, SmallCNN, counting_forwards, random_cnn
 from relook.attribution import Context
-from relook.batching import BATCH
+from relook.batching import BATCH, exported_batch, images_at_once
 from relook.engines import Engines, Folded, OnnxRuntime
+from relook.images import open_image
+from relook.probing import probing_pixels
 
 SIZE = (16, 16)
 
@@ -40,6 +43,14 @@ class NoExport(SmallCNN):
 @pytest.fixture
 def network():
     return random_cnn(torch.float32, batch_norm=True).eval()
+
+
+@pytest.fixture
+def restored_threads():
+    """A test may set the number of PyTorch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, 2 * BATCH + 3])
@@ -66,12 +77,102 @@ def test_a_batch_size_of_ones_own(network):
         torch.testing.assert_close(engine(inputs), network(inputs), rtol=0, atol=1e-5)
 
 
-def test_a_few_images_are_left_to_pytorch(network):
-    """They would be padded to a batch."""
+def test_a_call_for_a_few_images_makes_no_form_but_uses_one(network):
+    """Nobody waits for a form to answer one photo, and its answer is that of a large batch."""
     engines = Engines()
-    assert engines.get(network, 500, SIZE) is not None
-    assert engines.get(network, BATCH // 2 - 1, SIZE) is None
-    assert engines.get(network, BATCH // 2, SIZE) is not None
+    assert [engines.get(network, 3, SIZE) for _ in range(60)] == [None] * 60
+    engine = engines.get(network, 4, SIZE)
+    assert isinstance(engine, OnnxRuntime)
+    assert engines.get(network, 1, SIZE) is engine
+
+
+@pytest.mark.parametrize(
+    ("size", "batch"), [(16, 8), (112, 8), (160, 2), (224, 2), (225, 1), (448, 1), (1024, 1)]
+)
+def test_batches_of_large_images_are_smaller(size, batch):
+    assert exported_batch(size, size) == batch
+
+
+@pytest.mark.parametrize(("threads", "count"), [(1, 16), (2, 16), (16, 32), (64, 128)])
+def test_a_chunk_has_a_batch_for_every_thread(threads, count, restored_threads):
+    torch.set_num_threads(threads)
+    assert images_at_once(224, 224, torch.device("cpu")) == count
+    assert images_at_once(1024, 1024, torch.device("cpu")) == threads
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_an_image_s_answer_does_not_depend_on_the_batch_or_the_threads(threads, restored_threads):
+    torch.set_num_threads(threads)
+    network = random_cnn(torch.float32, batch_norm=True).eval()
+    inputs = torch.rand(21, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = network(inputs)
+    for batch in (1, 2, 8):
+        engine = OnnxRuntime(network, torch.zeros(1, 3, *SIZE), batch)
+        together = engine(inputs)
+        torch.testing.assert_close(together, expected, rtol=0, atol=1e-5)
+        for place in (0, 7, 20):
+            alone = engine(inputs[place : place + 1])
+            torch.testing.assert_close(alone[0], together[place], rtol=0, atol=1e-6)
+
+
+def test_a_batch_that_fails_raises_its_error_and_the_next_call_is_answered(network):
+    engine = OnnxRuntime(network, torch.zeros(1, 3, *SIZE), batch=1)
+    with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+        engine(torch.rand(5, 3, 8, 8))
+    assert engine(torch.rand(5, 3, *SIZE)).shape == (5, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_runs_a_form_whose_threads_it_does_not_have():
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["child:", "0", "same", "True"]
+
+
+FORKS = """
+import os, sys
+sys.path.insert(0, "tests")
+import torch
+from networks import random_cnn
+from relook.engines import OnnxRuntime
+
+torch.set_num_threads(2)
+engine = OnnxRuntime(random_cnn(torch.float32).eval(), torch.zeros(1, 3, 16, 16), batch=1)
+inputs = torch.rand(6, 3, 16, 16)
+before = engine(inputs)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(engine(inputs), before) else 1)
+print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print("same", torch.equal(engine(inputs), before))
+"""
+
+
+def test_a_process_ends_while_a_daemon_thread_runs_a_form():
+    subprocess.run([sys.executable, "-c", ENDS], capture_output=True, timeout=120, check=True)
+
+
+ENDS = """
+import sys, threading
+sys.path.insert(0, "tests")
+import torch
+from networks import random_cnn
+from relook.engines import OnnxRuntime
+
+torch.set_num_threads(2)
+engine = OnnxRuntime(random_cnn(torch.float32).eval(), torch.zeros(1, 3, 16, 16), batch=1)
+started = threading.Event()
+
+def ask():
+    while True:
+        engine(torch.rand(6, 3, 16, 16))
+        started.set()
+
+threading.Thread(target=ask, daemon=True).start()
+started.wait(60)
+"""
 
 
 def test_it_is_made_once_many_forwards_are_asked_for(network):
@@ -438,11 +539,6 @@ def test_weights_that_are_not_finite_are_not_exported_again_and_again(caplog):
     assert len(caplog.records) == 1
 
 
-def test_large_images_come_in_smaller_batches(network):
-    [small, large] = (Engines().get(network, 500, SIZE, chunk) for chunk in (16, 3))
-    assert (small._size, large._size) == (BATCH, 3)
-
-
 def test_float64_pixels_for_a_float32_network(network):
     engine = OnnxRuntime(network, torch.zeros(1, 3, *SIZE))
     assert engine(torch.rand(2, 3, *SIZE).double()).dtype == torch.float32
@@ -606,3 +702,182 @@ def test_a_failed_export_leaves_the_folded_network(caplog):
     network = with_statistics(NoExport(batch_norm=True))
     assert isinstance(Engines().get(network, 500, SIZE), Folded)
     assert "its export to ONNX failed (not today)" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def photos_and_blocks(lite0):
+    """Two photos, and the images that forms are checked on: 10 images."""
+    photos = [lite0.pixels(open_image(photo)) for photo in relook.demo.photos()]
+    return torch.cat([torch.stack(photos), probing_pixels(224, 224)]).float()
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return relook.load("bundled/efficientnet_lite0")
+
+
+def test_first_looks_and_views_share_a_form_with_the_answers_of_pytorch(lite0, photos_and_blocks):
+    lite0.forget_engines()
+    pixels = photos_and_blocks
+    expected = lite0.first_looks(pixels)
+    assert lite0.engine == "PyTorch"
+    assert lite0.warm_up(500).startswith("ONNX Runtime, made in")
+    found = lite0.first_looks(pixels)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.probabilities, other.probabilities, rtol=0, atol=1e-5)
+        largest = float(other.activations.abs().max())
+        torch.testing.assert_close(
+            one.activations, other.activations, rtol=0, atol=1e-4 * max(largest, 1e-3)
+        )
+    without = lite0.first_looks(pixels, activations=False)
+    views = lite0.many(pixels)
+    for one, plain, view in zip(found, without, views, strict=True):
+        assert plain.activations is None
+        torch.testing.assert_close(plain.probabilities, one.probabilities, rtol=0, atol=1e-6)
+        torch.testing.assert_close(view, one.probabilities, rtol=0, atol=1e-6)
+    assert len(lite0._engines.forms) == 1
+    [alone] = lite0.first_looks(pixels[4:5])
+    torch.testing.assert_close(alone.probabilities, found[4].probabilities, rtol=0, atol=1e-6)
+    torch.testing.assert_close(alone.activations, found[4].activations, rtol=0, atol=1e-6)
+
+
+class Plus(nn.Module):
+    """The same classes from a network that doubles its maps in place after its target layer, which
+    it calls twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, stride=2)
+        self.act = nn.ReLU()
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.act(self.act(self.conv(x)) - 0.1)
+        y.mul_(2)
+        return self.fc(y.mean(dim=(2, 3)))
+
+
+OWN = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "input_size": 16}
+IN_TOKENS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+def transformer():
+    return timm.models.VisionTransformer(**IN_TOKENS, num_classes=4)
+
+
+def of_windows():
+    return timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=2, embed_dim=8, depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 1, 1), num_classes=4,
+    )  # fmt: skip
+
+
+class InADict(SmallCNN):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "size"),
+    [
+        (Plus, "act", 16),
+        (lambda: HalvesNet(inplace=True), "conv", 16),
+        (InADict, "act", 16),
+        (transformer, "blocks.0", 32),
+        (of_windows, "layers.2", 32),
+    ],
+    ids=["called twice", "in place", "dict", "tokens", "channels last"],
+)
+def test_maps_of_the_form_are_those_that_hooks_record(make, layer, size, caplog):
+    torch.manual_seed(0)
+    classifier = relook.Classifier(make(), **OWN | {"input_size": size}, target_layer=layer)
+    pixels = torch.rand(11, 3, size, size, generator=torch.Generator().manual_seed(2))
+    expected = classifier.first_looks(pixels)
+    classifier.warm_up(500)
+    assert classifier._engines.forms[0].target == classifier.target
+    found = classifier.first_looks(pixels)
+    assert not caplog.records
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.outputs, other.outputs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.activations, other.activations, rtol=0, atol=1e-4)
+
+
+def test_many_first_looks_make_the_form_and_leave_the_network_as_it_was():
+    network = random_cnn(torch.float32, batch_norm=True).train()
+    network.norm.eval()
+    classifier = relook.Classifier(network, **OWN)
+    before = copy.deepcopy(network.state_dict())
+    modes = [module.training for module in network.modules()]
+    pixels = torch.rand(128, 3, 16, 16)
+    classifier.first_looks(pixels[:127])
+    assert classifier.engine == "PyTorch"
+    classifier.first_looks(pixels[:3])  # too few to wait for it
+    assert classifier.engine == "PyTorch"
+    classifier.first_looks(pixels[:4])
+    assert classifier.engine == "ONNX Runtime"
+    assert [module.training for module in network.modules()] == modes
+    assert not any(module._forward_hooks for module in network.modules())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_another_target_layer_gives_its_own_maps():
+    classifier = relook.Classifier(random_cnn(torch.float32), **OWN)
+    classifier.warm_up(500)
+    classifier.target_layer = "conv1"
+    assert classifier.engine == "PyTorch"
+    pixels = torch.rand(5, 3, 16, 16)
+    expected = classifier.first_looks(pixels)
+    classifier.warm_up(500)
+    for one, other in zip(classifier.first_looks(pixels), expected, strict=True):
+        assert one.activations.shape == (8, 16, 16)
+        torch.testing.assert_close(one.activations, other.activations, rtol=0, atol=1e-5)
+
+
+class TwiceWhenTraced(nn.Module):
+    def forward(self, x):
+        return x.relu() * 2 if torch.jit.is_tracing() else x.relu()
+
+
+def test_maps_that_are_exported_wrongly_are_recorded_in_pytorch(caplog):
+    """Views still run on ONNX Runtime: the outputs are right."""
+
+    class Halved(SmallCNN):
+        def forward(self, x):
+            y = self.act(self.conv2(self.conv1(x).relu()))
+            return self.fc((y / 2 if torch.jit.is_tracing() else y).mean(dim=(2, 3)))
+
+    classifier = relook.Classifier(Halved(activation=TwiceWhenTraced()), **OWN)
+    pixels = torch.rand(5, 3, 16, 16)
+    expected = classifier.first_looks(pixels)
+    assert classifier.warm_up(500).startswith("ONNX Runtime, made in")
+    [record] = caplog.records
+    assert record.message == (
+        "relook: first looks with maps run in PyTorch; the export of the layer 'act' to ONNX "
+        "failed (the exported network's maps are off by 1.0e+00)"
+    )
+    for one, other in zip(classifier.first_looks(pixels), expected, strict=True):
+        torch.testing.assert_close(one.activations, other.activations, rtol=0, atol=0)
+
+
+def test_first_looks_at_another_size_and_with_hooks_stay_in_pytorch():
+    classifier = relook.Classifier(random_cnn(torch.float32), **OWN)
+    classifier.warm_up(500)
+    pixels = torch.rand(6, 3, 16, 16)
+    with counting_forwards(classifier.network) as count:
+        classifier.first_looks(pixels)
+    assert count == [6]
+    classifier.warm_up(500, (24, 24))
+    [first, *_] = classifier.first_looks(torch.rand(6, 3, 24, 24))
+    assert first.activations.shape == (6, 6, 6)
+
+
+def test_nan_from_the_form_is_an_error_and_the_next_batch_is_answered():
+    classifier = relook.Classifier(NaNNet(), mean=(0,) * 3, std=(1,) * 3, input_size=4)
+    classifier.warm_up(500)
+    pixels = torch.rand(6, 3, 4, 4) * 0.9
+    blue = pixels.clone()
+    blue[3, 2, 1, 1] = 1.0
+    with pytest.raises(relook.NotFiniteError):
+        classifier.first_looks(blue)
+    assert len(classifier.first_looks(pixels)) == 6

@@ -38,13 +38,13 @@ from relook.evaluation import (
     work,
 )
 from relook.evaluation.rows import schema_of
-from relook.evaluation.spelling import KINDS, spelt
 from relook.folder import folder_at
 from relook.gate import EVERY_IMAGE
 from relook.geometry import Geometry
 from relook.looks import Flip, Mask
 from relook.runs import reader
 from relook.runs.reader import Reader
+from relook.runs.spelling import KINDS, spelt
 
 HERE = Path(__file__).parent
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import relook
 from networks import counting_forwards, make_colours
 from relook.cli import app
-from relook.cli.tables import print_story
+from relook.cli.story import print_story
 from relook.correction import AMBIGUOUS, gap
 from relook.evaluation import (
     DataError,

@@ -1,25 +1,52 @@
-"""`import relook` and `relook --help` do not wait for torch."""
+"""Commands do not wait for libraries that they have no use for."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 import relook
 
-HEAVY = ("torch", "torchvision", "timm", "matplotlib", "numpy", "PIL", "rich.progress", "jinja2")
+HEAVY = {"torch", "torchvision", "timm", "matplotlib", "numpy", "PIL", "jinja2"}
+SLOW = HEAVY - {"torch", "numpy", "PIL"} | {
+    *("torch._dynamo", "torch._inductor", "sympy", "triton"),
+    *("transformers", "huggingface_hub", "onnx", "onnxruntime", "scipy", "pyarrow"),
+}
+"""What takes a tenth of a second to more than a second to import, beside torch itself."""
 
 
 def loaded_by(code: str) -> set[str]:
-    script = f"{code}\nimport sys; print([m for m in {HEAVY!r} if m in sys.modules])"
+    """The modules that are loaded once the code has run, in a new process."""
+    script = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    return set(eval(result.stdout.splitlines()[-1]))
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def loaded_by_command(*arguments: str) -> set[str]:
+    return loaded_by(
+        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "from relook.cli import app\n"
+        f"app({arguments!r}, standalone_mode=False)"
+    )
+
+
+def rooms(modules: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in modules if name.startswith("relook.")}
+
+
+@pytest.fixture
+def photo(tmp_path):
+    noise = torch.rand(240, 320, 3, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(noise.mul(255).byte().numpy()).save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
 
 
 @pytest.mark.parametrize(
@@ -33,11 +60,7 @@ def loaded_by(code: str) -> set[str]:
     ],
 )
 def test_light(code):
-    assert loaded_by(code) <= {"rich.progress"}
-
-
-def test_this_test_can_fail():
-    assert "torch" in loaded_by("import relook; relook.Classifier")
+    assert loaded_by(code) & HEAVY == set()
 
 
 def test_public_names():
@@ -47,21 +70,25 @@ def test_public_names():
         _ = relook.nonsense
 
 
-def rooms_loaded_by_predict(tmp_path, *more):
-    """What `relook predict` of one image imports of the rooms that it has no use for."""
-    Image.new("RGB", (8, 8), (200, 60, 90)).save(tmp_path / "photo.png")
-    arguments = ["predict", str(tmp_path / "photo.png"), "--model", "networks:make_halves", *more]
-    code = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-        "from relook.cli import app\n"
-        f"app({arguments!r}, standalone_mode=False)\n"
-        "import sys; print(sorted({m.split('.')[1] for m in sys.modules if m.startswith('relook.')"
-        "} & {'evaluation', 'multicam', 'report'}))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    return result.stdout.splitlines()[-1]
+def test_predict_as_json_loads_neither_evaluation_nor_multicam_nor_report(photo):
+    own = ("predict", photo, "--model", "networks:make_halves")
+    others = {"evaluation", "multicam", "report"}
+    assert rooms(loaded_by_command(*own, "--json")) & others == set()
+    assert rooms(loaded_by_command(*own)) & others == {"report"}  # the table is of its words
 
 
-def test_predict_as_json_loads_neither_evaluation_nor_multicam_nor_report(tmp_path):
-    assert rooms_loaded_by_predict(tmp_path, "--json") == "[]"
-    assert "report" in rooms_loaded_by_predict(tmp_path)  # the table is of a report's words
+@pytest.mark.parametrize("gate", ["gap2:0", "none"])
+def test_predict_with_the_bundled_network_loads_nothing_slow_but_torch(photo, gate):
+    loaded = loaded_by_command("predict", photo, "--look", "best", "--gate", gate)
+    assert "torch" in loaded
+    assert loaded & SLOW == set()
+
+
+def test_predict_of_a_missing_file_does_not_wait_for_torch(tmp_path):
+    loaded = loaded_by_command("predict", str(tmp_path / "absent.jpg"), "--look", "best")
+    assert loaded & {"torch", *SLOW} == set()
+
+
+def test_these_tests_can_fail():
+    loaded = loaded_by("import relook; relook.load('timm/resnet10t', pretrained=False)")
+    assert loaded >= {"torch", "torchvision", "timm", "torch._dynamo", "sympy"}

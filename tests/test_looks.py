@@ -314,7 +314,7 @@ def test_looks_compose(halves, cnn, noise):
 
 
 def test_pictures_of_a_zoom_show_what_was_cut(tmp_path, halves):
-    from relook.report import save_picture
+    from relook.report.picture import save_picture
     from relook.report.story import tell
 
     image = np.zeros((64, 64, 3), np.uint8)
@@ -593,7 +593,7 @@ def test_what_was_spent_on_maps_counts_where_another_look_stands_in(halves, halv
 
 
 def test_pictures_and_pages_show_every_view(tmp_path, halves):
-    from relook.report import save_picture
+    from relook.report.picture import save_picture
     from relook.report.story import tell
 
     image = np.zeros((64, 64, 3), np.uint8)

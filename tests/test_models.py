@@ -26,8 +26,11 @@ import torch
 
 import relook
 from networks import HalvesNet
+from relook.imagenet import imagenet_labels
 from relook.models import bundled
 from relook.models.download import unreachable
+from relook.models.efficientnet_lite import LITE0, LITE1, LITE2, EfficientNetLite
+from relook.models.timm import known_of
 
 SMALL = "timm/resnet10t"
 
@@ -55,6 +58,56 @@ def test_the_bundled_network(lite0):
     assert lite0.input_size == (224, 224)
     assert (len(lite0.labels), len(set(lite0.labels))) == (1000, 1000)
     assert (lite0.labels[0], lite0.labels[999]) == ("tench", "toilet tissue")
+
+
+@pytest.mark.parametrize(("variant", "architecture"), enumerate([LITE0, LITE1, LITE2]))
+def test_the_bundled_architectures_are_those_of_timm(variant, architecture):
+    theirs = timm.create_model(f"tf_efficientnet_lite{variant}")
+    ours = EfficientNetLite(architecture)
+    state = theirs.state_dict()
+    assert list(state) == list(ours.state_dict())
+    ours.load_state_dict(state)
+    for size in [(64, 97), (33, 32)]:
+        inputs = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(variant))
+        with torch.no_grad():
+            assert torch.equal(ours.eval()(inputs), theirs.eval()(inputs))
+    for network in (ours, theirs):
+        network.train()(inputs).square().sum().backward()
+    for (name, our), (_, their) in zip(
+        ours.named_parameters(), theirs.named_parameters(), strict=True
+    ):
+        assert torch.equal(our.grad, their.grad), name
+
+
+@pytest.mark.parametrize("variant", [0, 1, 2])
+@pytest.mark.parametrize("size", [None, (200, 300)])
+def test_a_bundled_network_sees_what_it_sees_in_timm(variant, size):
+    theirs = known_of(timm.create_model(f"tf_efficientnet_lite{variant}"), size)
+    name = f"bundled/efficientnet_lite{variant}"
+    ours = relook.load(name, pretrained=False, input_size=size)
+    assert ours.geometry == theirs.geometry
+    assert (ours.mean, ours.std) == (theirs.mean, theirs.std)
+    assert ours.labels == theirs.labels
+
+
+def test_random_weights_of_the_bundled_network_are_drawn_as_in_timm():
+    torch.manual_seed(0)
+    theirs = timm.create_model("tf_efficientnet_lite0").state_dict()
+    for name, our in EfficientNetLite(LITE0).state_dict().items():
+        their = theirs[name].double()
+        few = max(50.0, our.numel()) ** 0.5  # a mean's standard error is 1 of it
+        assert our.double().std(correction=0) == pytest.approx(
+            float(their.std(correction=0)), rel=5 / few, abs=0
+        ), name
+        assert float(our.double().mean()) == pytest.approx(
+            float(their.mean()), abs=7 * float(their.std(correction=0)) / few
+        ), name
+
+
+def test_the_names_of_imagenets_classes_are_those_of_torchvision():
+    from torchvision.models import VGG16_Weights
+
+    assert list(imagenet_labels()) == VGG16_Weights.IMAGENET1K_V1.meta["categories"]
 
 
 def test_a_tampered_file_is_not_read(tmp_path, monkeypatch):

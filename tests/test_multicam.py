@@ -55,7 +55,8 @@ from relook.multicam.network import CamNet, ObjectNet
 from relook.multicam.run import train
 from relook.multicam.stages import Networks
 from relook.multicam.training import Plan, Stage, fit
-from relook.report import keep_cases, write_report
+from relook.report.comparison import keep_cases
+from relook.report.run import write_report
 from relook.target import Target
 
 HERE = Path(__file__).parent

@@ -22,14 +22,14 @@ import relook
 from networks import make_colours
 from relook.calibration import Abstention, Confidence
 from relook.cli import app
-from relook.cli.tables import print_story
+from relook.cli.story import print_story
 from relook.digest import labels_digest, weights_digest
 from relook.evaluation import read_data
 from relook.gate import EVERY_IMAGE, NO_IMAGE, Gate
 from relook.looks import Judgement, Learnt, Part, Preset
-from relook.report import keep_gallery, save_picture
-from relook.report.gallery import chosen, read_gallery
+from relook.report.gallery import chosen, keep_gallery, read_gallery
 from relook.report.page import render_page
+from relook.report.picture import save_picture
 from relook.report.story import tell
 
 COLOURS = ["--model", "networks:make_colours"]

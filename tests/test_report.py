@@ -20,16 +20,17 @@ from typer.testing import CliRunner
 import relook
 from networks import counting_forwards, random_cnn, write_noise
 from relook.cli import app
-from relook.cli.tables import print_statistics, print_story
+from relook.cli.story import print_story
+from relook.cli.tables import print_statistics
 from relook.demo import photos, write_demo
 from relook.evaluation import Names, RunError, read_data, to_table
 from relook.evaluation.rows import CALIBRATED, not_calibrated
-from relook.report import keep_gallery, save_picture, write_report
 from relook.report.evaluation import evaluation_page
 from relook.report.findings import find
-from relook.report.gallery import GALLERY
+from relook.report.gallery import GALLERY, keep_gallery
 from relook.report.page import render_page
-from relook.report.picture import _columns
+from relook.report.picture import _columns, save_picture
+from relook.report.run import write_report
 from relook.report.story import tell
 from relook.report.tiles import crop_tile, map_tile, photo_tile
 

@@ -359,3 +359,17 @@ def test_a_table_at_an_address_lists_images_elsewhere(photos, photo):
     items = find_images(["s3://bucket/lists/t.csv"]).items
     assert [item.name for item in items] == listed
     assert [item.open().size for item in items] == [(3, 2), (3, 2), (40, 30)]
+
+
+def test_predictions_are_kept_at_an_address_and_continued(photos, grey):
+    corrector = relook.Corrector(grey, look="flip")
+    kept = relook.predict(
+        corrector, [f"{photos}/b.png", photos, f"{photos}/none.png"], "s3://bucket/answers"
+    )
+    assert kept.totals.images == 3
+    assert kept.errors() == ["s3://bucket/photos/none.png: no such file; check the address"]
+    assert relook.prediction.Predictions.read("s3://bucket/answers").table() == kept.table()
+    with pytest.raises(
+        RunError, match=r"^s3://bucket/answers holds another run; .*data\.images was 4 and is 3"
+    ):
+        relook.predict(corrector, photos, "s3://bucket/answers")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from relook.evaluation import tune as tune
     from relook.models import load as load
     from relook.models.export import export as export
+    from relook.prediction import predict as predict
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ _HOMES = {
     "evaluate": "relook.evaluation",
     "export": "relook.models.export",
     "load": "relook.models",
+    "predict": "relook.prediction",
     "tune": "relook.evaluation",
 }
 

@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from relook.classifier import Classifier
 from relook.errors import ModelError
@@ -102,6 +101,8 @@ def multiply_adds(classifier: Classifier) -> int:
 
 
 def _count(classifier: Classifier) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     network = classifier.network
     inputs = classifier.normalised(classifier.noise()).to(classifier.dtype)
     # PyTorch does not count the operations inside fused attention.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +31,7 @@ from relook.checks import (
 )
 from relook.engines import Engines, Folded, OnnxRuntime, Run
 from relook.errors import ModelError, RelookError
-from relook.first_look import FirstLook
+from relook.first_look import FirstLook, FirstLooks
 from relook.geometry import Box, Geometry
 from relook.labels import ClassIndices, Labels, class_labels
 from relook.layers import REFUSALS, evaluating, exclusive, floating_point_tensor, layers_of
@@ -231,7 +231,10 @@ class Classifier(nn.Module):
         grid = token_grid or self._token_grid
         found = self._probe(target_layer, grid)
         self._warn([remark for remark in found.remarks if remark not in self.remarks])
-        self._probed, self._token_grid = found, grid
+        with exclusive():
+            if found.target != self._probed.target:
+                self.forget_engines()  # they return the maps of the old target layer
+            self._probed, self._token_grid = found, grid
 
     @property
     def layout(self) -> Layout:
@@ -315,6 +318,20 @@ class Classifier(nn.Module):
     ) -> list[FirstLook]:
         """Compute f(X) for each image, with the target layer's maps from the same forward pass.
 
+        See `first_look_batch`, which returns the same for all images together.
+        """
+        looks = self.first_look_batch(pixels, activations, originals)
+        return [looks[index] for index in range(len(looks))]
+
+    @torch.no_grad()
+    def first_look_batch(
+        self,
+        pixels: Float[Tensor, "n 3 h w"],
+        activations: bool = True,
+        originals: Sequence[Image.Image | None] | None = None,
+    ) -> FirstLooks:
+        """Compute f(X) for all images, with the target layer's maps from the same forward passes.
+
         Args:
             pixels: images in [0, 1], on any device.
             activations: whether to record the maps.
@@ -327,12 +344,22 @@ class Classifier(nn.Module):
             ModelError: `activations` is true and there is no target layer.
         """
         check_pixels(pixels)
-        size = self.chunk_size(*pixels.shape[-2:])
-        looks = chunked(pixels, size, lambda chunk: self._first_looks(chunk, activations))
-        found = [look for chunk in looks for look in chunk]
-        if originals is None:
-            return found
-        return [replace(look, original=o) for look, o in zip(found, originals, strict=True)]
+        if originals is not None and len(originals) != len(pixels):
+            raise ValueError(f"{len(originals)} originals were given for {len(pixels)} images")
+        pixels = pixels.to(self.device)
+        if not len(pixels):
+            none = torch.zeros(0, len(self.labels), device=self.device)
+            return FirstLooks(self.geometry, pixels, none, none, None, originals)
+        height, width = pixels.shape[-2:]
+        look = self._first_look_runner(len(pixels), (height, width), activations)
+        size = self.chunk_size(height, width)
+        found = list(chunked(pixels, size, lambda chunk: look(self.normalised(chunk))))
+        outputs = _joined([outputs for outputs, _ in found])
+        kept = [maps for _, maps in found if maps is not None]
+        probabilities = self.to_probabilities(outputs)
+        check_finite(probabilities, self.dtype)
+        maps = _joined(kept) if kept else None
+        return FirstLooks(self.geometry, pixels, probabilities, outputs, maps, originals)
 
     def attribution(
         self,
@@ -358,20 +385,33 @@ class Classifier(nn.Module):
 
         return attribute(self, image, classes, method)
 
-    def _first_looks(self, pixels: Float[Tensor, "n 3 h w"], activations: bool) -> list[FirstLook]:
-        pixels = pixels.to(self.device)
-        maps: list[Tensor] = []
-        if activations:
-            with layers_of(self.network).recording(self.target) as maps, torch.no_grad():
-                outputs = self._forward(self.network, self.normalised(pixels))
-            self._check_maps(maps, pixels)
-        else:
-            outputs = self.run(self.normalised(pixels))
-        probabilities = self.to_probabilities(outputs)
-        check_finite(probabilities, self.dtype)
-        kept = [at_least_float32(image) for image in maps[0]] if maps else [None] * len(pixels)
-        rows = zip(pixels, probabilities, outputs, kept, strict=True)
-        return [FirstLook(self.geometry, *row) for row in rows]
+    def _first_look_runner(
+        self, forwards: int, size: tuple[int, int], activations: bool
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+        """Function from normalised inputs to raw outputs and, if wanted, maps.
+
+        Only ONNX Runtime replaces the network: other forms, in half precision or on an
+        accelerator, round differently.
+        """
+        exact = self.device.type == "cpu" and self.dtype == torch.float32
+        form = self._engine(forwards, size) if exact and forwards else None
+        exported = form if isinstance(form, OnnxRuntime) else None
+        if not activations:
+            run = exported or self.run
+            return lambda inputs: (run(inputs), None)
+        target = self.target
+        if exported is not None and exported.target == target:
+            return exported.with_maps
+        return partial(self._recorded, target)
+
+    @torch.no_grad()
+    def _recorded(
+        self, target: Target, inputs: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n k u v"]]:
+        with layers_of(self.network).recording(target) as maps:
+            outputs = self._forward(self.network, inputs)
+        self._check_maps(maps, inputs)
+        return outputs, at_least_float32(maps[0])
 
     def gradients(
         self, pixels: Float[Tensor, "3 h w"], classes: Int[Tensor, " n"]
@@ -511,12 +551,13 @@ class Classifier(nn.Module):
         own = self._wrapper or not self.in_pytorch or self._probed.one_at_a_time
         if own or torch.is_autocast_enabled(self.device.type):
             return None
-        chunk = self.chunk_size(*size)
         network = self.network if self._probed.returns_tensor else Answers(self.network)
         # No other thread may hook the network or switch its mode while a form of it is made.
         with exclusive():
+            # For tokens, the maps of other input sizes are unknown.
+            target = self._probed.target if size == self.input_size else None
             return self._engines.get(
-                network, forwards, size, chunk, self.memory_format, self.normalised
+                network, forwards, size, self.memory_format, self.normalised, target
             )
 
     def forget_engines(self) -> None:
@@ -588,3 +629,8 @@ class Classifier(nn.Module):
     def in_pytorch(self) -> bool:
         """Whether PyTorch runs the network; otherwise ONNX Runtime runs it as an ONNX graph."""
         return layers_of(self.network).in_pytorch
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The parts as one tensor; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -345,6 +345,23 @@ class Outcome:
     possible: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Answers for n images after what tuning learnt about them.
+
+    Attributes:
+        after: (n, C), the answers after the temperature.
+        confidence: (n,), how far they can be relied on; higher is surer.
+        abstained: (n,), whether they are not to be relied on.
+        possible: for each abstained answer, the classes in question; otherwise empty.
+    """
+
+    after: Float[Tensor, "n c"]
+    confidence: Float[Tensor, " n"]
+    abstained: Bool[Tensor, " n"]
+    possible: tuple[tuple[int, ...], ...]
+
+
 class Corrector(nn.Module):
     """A classifier that takes a second look: a drop-in replacement with the same input and output.
 
@@ -641,18 +658,31 @@ class Corrector(nn.Module):
             NotFiniteError: the network returned NaN or infinity.
             ModelError: the look needs an input size that the network does not accept.
         """
-        waiting: list[_Waiting] = []
-        for first in firsts:
-            start = time.perf_counter()
-            classes = first.probabilities.topk(self.k).indices
-            unsure = self.gate.passes(self.gate.gap(first.probabilities))
-            context = Context(self.classifier, first, classes, progress)
-            second = self.look(context) if unsure else None
-            waiting.append(_Waiting(first, classes, second, time.perf_counter() - start))
-            if sum(w.forwards for w in waiting) >= _TOGETHER:
-                yield from self._outcomes(waiting)
-                waiting = []
-        yield from self._outcomes(waiting)
+        looks, forwards = SecondLooks(self), 0
+        for number, first in enumerate(firsts):
+            waiting = self.views_of(first, progress)
+            looks.add(number, waiting)
+            forwards += waiting.forwards
+            if forwards >= _TOGETHER:
+                yield from _in_order(looks.rest())
+                forwards = 0
+        yield from _in_order(looks.rest())
+
+    @torch.no_grad()
+    def views_of(self, first: FirstLook, progress: Progress | None = None) -> Waiting:
+        """Make the views of one image, if it passes the gate, for `SecondLooks`.
+
+        Args:
+            first: its first look, with activations if the look needs them.
+            progress: called with (forward passes done, forward passes in total) while attribution
+                maps are computed.
+        """
+        start = time.perf_counter()
+        classes = first.probabilities.topk(self.k).indices
+        unsure = self.gate.passes(self.gate.gap(first.probabilities))
+        context = Context(self.classifier, first, classes, progress)
+        second = self.look(context) if unsure else None
+        return Waiting(first, classes, second, time.perf_counter() - start)
 
     def about(self, outcome: Outcome, k: int) -> Outcome:
         """Restrict an outcome to the first k of its classes, without further forward passes.
@@ -668,43 +698,18 @@ class Corrector(nn.Module):
         )
         views = tuple(views.about(k) for views in outcome.second.views)
         second = replace(outcome.second, views=views)
-        fewer = _Waiting(outcome.first, outcome.classes[:k], second, outcome.seconds)
+        fewer = Waiting(outcome.first, outcome.classes[:k], second, outcome.seconds)
         return self._sum(fewer, answers, 0.0)
 
-    def _outcomes(self, waiting: Sequence[_Waiting]) -> Iterator[Outcome]:
-        start = time.perf_counter()
-        answers: list[list[Tensor]] = [[] for _ in waiting]
-        undecided = [i for i, w in enumerate(waiting) if w.views]
-        while undecided:
-            turn = [(i, views) for i in undecided for views in waiting[i].turn(len(answers[i]))]
-            asked = self._ask([views for _, views in turn])
-            for (i, _), answer in zip(turn, asked, strict=True):
-                answers[i].append(answer)
-            undecided = [i for i in undecided if not waiting[i].is_settled(answers[i])]
-        seconds = time.perf_counter() - start
-        done = [w.after(len(a)) for w, a in zip(waiting, answers, strict=True)]
-        forwards = sum(w.asked for w in done)
-        for w, view_answers in zip(done, answers, strict=True):
-            yield self._sum(w, tuple(view_answers), seconds * w.asked / max(1, forwards))
-
-    def _ask(self, batches: Sequence[Views]) -> list[Tensor]:
-        """Return the answers to all views, in order; views of the same size and network share
-        batches.
-        """
-        answers: dict[int, Tensor] = {}
-        groups: dict[tuple[Classifier, torch.Size], list[int]] = {}
-        for i, batch in enumerate(batches):
-            group = (batch.by or self.classifier, batch.pixels.shape[-2:])
-            groups.setdefault(group, []).append(i)
-        for (network, _), members in groups.items():
-            views = torch.cat([batches[i].pixels for i in members])
-            asked = self._many(network, views)
-            if network is not self.classifier:
-                order = list(class_order(self.classifier, network))
-                asked = asked[:, order].to(batches[members[0]].weights)
-            counts = [len(batches[i].pixels) for i in members]
-            answers |= dict(zip(members, asked.split(counts), strict=True))
-        return [answers[i] for i in range(len(batches))]
+    @torch.no_grad()
+    def _ask(self, network: Classifier, batches: Sequence[Views]) -> tuple[Tensor, ...]:
+        """Return a network's answers to views of one size, for each batch."""
+        asked = self._many(network, torch.cat([batch.pixels for batch in batches]))
+        if network is not self.classifier:
+            order = list(class_order(self.classifier, network))
+            asked = asked[:, order].to(batches[0].weights)
+        answers: tuple[Tensor, ...] = asked.split([len(batch.pixels) for batch in batches])
+        return answers
 
     def _many(self, network: Classifier, views: Tensor) -> Tensor:
         try:
@@ -724,7 +729,7 @@ class Corrector(nn.Module):
             raise NotFiniteError(f"{network.name}: {error}") from error
         return asked
 
-    def _sum(self, w: _Waiting, view_answers: tuple[Tensor, ...], seconds: float) -> Outcome:
+    def _sum(self, w: Waiting, view_answers: tuple[Tensor, ...], seconds: float) -> Outcome:
         y = w.first.probabilities
         own = self.classifier.cost(*w.first.size)
         forwards, cost, raw = 1, own, y
@@ -738,34 +743,66 @@ class Corrector(nn.Module):
                 each = network.cost(*views.pixels.shape[-2:])
                 cost += len(views.pixels) * each * forward_cost(network, self.classifier)
             raw = corrected_probabilities(y, r)
-        judgement = self.learnt.after if self.learnt else Judgement()
-        temperature = judgement.temperature
-        if self.learnt is not None and w.second is None:
-            temperature = self.learnt.first.temperature  # nothing was averaged
-        measure, abstention = judgement.confidence, judgement.abstention
-        agreed = _agreement(y, raw, w.views, view_answers) if measure.kind == "agreement" else 1.0
-        # In the type that tuning keeps answers in, so that equal answers have equal confidence.
-        confidence = float(measure.of(raw.float(), agreed))
-        abstained = abstention is not None and abstention.abstains(confidence)
+        agreed: Tensor | float = 1.0
+        if self.learnt and self.learnt.after.confidence.kind == "agreement":
+            agreed = _agreement(y, raw, w.views, view_answers)
+        judged = self.judged(raw.unsqueeze(0), w.second is not None, agreed)
         return Outcome(
             first=w.first,
             classes=w.classes,
             second=w.second,
             view_answers=view_answers,
             raw=raw,
-            after=tempered(raw, temperature),
+            after=judged.after[0],
             forwards=forwards,
             cost=cost,
             seconds=w.seconds + seconds,
-            confidence=confidence,
-            abstained=abstained,
-            possible=abstention.possible(raw) if abstention and abstained else (),
+            confidence=float(judged.confidence[0]),
+            abstained=bool(judged.abstained[0]),
+            possible=judged.possible[0],
         )
+
+    def judged(
+        self,
+        raw: Float[Tensor, "n c"],
+        corrected: bool,
+        agreed: Float[Tensor, "*n"] | float = 1.0,
+    ) -> Judged:
+        """Apply what tuning learnt about answers: their temperature, and when not to answer.
+
+        Args:
+            raw: the answers Y' / sum(Y'); Y of images without a second look.
+            corrected: whether there was a second look.
+            agreed: see `relook.calibration.agreement`.
+        """
+        judgement = self.learnt.after if self.learnt else Judgement()
+        temperature = judgement.temperature
+        if self.learnt is not None and not corrected:
+            temperature = self.learnt.first.temperature  # nothing was averaged
+        # In the type that tuning keeps answers in, so that equal answers have equal confidence.
+        confidence = judgement.confidence.of(raw.float(), agreed)
+        abstention = judgement.abstention
+        abstained = torch.tensor(
+            [bool(abstention and abstention.abstains(each)) for each in confidence.tolist()],
+            dtype=torch.bool,
+        )
+        possible: list[tuple[int, ...]] = [()] * len(raw)
+        for place in abstained.nonzero().flatten().tolist():
+            assert abstention is not None
+            possible[place] = abstention.possible(raw[place])
+        return Judged(tempered(raw, temperature), confidence, abstained, tuple(possible))
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """An image whose views have not been run yet."""
+class Waiting:
+    """An image whose views have not been run yet.
+
+    Attributes:
+        first: the first look.
+        classes: (k,), indices of the top-k classes, most probable first.
+        second: the views; None if the image gets no second look.
+        seconds: wall-clock time of making the views.
+    """
 
     first: FirstLook
     classes: Tensor
@@ -774,10 +811,11 @@ class _Waiting:
 
     @property
     def views(self) -> tuple[Views, ...]:
+        """The views to run."""
         return self.second.asked if self.second else ()
 
     def turn(self, done: int) -> tuple[Views, ...]:
-        """Return the batches of views to run next."""
+        """Return the batches of views to run after the first `done` of them."""
         in_turn = self.second is not None and self.second.in_turn
         return self.views[done : done + 1] if in_turn else self.views
 
@@ -795,7 +833,7 @@ class _Waiting:
         )
         return bool(found)
 
-    def after(self, asked: int) -> _Waiting:
+    def after(self, asked: int) -> Waiting:
         """Return a copy with only the first `asked` batches marked as run, and say so in a note."""
         if self.second is None or asked == len(self.views):
             return self
@@ -806,13 +844,137 @@ class _Waiting:
         no_view = (*self.second.no_view, _SETTLED)
         return replace(self, second=replace(self.second, views=tuple(views), no_view=no_view))
 
-    @property
-    def asked(self) -> int:
-        return sum(len(views.pixels) for views in self.views)
+    def without_pixels(self) -> Waiting:
+        """Return a copy that holds no image but the views, for images that wait long.
+
+        Its first look keeps the shape of its pixels, which would otherwise keep those of all images
+        of their batch in memory.
+        """
+        pixels = self.first.pixels.new_empty(1).expand(self.first.pixels.shape)
+        return replace(
+            self, first=replace(self.first, pixels=pixels, activations=None, original=None)
+        )
 
     @property
     def forwards(self) -> int:
-        return self.asked + (self.second.forwards if self.second else 0)
+        """Number of forward passes, those for the maps included."""
+        asked = sum(len(views.pixels) for views in self.views)
+        return asked + (self.second.forwards if self.second else 0)
+
+
+@dataclass
+class _Open:
+    """An image in work: the answers to its views so far, and the number still missing."""
+
+    key: int
+    waiting: Waiting
+    answers: list[Tensor | None] = field(default_factory=list)
+    missing: int = 0
+    seconds: float = 0.0
+
+
+class SecondLooks:
+    """The second looks of many images in work; views of one size, of whatever image, share batches.
+
+    Images are finished in any order. Each answer is the same as with the images one by one.
+
+    >>> looks = relook.correction.SecondLooks(corrector)
+    >>> for number, first in enumerate(classifier.first_looks(torch.rand(3, 3, 224, 224))):
+    ...     looks.add(number, corrector.views_of(first))
+    >>> sorted(number for number, outcome in looks.rest())
+    [0, 1, 2]
+    """
+
+    def __init__(self, corrector: Corrector) -> None:
+        self._corrector = corrector
+        self._groups: dict[tuple[Classifier, torch.Size], list[tuple[_Open, int]]] = {}
+        self._done: list[_Open] = []
+        self._open = 0
+
+    def __len__(self) -> int:
+        """Number of images whose views have not all been run."""
+        return self._open
+
+    def add(self, key: int, waiting: Waiting) -> None:
+        """Add an image.
+
+        Args:
+            key: a number by which its outcome is known.
+            waiting: its views, from `Corrector.views_of`.
+        """
+        self._open += 1
+        self._go_on(_Open(key, waiting))
+
+    def full(self, most: int) -> Iterator[tuple[int, Outcome]]:
+        """Run the views that fill a batch, and then others until at most `most` images are open.
+
+        Yields:
+            The key and the outcome of each image that is finished.
+        """
+        while group := self._largest(full=self._open <= most):
+            self._run(group)
+        yield from self._finished()
+
+    def rest(self) -> Iterator[tuple[int, Outcome]]:
+        """Run all views.
+
+        Yields:
+            The key and the outcome of each image.
+        """
+        while group := self._largest(full=False):
+            self._run(group)
+        yield from self._finished()
+
+    def _largest(self, full: bool) -> tuple[Classifier, torch.Size] | None:
+        """Return the group with the most views per batch; with `full`, only one that fills one."""
+
+        def share(group: tuple[Classifier, torch.Size]) -> float:
+            network, (height, width) = group
+            views = sum(
+                len(each.waiting.views[place].pixels) for each, place in self._groups[group]
+            )
+            return views / network.chunk_size(height, width)
+
+        largest = max(self._groups, key=share, default=None)
+        return None if largest is None or (full and share(largest) < 1) else largest
+
+    def _run(self, group: tuple[Classifier, torch.Size]) -> None:
+        members = self._groups.pop(group)
+        start = time.perf_counter()
+        views = [each.waiting.views[place] for each, place in members]
+        answers = self._corrector._ask(group[0], views)
+        seconds = (time.perf_counter() - start) / sum(map(len, answers))
+        for (each, place), answer in zip(members, answers, strict=True):
+            each.answers[place] = answer
+            each.seconds += seconds * len(answer)
+            each.missing -= 1
+            if not each.missing:
+                self._go_on(each)
+
+    def _go_on(self, each: _Open) -> None:
+        """Put the next views of an image into their groups, unless its answer is settled."""
+        found = [answer for answer in each.answers if answer is not None]
+        settled = not each.waiting.views or (found and each.waiting.is_settled(found))
+        if settled:
+            self._open -= 1
+            self._done.append(each)
+            return
+        for place, views in enumerate(each.waiting.turn(len(found)), len(found)):
+            group = (views.by or self._corrector.classifier, views.pixels.shape[-2:])
+            self._groups.setdefault(group, []).append((each, place))
+            each.answers.append(None)
+            each.missing += 1
+
+    def _finished(self) -> Iterator[tuple[int, Outcome]]:
+        done, self._done = self._done, []
+        for each in done:
+            answers = tuple(answer for answer in each.answers if answer is not None)
+            waiting = each.waiting.after(len(answers))
+            yield each.key, self._corrector._sum(waiting, answers, each.seconds)
+
+
+def _in_order(outcomes: Iterable[tuple[int, Outcome]]) -> list[Outcome]:
+    return [outcome for _, outcome in sorted(outcomes, key=lambda found: found[0])]
 
 
 def _agreement(

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from relook.errors import RelookError
 
@@ -49,6 +48,8 @@ def fill_image(
         return torch.zeros_like(pixels)
     if fill == "mean":
         return pixels.new_tensor(mean).reshape(3, 1, 1).expand_as(pixels)
+    from torchvision.transforms.functional import gaussian_blur  # takes as long as torch itself
+
     sigma = max(_BLUR_SIGMA * min(pixels.shape[-2:]), 0.5)
     radius = min(int(3 * sigma + 0.5), min(pixels.shape[-2:]) - 1)
     blurred: Tensor = gaussian_blur(pixels, [2 * radius + 1] * 2, [sigma, sigma])

@@ -1,7 +1,8 @@
-"""The first look at an image: what the network saw and answered, and how to see other parts."""
+"""First looks at images: what the network saw and answered, and how to see other parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -68,3 +69,45 @@ class FirstLook:
         if self.original is not None:
             return self.geometry.pixels(self.original, box, size).to(self.pixels)
         return cut_pixels(self.pixels, box, size)
+
+
+@dataclass(frozen=True)
+class FirstLooks:
+    """First looks at many images, column by column; an item is the `FirstLook` at one image.
+
+    >>> looks = classifier.first_look_batch(torch.rand(3, 3, 224, 224))
+    >>> len(looks), tuple(looks.probabilities.shape)
+    (3, (3, 1000))
+    >>> looks[0].size
+    (224, 224)
+
+    Attributes:
+        geometry: the classifier's resize and crop, which brought the originals to these pixels.
+        pixels: (n, 3, H, W) in [0, 1].
+        probabilities: (n, C), class probabilities.
+        outputs: (n, C), the network's raw outputs.
+        activations: (n, K, h, w), the target layer's maps; None if they were not recorded.
+        originals: for each image the whole image that its pixels were cut from, or None; None if
+            only pixels are known of all images.
+    """
+
+    geometry: Geometry
+    pixels: Float[Tensor, "n 3 h w"]
+    probabilities: Float[Tensor, "n c"]
+    outputs: Float[Tensor, "n c"]
+    activations: Float[Tensor, "n k u v"] | None
+    originals: Sequence[Image.Image | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> FirstLook:
+        """The first look at one image; its tensors are views of the columns."""
+        return FirstLook(
+            self.geometry,
+            self.pixels[index],
+            self.probabilities[index],
+            self.outputs[index],
+            None if self.activations is None else self.activations[index],
+            None if self.originals is None else self.originals[index],
+        )

@@ -52,6 +52,11 @@ class Folder(Protocol):
     Names of files are relative to the folder, with forward slashes.
     """
 
+    @property
+    def place(self) -> str:
+        """The path or the address, for `folder_at`."""
+        ...
+
     def named(self, name: str) -> str:
         """What messages call a file in the folder."""
         ...
@@ -98,6 +103,11 @@ class LocalFolder:
     path: Path
 
     def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def place(self) -> str:
+        """See `Folder`."""
         return str(self.path)
 
     def named(self, name: str) -> str:
@@ -149,6 +159,11 @@ class RemoteFolder:
 
     def __str__(self) -> str:
         return storage.shown(self.address)
+
+    @property
+    def place(self) -> str:
+        """See `Folder`."""
+        return self.address
 
     def named(self, name: str) -> str:
         """See `Folder`."""
@@ -323,7 +338,8 @@ def read_settings(place: str | os.PathLike[str] | Folder, *kinds: str) -> dict[s
         wanted = " or ".join(_KINDS[kind] for kind in kinds)
         raise RunError(f"{folder}: holds {_kind(found)}; pass the folder of {wanted}")
     if found["kind"] != "multicam":
-        missing = [key for key in ("answers", "model", "data") if not found.get(key)]
+        needed = ("model", "data", *(() if found["kind"] == "prediction" else ("answers",)))
+        missing = [key for key in needed if not found.get(key)]
         if missing:
             raise RunError(f"{file}: cannot be read ({', '.join(missing)} missing)")
     return found
@@ -333,6 +349,7 @@ _KINDS = {
     "evaluation": "an evaluation (relook evaluate)",
     "tuning": "a choice of relook evaluate --tune",
     "comparison": "a comparison (relook compare)",
+    "prediction": "predictions (relook predict --rows)",
     "multicam": "a training (relook train-multicam)",
 }
 

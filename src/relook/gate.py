@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from relook.arguments import Number, real_number
@@ -124,6 +124,11 @@ class Gate:
         """Compute the gap of one image, to the same digits as `Answer.gap`."""
         top = probabilities.topk(min(self.j, len(probabilities))).values.tolist()
         return float(top[0] - top[-1])
+
+    def passing(self, probabilities: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
+        """Return which of n images get a second look, to the same digits as `gap` and `passes`."""
+        top = probabilities.topk(min(self.j, probabilities.shape[1])).values.double()
+        return top[:, 0] - top[:, -1] < self.below
 
     def passes(self, gap: float) -> bool:
         """Return whether an image with this gap(1,j) gets a second look."""

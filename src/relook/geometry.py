@@ -162,7 +162,9 @@ class Geometry:
             height, width = size or self.crop
             box = self.crop_box(image.width, image.height) if box is None else box
             cut = self._resize(image, (width, height), _inside(box, image.width, image.height))
-        return torch.from_numpy(np.asarray(cut, np.float32) / 255.0).permute(2, 0, 1).contiguous()
+        # By NumPy: PyTorch would wake threads of its own in each thread that reads images.
+        colours = np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
+        return torch.from_numpy(np.divide(colours, np.float32(255), dtype=np.float32))
 
     def _library_crop(self, image: Image.Image) -> Image.Image:
         width, height = self._resized(image.width, image.height)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torchvision.models import VGG16_Weights
+from functools import cache
+from pathlib import Path
 
 __all__ = ["imagenet_labels"]
 
 
+@cache
 def imagenet_labels() -> tuple[str, ...]:
     """The name of each class in torchvision's list, in the order of the outputs; all differ.
 
@@ -14,4 +16,6 @@ def imagenet_labels() -> tuple[str, ...]:
     >>> imagenet_labels()[:2]
     ('tench', 'goldfish')
     """
-    return tuple(VGG16_Weights.IMAGENET1K_V1.meta["categories"])
+    # A copy of the list, since torchvision takes as long to import as PyTorch.
+    file = Path(__file__).with_name("imagenet.txt")
+    return tuple(file.read_text(encoding="utf-8").splitlines())

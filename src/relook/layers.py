@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from relook.answers import class_outputs
+from relook.answers import Answers, class_outputs
 from relook.errors import ModelError
 from relook.layout import Layout
 from relook.target import Call, Target
@@ -299,7 +299,8 @@ def floating_point_tensor(network: nn.Module) -> Tensor | None:
 
 
 def layers_of(network: nn.Module) -> Layers:
-    """The layers of a network, PyTorch module or ONNX graph."""
+    """The layers of a network, PyTorch module or ONNX graph, or of the network inside `Answers`."""
+    network = network.network if isinstance(network, Answers) else network
     return network if isinstance(network, Layers) else Modules(network)
 
 

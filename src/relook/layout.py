@@ -48,7 +48,8 @@ class Layout:
             if output.ndim != 3 or output.shape[1] != count:
                 return None
             places = output[:, self._places].transpose(1, 2)
-            return places.reshape(len(output), self.channels, *self.grid)
+            # Not `len`, which an exporter that traces this takes for a constant.
+            return places.reshape(output.shape[0], self.channels, *self.grid)
         if output.ndim != 4:
             return None
         maps = output if self.kind == "channels-first" else output.permute(0, 3, 1, 2)

@@ -344,6 +344,12 @@ class _Scalars(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._values = values
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise PyTorch imports its compiler, which takes as long as PyTorch itself, only to
+        # keep it away from the method below; it stays away while any such mode is active.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:

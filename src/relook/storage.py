@@ -26,8 +26,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeGuard
 from urllib.parse import quote, unquote
 
-import pyarrow
-
 from relook.errors import RelookError, first_line
 
 _ADDRESS = re.compile(
@@ -251,6 +249,8 @@ def _told(address: str, done: str) -> Iterator[None]:
         address: the address that the message names.
         done: what cannot be done with it, as in "cannot be read".
     """
+    import pyarrow
+
     try:
         yield
     except FileNotFoundError:

@@ -12,6 +12,7 @@ import typer
 
 from relook.cli.app import app
 from relook.cli.messages import (
+    LONG,
     complain,
     refuse,
     rows_kept,
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from relook.correction import Corrector
     from relook.evaluation import Evaluation, GateOfShare, LabelledImages
     from relook.looks import Preset
-
-_LONG = 20.0
-"""Seconds from which the expected duration of an evaluation is printed before it starts."""
 
 
 @app.command(
@@ -169,7 +167,9 @@ def evaluate(
         evaluation = _evaluate(corrector, labelled, output, rivals, found)
     _print(evaluation, corrector, as_json)
     typer.echo(f"report: {output / 'report.html'}", err=True)
-    raise typer.Exit(say_errors(evaluation.table, output))
+    raise typer.Exit(
+        say_errors(evaluation.table["error"].drop_null().to_pylist(), len(evaluation.table), output)
+    )
 
 
 def _corrector(classifier: Classifier, preset: Preset) -> Corrector:
@@ -248,7 +248,8 @@ def _evaluate(
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar, progress_bars
     from relook.evaluation import evaluate
-    from relook.report import keep_gallery, write_report
+    from relook.report.gallery import keep_gallery
+    from relook.report.run import write_report
 
     with evaluation_bar("images", len(data)) as bar:
         evaluation = evaluate(
@@ -258,7 +259,7 @@ def _evaluate(
             versus=rivals,
             gate_found=found,
             on_rows=bar,
-            on_forecast=partial(say_forecast, "to evaluate", _LONG),
+            on_forecast=partial(say_forecast, "to evaluate", LONG),
         )
     with progress_bars(1) as bars:
         keep_gallery(evaluation, corrector, data, output, bars.show)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from relook.errors import RelookError
+from relook.storage import is_address
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from relook.correction import Corrector
     from relook.evaluation import Forecast, LabelledImages
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+LONG = 20.0
+"""Seconds from which the expected duration of a run is printed before it starts."""
 _ERRORS_SHOWN = 20
 
 
@@ -42,7 +43,7 @@ def usage_errors() -> Iterator[None]:
 
 
 @contextmanager
-def rows_kept(output: Path) -> Iterator[None]:
+def rows_kept(output: str | Path) -> Iterator[None]:
     """When a run fails or is interrupted, print that its rows are kept and how to continue."""
     try:
         yield
@@ -56,12 +57,13 @@ def rows_kept(output: Path) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _kept(output: Path) -> str:
+def _kept(output: str | Path) -> str:
     """The number of rows in a run's folder, in words."""
     from relook.evaluation import Run
     from relook.words import count
 
-    chosen_on, images = map(Run.count, (output / "tuning", output))
+    chosen_on = Run.count(Path(output) / "tuning") if not is_address(output) else 0
+    images = Run.count(output)
     choosing = f" and {chosen_on:,} to choose on" if chosen_on else ""
     return f"{count(images, 'image')} done{choosing}"
 
@@ -146,11 +148,10 @@ def say_forecast(what: str, least: float, expected: Forecast) -> None:
     )
 
 
-def say_errors(rows: pyarrow.Table, output: Path) -> int:
-    """Print the images that could not be used; return the exit status."""
-    errors = rows["error"].drop_null().to_pylist()
+def say_errors(errors: Sequence[str], images: int, output: str | Path) -> int:
+    """Print why images could not be used, of this many in all; return the exit status."""
     for error in errors[:_ERRORS_SHOWN]:
         complain(error)
     if errors:
-        complain(f"{len(errors)} of {len(rows)} images could not be used; see {output}")
+        complain(f"{len(errors):,} of {images:,} images could not be used; see {output}")
     return FAILED if errors else DONE

@@ -176,7 +176,9 @@ def compare(
         comparison = _compare(trained, labelled, output, below, within)
     _print_comparison(comparison, as_json)
     typer.echo(f"report: {output / 'report.html'}", err=True)
-    raise typer.Exit(say_errors(comparison.table, output))
+    raise typer.Exit(
+        say_errors(comparison.table["error"].drop_null().to_pylist(), len(comparison.table), output)
+    )
 
 
 def _compare(
@@ -189,7 +191,8 @@ def _compare(
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar
     from relook.multicam import compare as run
-    from relook.report import keep_cases, write_report
+    from relook.report.comparison import keep_cases
+    from relook.report.run import write_report
 
     with evaluation_bar("images", len(data)) as bar:
         comparison = run(trained, data, output, gate=gate, budget=budget, on_rows=bar)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,18 +17,27 @@ from relook.cli.messages import (
     DONE,
     FAILED,
     INTERRUPTED,
+    LONG,
     complain,
     make_folder,
+    refuse,
+    rows_kept,
+    say_errors,
+    say_forecast,
     say_model,
     say_second_networks,
     usage_errors,
 )
 from relook.cli.options import Json, LookOptions, NetworkOptions, given_by
 from relook.errors import RelookError
+from relook.storage import is_address
 from relook.text import readable
 
 if TYPE_CHECKING:
     from relook.correction import Correction, Corrector
+    from relook.prediction.images import FoundImages
+    from relook.prediction.predict import Totals
+    from relook.runs import Item
 
 _BEST = (
     "There is --look best too, which classifies other views of the photo at a cost of at most 7 "
@@ -37,11 +49,19 @@ _LONGEST_STEM = 230
 """Maximum length in bytes of a picture's name; file systems allow 255 with all suffixes."""
 
 
-@app.command(epilog="Example: relook predict photo.jpg --output pictures")
+@app.command(
+    epilog="Examples: relook predict photo.jpg --output pictures; relook predict folder --rows "
+    "answers --look best"
+)
 @given_by(network=NetworkOptions, looking=LookOptions)
 def predict(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files to classify.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="What to classify: image files, folders (all images below them), and CSV or "
+            "Parquet tables with a column image.",
+        ),
     ],
     network: NetworkOptions,
     looking: LookOptions,
@@ -52,24 +72,104 @@ def predict(
             "views that were classified."
         ),
     ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Write the answers to this folder instead of printing them: a Parquet table "
+            "RUN/rows/*.parquet with one row per image. An interrupted run in it is continued.",
+        ),
+    ] = None,
+    all_classes: Annotated[
+        bool,
+        typer.Option(
+            "--all-classes", help="With --rows: add the probabilities of all classes to each row."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the class probabilities of photos before and after a second look."""
+    """Classify photos with a second look at the unsure ones: print the answers, or save them."""
+    if all_classes and rows is None:
+        refuse("--all-classes goes with --rows")
+    if rows is not None and output is not None:
+        refuse("--output writes pictures of printed answers; it cannot be combined with --rows")
     if output is not None:
         make_folder(output)
     with usage_errors():
+        _refuse_absent(images, as_json)  # before torch is imported
         preset = looking.preset()
-        _refuse_absent(images, as_json)
         from relook.correction import Corrector
 
         corrector = Corrector(network.load(), look=preset)
-    status = _predict(corrector, images, output, as_json)
+    if rows is not None:
+        raise typer.Exit(_save_rows(corrector, images, rows, all_classes, as_json))
+    with usage_errors():
+        found = _find(images)
+    status = _predict(corrector, found.items, output, as_json)
     if looking.look is None and not as_json:
         typer.echo(_BEST, err=True)
     raise typer.Exit(status)
 
 
-def _predict(corrector: Corrector, images: list[str], output: Path | None, as_json: bool) -> int:
+def _find(images: list[str]) -> FoundImages:
+    """The images of files, folders and tables; what is left out of the folders is printed.
+
+    Raises:
+        DataError: there are none.
+    """
+    from relook.prediction.images import find_images
+
+    found = find_images(images)
+    if found.left_out:
+        typer.echo(f"left out: {found.left_out}", err=True)
+    return found
+
+
+def _save_rows(
+    corrector: Corrector, images: list[str], output: str, all_classes: bool, as_json: bool
+) -> int:
+    """Answer all images and save the rows; return the exit status."""
+    from relook.cli.progress import prediction_bar
+    from relook.prediction import predict
+    from relook.words import count
+
+    with usage_errors():
+        found = _find(images)
+    say_model(corrector)
+    say_second_networks([corrector])
+    typer.echo(f"{count(len(found.items), 'image')}, rows: {output}/rows", err=True)
+    with rows_kept(output), prediction_bar(len(found.items)) as bar:
+        predictions = predict(
+            corrector,
+            found,
+            output,
+            all_classes=all_classes,
+            on_rows=bar,
+            on_forecast=partial(say_forecast, "to do", LONG),
+        )
+    totals = predictions.totals
+    if as_json:
+        typer.echo(json.dumps(totals.to_json()))
+    else:
+        typer.echo(_told(totals))
+    return say_errors(predictions.errors(), totals.images + totals.errors, output)
+
+
+def _told(totals: Totals) -> str:
+    """The outcome of a run in words."""
+    from relook.words import count
+
+    looked = count(totals.corrected, "second look")
+    told = f"{count(totals.images, 'image')} answered: {looked}, {totals.changed:,} of which "
+    told += f"changed the answer; {totals.forwards:,} forward passes"
+    if totals.abstained:
+        told += f"; {totals.abstained:,} answers not to be relied on"
+    return told
+
+
+def _predict(
+    corrector: Corrector, images: Sequence[Item], output: Path | None, as_json: bool
+) -> int:
     from relook.cli.progress import progress_bars
 
     say_model(corrector)
@@ -80,13 +180,16 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
     try:
         with progress_bars(len(images)) as bars:
             for image in images:
-                bars.begin(readable(Path(image).name))
+                bars.begin(Path(image.name).name)
                 begun += 1
                 try:
-                    correction = corrector.correct(image, bars.forwards)
+                    held = isinstance(image.source, bytes) or is_address(image.source)
+                    source = image.open() if held else image.source
+                    correction = corrector.correct(source, bars.forwards)
+                    correction = replace(correction, image=image.name)
                 except (RelookError, RuntimeError, MemoryError) as error:
                     # PyTorch raises RuntimeError, also when out of memory. Go on to the next image.
-                    name = readable(image)
+                    name = image.name
                     failed.append(name)
                     message = str(error) if isinstance(error, RelookError) else f"{name}: {error}"
                     complain(message)
@@ -100,10 +203,10 @@ def _predict(corrector: Corrector, images: list[str], output: Path | None, as_js
                 _show(correction, as_json)
                 if output is not None:
                     try:
-                        correction.save_picture(output / _picture_name(image, written))
+                        correction.save_picture(output / _picture_name(image.name, written))
                     except OSError as error:  # only the picture failed; the answer was printed
-                        failed.append(readable(image))
-                        complain(f"{readable(image)}: its picture cannot be written ({error})")
+                        failed.append(image.name)
+                        complain(f"{image.name}: its picture cannot be written ({error})")
     except KeyboardInterrupt:  # at any point of an image
         complain(f"stopped after {max(0, begun - 1)} of {len(images)} images")
         return INTERRUPTED
@@ -124,10 +227,10 @@ def _show(correction: Correction, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from relook.cli.tables import print_story
+    from relook.cli.story import print_story
     from relook.report.story import tell
 
-    print_story(Console(), tell(correction))
+    print_story(Console(), tell(correction, pictures=False))
 
 
 def _refuse_absent(images: list[str], as_json: bool) -> None:
@@ -135,7 +238,7 @@ def _refuse_absent(images: list[str], as_json: bool) -> None:
     from relook.errors import ImageError
     from relook.images import open_image
 
-    if any(os.path.exists(image) and not os.path.isdir(image) for image in images):
+    if any(os.path.exists(image) or "://" in image for image in images):
         return  # unreadable images are reported in their turn
     for image in images:
         try:

@@ -95,6 +95,33 @@ class EvaluationBar:
         self._progress.update(self._task, completed=self._done, told=told)
 
 
+class PredictionBar:
+    """A bar for the images of a prediction, with the rate and the estimated time left."""
+
+    def __init__(self, progress: Progress, images: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("images", total=images, told="")
+        self._start = time.monotonic()
+        self._done = self._resumed = self._corrected = self._errors = 0
+
+    def __call__(self, rows: pyarrow.Table) -> None:
+        """Add new rows, or those of an earlier run, which do not count for the rate."""
+        import pyarrow.compute
+
+        self._done += len(rows)
+        if "image" not in rows.column_names:
+            self._resumed += len(rows)
+            self._progress.reset(self._task)
+        self._errors += len(rows) - rows["error"].null_count
+        self._corrected += pyarrow.compute.sum(rows["corrected"]).as_py() or 0
+        rate = (self._done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
+        told = f"{rate:,.1f} images/s" if self._done > self._resumed else ""
+        told += f" · second looks {percent(self._corrected / max(1, self._done))}"
+        if self._errors:
+            told += f" · {self._errors:,} errors"
+        self._progress.update(self._task, completed=self._done, told=told)
+
+
 class TrainingBar:
     """A bar for each stage's steps, with loss and accuracy, and a line for each epoch."""
 
@@ -171,6 +198,13 @@ def evaluation_bar(what: str, images: int) -> Iterator[EvaluationBar]:
     """The bar of an evaluation, or of another run over many images."""
     with _progress(TextColumn("{task.fields[told]}")) as progress:
         yield EvaluationBar(progress, what, images)
+
+
+@contextmanager
+def prediction_bar(images: int) -> Iterator[PredictionBar]:
+    """The bar of `relook predict --rows`."""
+    with _progress(TextColumn("{task.fields[told]}")) as progress:
+        yield PredictionBar(progress, images)
 
 
 @contextmanager

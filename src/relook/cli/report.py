@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Write the report of a run again, from its folder alone: without its images and its model."""
     with usage_errors():
-        from relook.report import write_report
+        from relook.report.run import write_report
 
         try:
             page = write_report(run)

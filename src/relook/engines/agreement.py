@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from relook.probing import probing_pixels
 
@@ -21,8 +21,8 @@ def as_trained(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
 
 @torch.no_grad()
 def check_agreement(
-    form: Callable[[Tensor], Tensor],
-    network: nn.Module,
+    form: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
+    network: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
     example: Float[Tensor, "1 3 h w"],
     tolerance: float,
     what: str,
@@ -31,20 +31,31 @@ def check_agreement(
     """Raise RuntimeError if any of eight very different images gets a different answer.
 
     Args:
-        form: the other form of the network.
-        network: the network, in eval mode.
+        form: the other form of the network. It returns the outputs, or a tuple of them and the
+            target layer's maps.
+        network: the network, in eval mode, which returns the same.
         example: input of the network's input size, device and dtype.
-        tolerance: largest error, relative to the largest output for the image, or to a tenth of
-            the largest output for all images if that is more.
+        tolerance: largest error, relative to the largest value for the image, or to a tenth of
+            the largest value for all images if that is more.
         what: adjective for the form in the message, such as "exported".
         normalise: function from pixels in [0, 1] to the network's inputs.
     """
     inputs = normalise(probing_pixels(*example.shape[2:])).to(example)
     # One at a time: a batch of large images may not fit into memory.
-    expected = torch.cat([network(image) for image in inputs.split(1)])
-    found = form(inputs)
+    each = [_several(network(image)) for image in inputs.split(1)]
+    expected = [torch.cat(parts) for parts in zip(*each, strict=True)]
+    subjects = (f"the {what} network is", f"the {what} network's maps are")
+    for subject, found, right in zip(subjects, _several(form(inputs)), expected, strict=False):
+        error = _error(found.flatten(1), right.flatten(1))
+        if not error < tolerance:
+            raise RuntimeError(f"{subject} off by {error:.1e}")
+
+
+def _several(returned: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (returned,) if isinstance(returned, Tensor) else returned
+
+
+def _error(found: Float[Tensor, "n m"], expected: Float[Tensor, "n m"]) -> float:
     size = expected.abs().amax(dim=1)
     size = size.clamp_min(max(1e-6, 0.1 * float(size.max())))
-    error = float(((found - expected).abs().amax(dim=1) / size).max())
-    if not error < tolerance:
-        raise RuntimeError(f"the {what} network is off by {error:.1e}")
+    return float(((found - expected).abs().amax(dim=1) / size).max())

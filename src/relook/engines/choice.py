@@ -8,16 +8,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from relook.batching import BATCH
 from relook.engines.agreement import Normalise, as_trained
 from relook.engines.exported import OnnxRuntime
 from relook.engines.fingerprint import Fingerprint, UnreadableError, fingerprint
 from relook.engines.folded import Folded
 from relook.errors import first_line
 from relook.layers import evaluating
+from relook.target import Target
 
 # Smallest number of forward passes that is worth the time to make another form (up to 10 s).
 _PAYS_FROM = 128
+
+# Smallest number of forward passes in a call that starts to make another form: a call for fewer,
+# as of a single photo, should not have to wait for it.
+_FEWEST = 4
 
 # Largest number of input sizes with a form of their own; the oldest form is dropped.
 _SIZES = 4
@@ -64,9 +68,9 @@ class Engines:
         network: nn.Module,
         forwards: int,
         size: tuple[int, int],
-        chunk: int = BATCH,
         memory_format: torch.memory_format = torch.channels_last,
         normalise: Normalise = as_trained,
+        target: Target | None = None,
     ) -> OnnxRuntime | Folded | None:
         """Return a faster form of the network for this input size, or None if none pays off.
 
@@ -75,15 +79,13 @@ class Engines:
             forwards: number of forward passes needed now. The numbers of all calls are added up to
                 decide whether a form pays off.
             size: (height, width) of the inputs.
-            chunk: largest number of inputs of this size per forward pass.
             memory_format: memory format of the network's inputs.
             normalise: function from pixels in [0, 1] to the network's inputs.
+            target: layer whose maps a form on ONNX Runtime returns too, if it can. A form that is
+                there stays as it is.
         """
-        batch = min(BATCH, chunk)
         self._expected[size] = self._expected.get(size, 0) + forwards
-        if forwards < batch / 2:
-            return None
-        if size not in self._made and self._expected[size] < _PAYS_FROM:
+        if size not in self._made and not self._pays(forwards, size):
             return None
         found = self._fingerprint(network)
         if found is None or found.hooked or _hooked_everywhere():
@@ -94,11 +96,11 @@ class Engines:
             self._network = found
             self._made.clear()
         if size not in self._made:
-            if self._expected[size] < _PAYS_FROM:
+            if not self._pays(forwards, size):
                 return None
             if len(self._made) == _SIZES:
                 del self._made[next(iter(self._made))]
-            self._made[size] = _make(network, size, batch, memory_format, normalise)
+            self._made[size] = _make(network, size, memory_format, normalise, target)
             # Values that running the network changes (a counter, a cache) are ignored from now on.
             after = self._fingerprint(network)
             if after is None:
@@ -106,6 +108,10 @@ class Engines:
             self._restless |= found.differences(after)
             self._network = after
         return self._made[size]
+
+    def _pays(self, forwards: int, size: tuple[int, int]) -> bool:
+        """Whether a form that has not been made yet is worth the time to make it."""
+        return forwards >= _FEWEST and self._expected[size] >= _PAYS_FROM
 
     def _fingerprint(self, network: nn.Module) -> Fingerprint | None:
         """The network's fingerprint; None if its changes cannot be detected, so that it is run
@@ -152,15 +158,16 @@ def _hooked_everywhere() -> bool:
 def _make(
     network: nn.Module,
     size: tuple[int, int],
-    batch: int,
     memory_format: torch.memory_format,
     normalise: Normalise,
+    target: Target | None,
 ) -> OnnxRuntime | Folded | None:
     tensors = [*network.parameters(), *network.buffers()]
     if all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors):
+        example = torch.zeros(1, 3, *size)
         try:
             with evaluating(network):
-                return OnnxRuntime(network, torch.zeros(1, 3, *size), batch, normalise)
+                return _exported(network, example, normalise, target)
         except Exception as error:  # noqa: BLE001  an exporter may raise anything
             _log.warning(
                 "relook: the network runs in PyTorch; its export to ONNX failed (%s)",
@@ -175,3 +182,22 @@ def _make(
     except Exception as error:  # noqa: BLE001  a network's code may raise anything
         _log.info("relook: BatchNorm is not folded (%s)", first_line(error))
     return None
+
+
+def _exported(
+    network: nn.Module, example: Tensor, normalise: Normalise, target: Target | None
+) -> OnnxRuntime:
+    """Export a network with its target layer's maps, or without them if that fails."""
+    if target is None:
+        return OnnxRuntime(network, example, normalise=normalise)
+    try:
+        return OnnxRuntime(network, example, normalise=normalise, target=target)
+    except Exception as error:  # noqa: BLE001  an exporter may raise anything
+        form = OnnxRuntime(network, example, normalise=normalise)
+        _log.warning(
+            "relook: first looks with maps run in PyTorch; the export of the layer %r to ONNX "
+            "failed (%s)",
+            target.layer,
+            first_line(error),
+        )
+        return form

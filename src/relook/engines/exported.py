@@ -10,19 +10,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relook.batching import BATCH
+from relook.batching import exported_batch
 from relook.engines.agreement import Normalise, as_trained, check_agreement
+from relook.engines.pool import Pool
+from relook.layers import layers_of
+from relook.target import Target
 
-# Largest error of the exported network, relative to the largest output.
+# Largest error of the exported network, relative to the largest output and the largest value of
+# its maps.
 _TOLERANCE = 1e-4
+
+
+class _WithMaps(nn.Module):
+    """A network that returns its outputs and the target layer's maps."""
+
+    def __init__(self, network: nn.Module, target: Target) -> None:
+        super().__init__()
+        self.network = network
+        self._target = target
+        # As the network inside: the exporter gives all modules the mode of the outermost one.
+        self.training = network.training
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with layers_of(self.network).recording(self._target) as maps:
+            outputs = self.network(inputs)
+        if not maps:
+            raise RuntimeError(f"the layer {self._target.layer!r} returned no maps")
+        return outputs, maps[0]
 
 
 class OnnxRuntime:
     """A network exported to ONNX and run by ONNX Runtime: float32, CPU, one input size.
+
+    As many threads as PyTorch has run a batch each. Compared to threads that share every operation
+    of one batch, they do not wait for each other, above all where other threads read images.
 
     >>> from relook.engines import OnnxRuntime
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).eval()
@@ -37,57 +63,80 @@ class OnnxRuntime:
         self,
         network: nn.Module,
         example: Float[Tensor, "1 3 h w"],
-        batch: int = BATCH,
+        batch: int | None = None,
         normalise: Normalise = as_trained,
+        target: Target | None = None,
     ) -> None:
         """Export the network and check the exported one against it.
 
         Args:
             network: network in float32, on the CPU, in eval mode.
             example: input of the network's input size.
-            batch: batch size; smaller batches are padded.
+            batch: batch size of each thread; smaller batches are padded. None chooses it by the
+                input size.
             normalise: function from pixels in [0, 1] to the network's inputs.
+            target: layer whose maps are exported too.
 
         Raises:
             ImportError: onnxruntime is not installed.
             RuntimeError: the network cannot be exported or run, or the exported network's answers
-                differ.
+                or maps differ.
         """
         import onnxruntime
 
-        self._size = batch
-        options = session_options()
-        options.add_free_dimension_override_by_name("n", batch)
+        self.target = target
+        whole = network if target is None else _WithMaps(network, target)
+        self._outputs = ("y",) if target is None else ("y", "maps")
+        self._size = batch or exported_batch(example.shape[2], example.shape[3])
+        self._pool = Pool(torch.get_num_threads())
+        options = session_options(threads=1)
+        options.add_free_dimension_override_by_name("n", self._size)
         with tempfile.TemporaryDirectory(prefix="relook-") as folder:
             file = Path(folder) / "network.onnx"
-            export(network, example, file)
+            export(whole, example, file, self._outputs)
             self._session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
-        check_agreement(self, network, example, _TOLERANCE, "exported", normalise)
+        form = self if target is None else self.with_maps
+        check_agreement(form, whole, example, _TOLERANCE, "exported", normalise)
 
     def __call__(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         """Compute raw outputs for normalised inputs of the exported input size."""
-        return torch.cat([self._batch(batch) for batch in inputs.float().split(self._size)])
+        [outputs] = self._run(inputs, self._outputs[:1])
+        return outputs
 
-    def _batch(self, inputs: Tensor) -> Tensor:
+    def with_maps(
+        self, inputs: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n k u v"]]:
+        """Compute raw outputs and the target layer's maps, in the same forward pass."""
+        outputs, maps = self._run(inputs, self._outputs)
+        return outputs, maps
+
+    def _run(self, inputs: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         count = len(inputs)
-        if count < self._size:
-            inputs = torch.cat([inputs, inputs.new_zeros(self._size - count, *inputs.shape[1:])])
-        [outputs] = self._session.run(None, {"x": inputs.contiguous().numpy()})
-        return torch.from_numpy(outputs[:count])
+        padding = inputs.new_zeros(-count % self._size, *inputs.shape[1:])
+        padded = torch.cat([inputs, padding]) if len(padding) else inputs
+
+        def run(batch: Tensor) -> Any:
+            return self._session.run(names, {"x": batch.numpy()})
+
+        parts = self._pool.map(run, padded.float().contiguous().split(self._size))
+        # Joined by NumPy: PyTorch would wake its own threads, whose spinning takes the cores.
+        joined = (np.concatenate(output)[:count] for output in zip(*parts, strict=True))
+        return [torch.from_numpy(output) for output in joined]
 
 
-def session_options(severity: int = 3) -> Any:
-    """Session options of ONNX Runtime: as many threads as PyTorch, which wait without spinning.
+def session_options(severity: int = 3, threads: int | None = None) -> Any:
+    """Session options of ONNX Runtime, with threads that wait without spinning.
 
     Args:
         severity: least severity of messages that are printed: 3 = errors, 4 = fatal only.
+        threads: number of threads that share an operation; None for as many as PyTorch has.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = severity
     # Spinning threads would take the cores from PyTorch and from other processes.

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -128,6 +129,19 @@ class LabelledImages:
         for image in self.images:
             digest.update(f"{image.name}\0{image.label}\0{image.size}\n".encode())
         return digest.hexdigest()[:16]
+
+    def described(self) -> dict[str, Any]:
+        """Return the data as settings of a run, with a digest of names, labels and file sizes."""
+        return {
+            "data": {
+                "images": len(self),
+                "classes": len({image.label for image in self.images}),
+                "matched": self.matched,
+                "pairs": self.examples,
+                "left_out": self.left_out,
+                "content": self.content,
+            }
+        }
 
     def sample(self, count: int) -> LabelledImages:
         """Choose `count` images at random, the same ones every time; all if there are fewer."""

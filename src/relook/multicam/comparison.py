@@ -36,7 +36,6 @@ from relook.evaluation import (
 from relook.evaluation.experiment import Corrected, Experiment, Way
 from relook.evaluation.matching import BY_ORDER
 from relook.evaluation.rows import Names, schema_of
-from relook.evaluation.spelling import describe, describe_data, named
 from relook.evaluation.work import work
 from relook.fills import fill_image, hide
 from relook.first_look import FirstLook
@@ -49,6 +48,7 @@ from relook.multicam.network import MultiCAM, mask_filter, saliency
 from relook.multicam.run import StageRecord, Training
 from relook.multicam.stages import FUSED, OBJECT, TARGET
 from relook.runs import Item, OnRows, Run
+from relook.runs.spelling import describe, named
 from relook.words import some
 
 KIND = "comparison"
@@ -254,7 +254,7 @@ def compare(
     ways: list[Way] = [Corrected(name, corrector) for name, corrector in looks.items()]
     ways += [Asked(name, network) for name, network in networks.items()]
     experiment = Experiment(KIND, target, names, ways, settings)
-    settings = {**settings, **describe_data(data)}
+    settings = {**settings, **data.described()}
     with nullcontext() if output is None else Run.open(output, settings, schema_of) as run:
         table = work(experiment, data, run, on_rows)
         kept = run.settings if run else json.loads(json.dumps(settings))

@@ -95,7 +95,7 @@ def keep_cases(
         OSError: the folder cannot be written.
 
     >>> from relook.multicam import Comparison, load_trained, unseen_images
-    >>> from relook.report import keep_cases
+    >>> from relook.report.comparison import keep_cases
     >>> trained = load_trained("trained", load=relook.load)
     >>> images = unseen_images(trained.training, "scenes")
     >>> keep_cases(Comparison.read("compared"), trained, images, "compared")

@@ -78,7 +78,8 @@ def keep_gallery(
         OSError: the folder cannot be written.
 
     >>> from relook.evaluation import read_data
-    >>> from relook.report import keep_gallery, write_report
+    >>> from relook.report.gallery import keep_gallery
+    >>> from relook.report.run import write_report
     >>> data = read_data("photos", classifier.labels)
     >>> evaluation = relook.evaluate(corrector, data, "run")
     >>> keep_gallery(evaluation, corrector, data, "run")

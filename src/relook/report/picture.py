@@ -48,7 +48,7 @@ def save_picture(story: Story, file: str | os.PathLike[str] | WritableFile) -> N
         OSError: the file cannot be written.
 
     >>> from pathlib import Path
-    >>> from relook.report import save_picture
+    >>> from relook.report.picture import save_picture
     >>> from relook.report.story import tell
     >>> save_picture(tell(corrector.correct("photo.jpg")), "picture.png")
     >>> Path("picture.png").stat().st_size > 10_000

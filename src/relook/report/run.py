@@ -24,7 +24,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         RunError: the folder holds no such run, one of another format, or cannot be read.
         OSError: the page cannot be written.
 
-    >>> from relook.report import write_report
+    >>> from relook.report.run import write_report
     >>> evaluation = relook.evaluate(corrector, "photos", "run")
     >>> write_report("run").name
     'report.html'

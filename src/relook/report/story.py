@@ -212,8 +212,14 @@ def _view_name(correction: Correction) -> str:
     return next(iter(own), "mask image" if len(correction.mask_images) else "")
 
 
-def tell(correction: Correction) -> Story:
-    """Make the story of a correction."""
+def tell(correction: Correction, pictures: bool = True) -> Story:
+    """Make the story of a correction.
+
+    Args:
+        correction: what to tell of.
+        pictures: whether to draw them; without them the story has no masks and no views, and its
+            photo is the image itself.
+    """
     before, after = correction.before, correction.after
     shown = correction.classes[:LARGEST].tolist()
     five = min(5, len(after))
@@ -225,7 +231,7 @@ def tell(correction: Correction) -> Story:
     boxes = _boxes(correction)
     masks = []
     view_name = _view_name(correction)
-    for i, c in enumerate(shown[: len(correction.maps)]):
+    for i, c in enumerate(shown[: len(correction.maps)] if pictures else []):
         view = correction.view_of(i)
         answer = None if view is None else view.probabilities
         black = torch.zeros_like(correction.pixels)  # no view: nothing was cut out
@@ -249,7 +255,11 @@ def tell(correction: Correction) -> Story:
         corrected=correction.corrected,
         gate=correction.gate,
         gap=correction.gate.gap(before),
-        photo=crop_tile(correction.original, correction.box, boxes=boxes),
+        photo=(
+            crop_tile(correction.original, correction.box, boxes=boxes)
+            if pictures
+            else correction.original
+        ),
         boxes=len(boxes),
         classes=tuple(
             ClassStory(correction.labels[c], float(before[c]), float(after[c])) for c in listed
@@ -265,7 +275,7 @@ def tell(correction: Correction) -> Story:
                 float(view.probabilities.max()),
             )
             for view in correction.views
-            if view.of is None and view.probabilities is not None
+            if pictures and view.of is None and view.probabilities is not None
         ),
         unshown=max(0, correction.k - LARGEST),
         forwards=correction.forwards,

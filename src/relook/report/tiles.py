@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from relook.geometry import Box
 
-_COLOURS = matplotlib.colormaps["inferno"]
 _OPACITY = 0.85
 _PART = (217, 72, 15)
 _GREY = 0.55
@@ -29,11 +27,13 @@ def photo_tile(pixels: Float[Tensor, "3 h w"]) -> Image.Image:
 
 def map_tile(pixels: Float[Tensor, "3 h w"], attribution: Float[Tensor, "h w"]) -> Image.Image:
     """An attribution map over its photo; higher values are brighter and more opaque."""
+    import matplotlib  # here, since answers on screen need none of it
+
     photo = pixels.permute(1, 2, 0).numpy().astype(np.float32)
     grey = photo.mean(axis=2, keepdims=True)
     photo = photo + _GREY * (grey - photo)
     strength = attribution.numpy().astype(np.float32)
-    colours = _COLOURS(0.3 + 0.7 * strength)[:, :, :3]
+    colours = matplotlib.colormaps["inferno"](0.3 + 0.7 * strength)[:, :, :3]
     opacity = _OPACITY * strength[:, :, None]
     blended = photo * (1 - opacity) + colours * opacity
     return Image.fromarray(np.rint(blended * 255).clip(0, 255).astype(np.uint8))

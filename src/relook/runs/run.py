@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +105,19 @@ class Run:
         parts = (self._read(part, ["index"])["index"] for part in self._parts())
         return {index for part in parts for index in part.to_pylist()}
 
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
+        """Read the rows so far, file by file, in any order.
+
+        Args:
+            columns: names of the columns to read, as far as the rows have them; all by default.
+
+        Raises:
+            RunError: a file of rows cannot be read.
+        """
+        names = [name for name in self.schema.names if columns is None or name in columns]
+        for part in self._parts():
+            yield self._read(part, names)
+
     def write(self, rows: pyarrow.Table, name: str | None = None) -> None:
         """Write rows to a new file, all or, if the process is killed meanwhile, none.
 
@@ -153,11 +166,15 @@ class Run:
     def count(cls, folder: str | os.PathLike[str] | Folder) -> int:
         """Return the number of rows of the run in a folder; 0 without a run."""
         rows, place = 0, folder_at(folder)
-        for part in _parts_in(place):
+        try:
+            parts = _parts_in(place)
+        except StorageError:
+            return 0
+        for part in parts:
             try:
                 with place.open(f"{_ROWS}/{part}") as stream:
                     rows += pyarrow.parquet.read_metadata(stream).num_rows
-            except (pyarrow.ArrowException, OSError):
+            except (pyarrow.ArrowException, OSError, StorageError):
                 continue  # damaged: whoever reads its rows will be told
         return rows
 

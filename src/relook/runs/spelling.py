@@ -16,7 +16,6 @@ from relook.attribution import CAM, Activity, GradCAM, ScoreCAM
 from relook.classifier import Classifier
 from relook.correction import Corrector
 from relook.digest import labels_digest, weights_digest
-from relook.evaluation.data import LabelledImages
 from relook.folder import versions
 from relook.looks import (
     Crops,
@@ -106,20 +105,6 @@ def describe(classifier: Classifier) -> dict[str, Any]:
             "remarks": list(classifier.remarks),
         },
         "versions": versions(),
-    }
-
-
-def describe_data(data: LabelledImages) -> dict[str, Any]:
-    """Return the data as settings, with a digest of names, labels and file sizes."""
-    return {
-        "data": {
-            "images": len(data),
-            "classes": len({image.label for image in data.images}),
-            "matched": data.matched,
-            "pairs": data.examples,
-            "left_out": data.left_out,
-            "content": data.content,
-        }
     }
 
 
