@@ -39,7 +39,7 @@ from relook.evaluation.learning import (
 from relook.evaluation.rows import schema_of
 from relook.evaluation.selective import aurc, ece_equal_mass
 from relook.evaluation.tuning import GATES
-from relook.folder import read_settings
+from relook.folder import folder_at, read_settings
 from relook.gate import EVERY_IMAGE, Gate
 from relook.looks.presets import SUMS
 from relook.words import significance
@@ -77,7 +77,7 @@ def ask(pair: Pair, data: Path) -> Study:
         tune(classifier, images, folder, gates=[*GATES, "none"])
     settings = read_settings(folder / "tuning", "tuning")
     names = list(settings["ways"])
-    table = Run(folder / "tuning", settings, schema_of).table()
+    table = Run(folder_at(folder / "tuning"), settings, schema_of).table()
     first = {image.name for image in images.halves()[0].images}
     used = table.filter(table["error"].is_null())["image"].to_pylist()
     looks = [settings["ways"][name]["look"] for name in names]

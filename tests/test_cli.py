@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,8 +124,10 @@ def test_json_is_one_object_a_line_in_the_order_given(tmp_path, photo):
 
 def test_one_bad_file_among_many_loses_nothing(tmp_path, photo):
     (tmp_path / "empty.jpg").touch()
+    (tmp_path / "more").mkdir()
+    other = shutil.copy(photo, tmp_path / "more")
     result = relook(
-        "predict", photo, tmp_path / "empty.jpg", photo, *HALVES, "--output", tmp_path / "out"
+        "predict", photo, tmp_path / "empty.jpg", other, *HALVES, "--output", tmp_path / "out"
     )
     assert result.exit_code == 1
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [

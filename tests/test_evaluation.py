@@ -38,6 +38,7 @@ from relook.evaluation import (
     work,
 )
 from relook.evaluation.rows import schema_of
+from relook.folder import folder_at
 from relook.gate import EVERY_IMAGE
 from relook.geometry import Geometry
 from relook.looks import Flip, Mask
@@ -314,7 +315,7 @@ def test_a_run_that_cannot_be_read_is_named(grey, data, tmp_path):
 def test_rows_that_are_there_twice_count_once(grey, data, tmp_path):
     """As after a kill between writing all rows into one part and removing the others."""
     evaluation = evaluate(relook.Corrector(grey, k=1), data, tmp_path / "run")
-    Run(tmp_path / "run", evaluation.settings, schema_of).write(evaluation.table[:5])
+    Run(folder_at(tmp_path / "run"), evaluation.settings, schema_of).write(evaluation.table[:5])
     assert rows_of(tmp_path / "run") == list(evaluation.rows)
 
 

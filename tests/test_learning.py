@@ -29,7 +29,7 @@ from relook.evaluation.learning import (
 )
 from relook.evaluation.rows import schema_of
 from relook.evaluation.selective import aurc
-from relook.folder import read_settings
+from relook.folder import folder_at, read_settings
 from relook.gate import EVERY_IMAGE, Gate
 from relook.looks import Judgement, Learnt, Part, Preset
 
@@ -58,7 +58,7 @@ def kept_of(small, scenes, folder, looks):
     settings = read_settings(folder / "tuning", "tuning")
     names = list(settings["ways"])
     ways = [Preset.of_json(way) for way in settings["ways"].values()]
-    return Kept.of(Run(folder / "tuning", settings, schema_of).table(), names), ways
+    return Kept.of(Run(folder_at(folder / "tuning"), settings, schema_of).table(), names), ways
 
 
 @pytest.mark.parametrize("in_turn", [True, False])

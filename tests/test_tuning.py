@@ -15,6 +15,7 @@ from relook.errors import RelookError
 from relook.evaluation import Pairing, Run, RunError, evaluate, from_table, read_data, tune
 from relook.evaluation.rows import schema_of
 from relook.evaluation.tuning import LOOKS
+from relook.folder import folder_at
 from relook.gate import NO_IMAGE, Gate
 from relook.looks import Mask, Preset, presets
 
@@ -248,7 +249,8 @@ def test_each_image_is_looked_at_once_for_all_k_and_gates(grey, images, tmp_path
     with counting_forwards(grey.network) as count:
         tune(grey, images, tmp_path / "run", keep=keep, gates=[0.05, 0.09])
     place = tmp_path / "run" / "tuning"
-    rows = from_table(Run(place, json.loads((place / "run.json").read_text()), schema_of).table())
+    settings = json.loads((place / "run.json").read_text())
+    rows = from_table(Run(folder_at(place), settings, schema_of).table())
     looked = [row for row in rows if len(row.answers) > 1]
     assert len(looked) == 20
     assert all(row.before.gap(5) < 0.09 for row in looked)

@@ -1,4 +1,7 @@
-"""A run's folder: one process at a time, one set of settings, files written completely or not."""
+"""A run's folder: one process at a time, one set of settings, files written completely or not.
+
+It is on this machine or at an address (see `relook.storage`), where it is used without a lock.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,17 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
+from relook import storage
 from relook.errors import RelookError, first_line
+from relook.storage import StorageError
 
 _log = logging.getLogger("relook")
 
@@ -39,9 +45,185 @@ class RunError(RelookError):
     """
 
 
+@runtime_checkable
+class Folder(Protocol):
+    """A run's folder, wherever it is; its text is its name in messages. It can be pickled.
+
+    Names of files are relative to the folder, with forward slashes.
+    """
+
+    @property
+    def place(self) -> str:
+        """The path or the address, for `folder_at`."""
+        ...
+
+    def named(self, name: str) -> str:
+        """What messages call a file in the folder."""
+        ...
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Create the folder if need be, and lock it until the block or the process ends.
+
+        Raises:
+            RunError: the folder is in use by another process.
+            OSError, StorageError: the folder cannot be used.
+        """
+        ...
+
+    def tidy(self, inner: str) -> None:
+        """Prepare a folder in this folder, and delete what an interrupted `write` left there."""
+        ...
+
+    def open(self, name: str) -> Any:
+        """Open a file for reading bytes.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError, StorageError: it cannot be read.
+        """
+        ...
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file completely or, if interrupted, not at all."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if there is one."""
+        ...
+
+    def sizes(self, inner: str) -> dict[str, int]:
+        """The size in bytes of each file in a folder in this folder, by name, sorted."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder on this machine."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def place(self) -> str:
+        """See `Folder`."""
+        return str(self.path)
+
+    def named(self, name: str) -> str:
+        """See `Folder`."""
+        return str(self.path / name)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """See `Folder`. On a disk without file locks the folder is used unlocked, after a
+        warning.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _locked(self.path):
+            yield
+
+    def tidy(self, inner: str) -> None:
+        """See `Folder`."""
+        (self.path / inner).mkdir(exist_ok=True)
+        for left in (self.path / inner).glob("*.writing"):
+            left.unlink(missing_ok=True)
+
+    def open(self, name: str) -> Any:
+        """See `Folder`."""
+        return (self.path / name).open("rb")
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """See `Folder`."""
+        write_atomically(self.path / name, content)
+
+    def delete(self, name: str) -> None:
+        """See `Folder`."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def sizes(self, inner: str) -> dict[str, int]:
+        """See `Folder`."""
+        found: dict[str, int] = {}
+        with suppress(OSError), os.scandir(self.path / inner) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                with suppress(FileNotFoundError):  # another process deleted it meanwhile
+                    found[entry.name] = entry.stat().st_size
+        return found
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder at an address."""
+
+    address: str
+
+    def __str__(self) -> str:
+        return storage.shown(self.address)
+
+    @property
+    def place(self) -> str:
+        """See `Folder`."""
+        return self.address
+
+    def named(self, name: str) -> str:
+        """See `Folder`."""
+        return storage.shown(storage.joined(self.address, name))
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """See `Folder`. No storage at an address has locks: the folder is used unlocked, after a
+        warning.
+        """
+        _log.warning(
+            "relook: %s: storage at an address has no file locks; use the folder in one process "
+            "only",
+            self,
+        )
+        yield
+
+    def tidy(self, inner: str) -> None:
+        """See `Folder`."""
+        for name in self.sizes(inner):
+            if name.endswith(".writing"):
+                self.delete(f"{inner}/{name}")
+
+    def open(self, name: str) -> Any:
+        """See `Folder`."""
+        return storage.open_file(storage.joined(self.address, name))
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """See `Folder`."""
+        storage.write(storage.joined(self.address, name), _encoded(content))
+
+    def delete(self, name: str) -> None:
+        """See `Folder`."""
+        storage.delete(storage.joined(self.address, name))
+
+    def sizes(self, inner: str) -> dict[str, int]:
+        """See `Folder`."""
+        try:
+            return dict(sorted(storage.files_in(storage.joined(self.address, inner))))
+        except FileNotFoundError:
+            return {}
+
+
+def folder_at(place: str | os.PathLike[str] | Folder) -> Folder:
+    """The folder at a path or an address.
+
+    >>> from relook.folder import folder_at
+    >>> print(folder_at("s3://bucket/run?region=eu-west-1").named("run.json"))
+    s3://bucket/run/run.json
+    """
+    if isinstance(place, Folder):
+        return place
+    if storage.is_address(place):
+        return RemoteFolder(place)
+    return LocalFolder(Path(place))
+
+
 @contextmanager
 def claimed(
-    folder: Path, settings: Mapping[str, Any], begun: Callable[[], bool]
+    place: str | os.PathLike[str] | Folder, settings: Mapping[str, Any], begun: Callable[[], bool]
 ) -> Iterator[dict[str, Any]]:
     """Start a run in a folder or continue the one there; the folder is locked in the block.
 
@@ -50,7 +232,7 @@ def claimed(
     A run that ends before it has saved any results leaves no run.json, so that another can start.
 
     Args:
-        folder: the run's folder; it is created if it does not exist.
+        place: the run's folder, as `folder_at` takes it; it is created if it does not exist.
         settings: everything that the run depends on, as JSON values; stored in run.json.
         begun: returns whether the folder holds results of a run.
 
@@ -58,41 +240,51 @@ def claimed(
         RunError: the folder holds a run with other settings, data or versions (the message shows
             the difference), is in use by another process, or cannot be read or created.
     """
-    file = folder / "run.json"
+    folder = folder_at(place)
     with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(folder))
+            stack.enter_context(folder.hold())
         except OSError as error:
-            raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
-        found = _begin(file, {"format": FORMAT, **settings}, begun())
+            raise RunError(
+                f"{folder.named('run.json')}: cannot be used ({error}); choose another folder"
+            ) from error
+        try:
+            found = _begin(folder, {"format": FORMAT, **settings}, begun)
+        except StorageError as error:
+            raise RunError(str(error)) from error
         try:
             yield found
         finally:
-            if not begun():
-                file.unlink(missing_ok=True)
+            with suppress(StorageError):  # it stays if the storage is out of reach
+                if not begun():
+                    folder.delete("run.json")
 
 
-def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> dict[str, Any]:
+def _begin(
+    folder: Folder, settings: Mapping[str, Any], begun: Callable[[], bool]
+) -> dict[str, Any]:
     """Write run.json, or compare the settings with those in it; return those in it."""
+    file = folder.named("run.json")
     try:
-        if not file.exists():
-            if begun:
+        try:
+            found = _read(folder)
+        except FileNotFoundError:
+            if begun():
                 raise RunError(
-                    f"{file.parent} holds parts of a run but no run.json; choose another folder"
-                )
-            write_atomically(file, json.dumps(settings, indent=2, ensure_ascii=False))
-        found = json.loads(file.read_text(encoding="utf-8"))
+                    f"{folder} holds parts of a run but no run.json; choose another folder"
+                ) from None
+            folder.write("run.json", json.dumps(settings, indent=2, ensure_ascii=False))
+            found = _read(folder)
     except (OSError, ValueError) as error:
-        if isinstance(error, RunError):
+        if isinstance(error, RelookError):
             raise
         raise RunError(f"{file}: cannot be used ({error}); choose another folder") from error
     if not isinstance(found, dict):
         raise RunError(f"{file}: cannot be used (it contains no settings); choose another folder")
-    _refuse_format(file.parent, found, "choose another folder")
+    _refuse_format(folder, found, "choose another folder")
     if found.get("kind") != settings.get("kind"):
         raise RunError(
-            f"{file.parent} holds {_kind(found)}, written by another command; choose another folder"
+            f"{folder} holds {_kind(found)}, written by another command; choose another folder"
         )
     different = list(_differences(found, settings))
     if not different and _names(found) != _names(settings):
@@ -100,10 +292,16 @@ def _begin(file: Path, settings: Mapping[str, Any], begun: bool) -> dict[str, An
         different = [f"the answers were called {_names(found)} and are {_names(settings)} now"]
     if different:
         raise RunError(
-            f"{file.parent} holds another run; choose another folder, or delete this one to start "
+            f"{folder} holds another run; choose another folder, or delete this one to start "
             f"again. Different: {'; '.join(different)}"
         )
     return found
+
+
+def _read(folder: Folder) -> Any:
+    """The content of run.json."""
+    with folder.open("run.json") as file:
+        return json.loads(file.read().decode("utf-8"))
 
 
 def _names(settings: Mapping[str, Any]) -> list[Any]:
@@ -112,18 +310,25 @@ def _names(settings: Mapping[str, Any]) -> list[Any]:
     return [answers.get("first"), answers.get("main"), *sorted(answers.get("others", ()))]
 
 
-def read_settings(folder: Path, *kinds: str) -> dict[str, Any]:
+def read_settings(place: str | os.PathLike[str] | Folder, *kinds: str) -> dict[str, Any]:
     """Read the settings in run.json of a run of one of these kinds.
+
+    Args:
+        place: the run's folder, as `folder_at` takes it.
+        kinds: the kinds, as in run.json.
 
     Raises:
         RunError: the folder holds no run or one of another kind or format, or run.json cannot be
             read.
     """
-    file = folder / "run.json"
+    folder = folder_at(place)
+    file = folder.named("run.json")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = _read(folder)
     except FileNotFoundError:
         raise RunError(f"{folder}: contains no run.json; pass the folder of a run") from None
+    except StorageError as error:
+        raise RunError(str(error)) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read ({first_line(error)})") from error
     if not isinstance(found, dict):
@@ -154,7 +359,7 @@ def _kind(settings: Mapping[str, Any]) -> str:
     return _KINDS.get(str(settings.get("kind")), "something else")
 
 
-def _refuse_format(folder: Path, found: Mapping[str, Any], remedy: str) -> None:
+def _refuse_format(folder: Folder, found: Mapping[str, Any], remedy: str) -> None:
     """Raise RunError if a run has another format; the message gives its version of relook."""
     written = found.get("format", 0)
     if written != FORMAT:
@@ -218,13 +423,15 @@ def write_atomically(file: Path, content: bytes | str) -> None:
     """Write a file completely or, if interrupted, not at all."""
     beside = file.with_name(file.name + ".writing")
     with beside.open("wb") as stream:
-        stream.write(
-            # UTF-8 cannot encode lone surrogates; in JSON the escape \udce9 means the same.
-            content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-        )
+        stream.write(_encoded(content))
         stream.flush()
         os.fsync(stream.fileno())
     beside.replace(file)
+
+
+def _encoded(content: bytes | str) -> bytes:
+    # UTF-8 cannot encode lone surrogates; in JSON the escape \udce9 means the same.
+    return content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
 
 
 def versions() -> dict[str, str]:

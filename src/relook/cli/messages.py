@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from relook.errors import RelookError
+from relook.storage import is_address
 
 if TYPE_CHECKING:
     from relook.correction import Corrector
@@ -61,7 +62,8 @@ def _kept(output: str | Path) -> str:
     from relook.evaluation import Run
     from relook.words import count
 
-    chosen_on, images = map(Run.count, (Path(output) / "tuning", Path(output)))
+    chosen_on = Run.count(Path(output) / "tuning") if not is_address(output) else 0
+    images = Run.count(output)
     choosing = f" and {chosen_on:,} to choose on" if chosen_on else ""
     return f"{count(images, 'image')} done{choosing}"
 

@@ -30,6 +30,7 @@ from relook.cli.messages import (
 )
 from relook.cli.options import Json, LookOptions, NetworkOptions, given_by
 from relook.errors import RelookError
+from relook.storage import is_address
 from relook.text import readable
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ def _predict(
                 bars.begin(Path(image.name).name)
                 begun += 1
                 try:
-                    source = image.source if isinstance(image.source, Path) else image.open()
+                    held = isinstance(image.source, bytes) or is_address(image.source)
+                    source = image.open() if held else image.source
                     correction = corrector.correct(source, bars.forwards)
                     correction = replace(correction, image=image.name)
                 except (RelookError, RuntimeError, MemoryError) as error:

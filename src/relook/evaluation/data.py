@@ -22,9 +22,9 @@ from relook.evaluation.matching import (
     is_imagenet,
     match,
 )
-from relook.evaluation.tables import TABLES, Table, columns_of, read_table
 from relook.labels import ClassIndices, by_label, composed
 from relook.runs import Item
+from relook.runs.tables import TABLES, Table, columns_of, read_table, shown
 from relook.text import readable
 
 _PAIRS_SHOWN = 5
@@ -332,7 +332,13 @@ def _doubt(found: ClassFolders) -> str:
 
 
 def _of_table(table: Table, labels: Sequence[str], order: Order | None) -> LabelledImages:
-    where = readable(table.file)
+    where = shown(table.file)
+    far = [row for row in table.rows if isinstance(row.source, str)]
+    if far:
+        raise DataError(
+            f"{where}: row {far[0].number} is at an address ({readable(far[0].name)}), which only "
+            "relook predict reads; copy the images to this machine and list their paths"
+        )
     exact = not isinstance(labels, ClassIndices) and {r.label for r in table.rows} <= {*labels}
     if not exact:
         table = table.as_class_indices()

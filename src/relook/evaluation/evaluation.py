@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -29,7 +28,7 @@ from relook.evaluation.selective import Quality, qualities
 from relook.evaluation.share import GateOfShare
 from relook.evaluation.statistics import Method, Pairing, Statistics, Tally
 from relook.evaluation.work import work
-from relook.folder import read_settings, write_atomically
+from relook.folder import folder_at, read_settings
 from relook.gate import AMBIGUOUS, Gate
 from relook.looks import Look, Preset
 from relook.runs import OnRows, Run
@@ -67,9 +66,9 @@ class Evaluation:
         Raises:
             RunError: the folder holds no evaluation, has another format, or cannot be read.
         """
-        settings = read_settings(Path(folder), KIND)
+        settings = read_settings(folder, KIND)
         labels = tuple(settings["model"]["labels"])
-        return cls(settings, labels, Run(Path(folder), settings, schema_of).table())
+        return cls(settings, labels, Run(folder_at(folder), settings, schema_of).table())
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -201,8 +200,7 @@ def evaluate(
         found = run.settings if run else settings
         evaluation = Evaluation(found, corrector.classifier.labels, table)
         if run:
-            summary = json.dumps(evaluation.details(), indent=2)
-            write_atomically(run.folder / "summary.json", summary)
+            run.folder.write("summary.json", json.dumps(evaluation.details(), indent=2))
     return evaluation
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from relook.errors import DataError
-from relook.images import image_suffixes, looks_like_image
 from relook.labels import plain
+from relook.runs.files import (
+    LeftOut,
+    count_hidden,
+    identity,
+    images_below,
+    is_hidden,
+    is_image,
+    kind_of,
+)
 from relook.text import readable
-from relook.words import count, some
-
-_SYSTEM = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found"})
-"""System folders, in lower case; hidden folders begin with a dot."""
+from relook.words import some
 
 _PARTS = (
     *("val", "validation", "valid", "valset", "minival", "dev", "eval", "evaluation", "test"),
@@ -30,58 +33,6 @@ _WORD = re.compile(r"[^\W\d_]+")
 _CASES = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 _SHOWN = 6
-
-
-@dataclass
-class LeftOut:
-    """Counts of what is not used in a folder of class folders.
-
-    Attributes:
-        others: files that Pillow does not open as images, by the suffix of their name.
-        outside: images that lie in no class folder.
-        hidden: hidden files.
-        images_hidden: images in hidden or system folders.
-        folders_hidden: the names of those folders.
-        special: pipes and devices.
-        loops: links to a folder that contains them.
-        unreadable: folders that cannot be read.
-        empty: class folders without an image.
-    """
-
-    others: Counter[str] = field(default_factory=Counter)
-    outside: int = 0
-    hidden: int = 0
-    images_hidden: int = 0
-    folders_hidden: set[str] = field(default_factory=set)
-    special: int = 0
-    loops: int = 0
-    unreadable: int = 0
-    empty: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        """The counts in words; empty if everything is used."""
-        most = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
-        endings = [f"{ending} {count:,}" for ending, count in most]
-        parts: list[tuple[int, str, str, Collection[str]]] = [
-            (self.others.total(), "file", "that Pillow does not open as an image", endings),
-            (self.outside, "image", "outside the class folders", []),
-            (self.images_hidden, "image", "in hidden or system folders", self.folders_hidden),
-            (self.hidden, "hidden file", "", []),
-            (self.special, "special file", "(a pipe or a device)", []),
-            (self.loops, "link", "to a folder that contains it", []),
-            (self.unreadable, "folder", "that cannot be read", []),
-            (len(self.empty), "class folder", "without an image", self.empty),
-        ]
-        told = [_told(*part) for part in parts if part[0]]
-        return ", ".join(told)
-
-
-def _told(number: int, thing: str, which: str, examples: Collection[str]) -> str:
-    things = count(number, thing)
-    shown = sorted(examples) if isinstance(examples, set) else list(examples)
-    more = ", …" if len(shown) > _SHOWN else ""
-    named = f"({', '.join(shown[:_SHOWN])}{more})" if shown else ""
-    return " ".join(part for part in (things, which, named) if part)
 
 
 @dataclass(frozen=True)
@@ -139,20 +90,20 @@ def read_folders(root: Path) -> ClassFolders:
     names: list[str] = []
     inner: dict[str, set[str]] = {}
     blank: list[str] = []
-    above = frozenset({_identity(root)})
+    above = frozenset({identity(root)})
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{readable(root)}: cannot be read ({error.strerror})") from error
     for entry in entries:
         path = root / entry.name
-        if _kind(entry) != "folder":
-            left.outside += _is_image(entry, left)
-        elif _is_hidden(entry.name, folder=True):
-            _count_hidden(path, above, left)
+        if kind_of(entry) != "folder":
+            left.outside += is_image(entry, left)
+        elif is_hidden(entry.name, folder=True):
+            count_hidden(path, above, left)
         else:
             name = readable(entry.name)
-            found = sorted(_below(path, above, left))
+            found = sorted(Path(image.path) for image in images_below(path, above, left))
             images += [(image, name) for image in found]
             names.append(name)
             if not found:
@@ -193,77 +144,3 @@ def _rank(name: str) -> int | None:
     words = [word.casefold() for word in _WORD.findall(_CASES.sub(" ", name))]
     known = {*words, "".join(words)} & {*_PARTS}
     return min(map(_PARTS.index, known), default=None)
-
-
-def _below(folder: Path, above: frozenset[tuple[int, int]], left: LeftOut) -> Iterator[Path]:
-    """All images in a folder and its subfolders; `above`: the folders that contain it."""
-    own = _identity(folder)
-    if own in above:
-        left.loops += 1
-        return
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        left.unreadable += 1
-        return
-    for entry in entries:
-        path = folder / entry.name
-        if _kind(entry) != "folder":
-            if _is_image(entry, left):
-                yield path
-        elif _is_hidden(entry.name, folder=True):
-            _count_hidden(path, above | {own}, left)
-        else:
-            yield from _below(path, above | {own}, left)
-
-
-def _count_hidden(folder: Path, above: frozenset[tuple[int, int]], left: LeftOut) -> None:
-    images = sum(1 for _ in _below(folder, above, LeftOut()))
-    if images:
-        left.images_hidden += images
-        left.folders_hidden.add(readable(folder.name))
-
-
-def _is_hidden(name: str, folder: bool) -> bool:
-    return name.startswith(".") or (
-        folder and (name.casefold() in _SYSTEM or name.startswith("__"))
-    )
-
-
-def _is_image(entry: os.DirEntry[str], left: LeftOut) -> bool:
-    """Whether a file is an image that is used; if not, count it."""
-    if _is_hidden(entry.name, folder=False):
-        left.hidden += 1
-        return False
-    kind = _kind(entry)
-    if kind == "special":
-        left.special += 1
-        return False
-    ending = os.path.splitext(entry.name)[1].lower()
-    if ending in image_suffixes():
-        return True
-    if not ending and kind == "file" and looks_like_image(Path(entry.path)):
-        return True
-    left.others[readable(ending) or "without a suffix"] += 1
-    return False
-
-
-def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "special", "broken"]:
-    """The kind of a file or of the target of a link; "broken" if the target does not exist."""
-    try:
-        if entry.is_dir():
-            return "folder"
-        if entry.is_file():
-            return "file"
-        entry.stat()
-    except OSError:
-        return "broken"
-    return "special"
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        status = folder.stat()
-    except OSError:
-        return (-1, -1)
-    return status.st_dev, status.st_ino

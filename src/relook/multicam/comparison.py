@@ -39,7 +39,7 @@ from relook.evaluation.rows import Names, schema_of
 from relook.evaluation.work import work
 from relook.fills import fill_image, hide
 from relook.first_look import FirstLook
-from relook.folder import read_settings, write_atomically
+from relook.folder import folder_at, read_settings
 from relook.gate import Gate
 from relook.layers import evaluating
 from relook.looks import Look
@@ -141,8 +141,10 @@ class Comparison:
         Raises:
             RunError: the folder contains no comparison, has another format, or cannot be read.
         """
-        settings = read_settings(Path(folder), KIND)
-        return cls(settings, _training(settings), Run(Path(folder), settings, schema_of).table())
+        settings = read_settings(folder, KIND)
+        return cls(
+            settings, _training(settings), Run(folder_at(folder), settings, schema_of).table()
+        )
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -258,7 +260,7 @@ def compare(
         kept = run.settings if run else json.loads(json.dumps(settings))
         found = Comparison(kept, _training(kept), table)
         if run:
-            write_atomically(run.folder / "summary.json", json.dumps(found.details(), indent=2))
+            run.folder.write("summary.json", json.dumps(found.details(), indent=2))
     return found
 
 

@@ -6,14 +6,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.compute
 
 from relook.correction import Corrector
-from relook.folder import read_settings, write_atomically
+from relook.folder import folder_at, read_settings
 from relook.prediction.images import FoundImages, find_images
 from relook.prediction.job import Predicting
 from relook.prediction.rows import Form
@@ -110,17 +109,17 @@ class Predictions:
         Raises:
             RunError: the folder holds no predictions, has another format, or cannot be read.
         """
-        return cls.of(Run(Path(folder), read_settings(Path(folder), KIND), schema_of))
+        return cls.of(Run(folder_at(folder), read_settings(folder, KIND), schema_of))
 
     @classmethod
     def of(cls, run: Run) -> Predictions:
         """Add up the rows of a run, part by part."""
         totals = sum(map(Totals.of, run.tables(_NEEDED)), Totals())
-        return cls(os.fspath(run.folder), run.settings, totals)
+        return cls(run.folder.place, run.settings, totals)
 
     def errors(self) -> list[str]:
         """Return the reasons why images could not be answered."""
-        run = Run(Path(self.folder), self.settings, schema_of)
+        run = Run(folder_at(self.folder), self.settings, schema_of)
         return [
             error
             for rows in run.tables(["error"])
@@ -129,7 +128,7 @@ class Predictions:
 
     def table(self) -> pyarrow.Table:
         """Read all rows, in the order of the images (see `relook.prediction.rows.Form.schema`)."""
-        return Run(Path(self.folder), self.settings, schema_of).table()
+        return Run(folder_at(self.folder), self.settings, schema_of).table()
 
 
 def schema_of(settings: Mapping[str, Any]) -> pyarrow.Schema:
@@ -161,7 +160,8 @@ def predict(
         corrector: the classifier with its second look.
         images: files, folders (all images below) and tables with a column `image`, or one of them;
             or what `relook.prediction.find_images` found.
-        output: folder of the run: run.json, rows/*.parquet and, at the end, summary.json.
+        output: folder of the run, or its address (see `relook.storage`): run.json, rows/*.parquet
+            and, at the end, summary.json.
         all_classes: whether the rows hold the probabilities of all classes, as `probabilities`.
         on_rows: called with tables of rows as they are computed; first with those that `output`
             already holds.
@@ -202,7 +202,7 @@ def predict(
         run.compact()
         predictions = Predictions.of(run)
         summary = json.dumps(predictions.totals.to_json(), indent=2)
-        write_atomically(run.folder / "summary.json", summary)
+        run.folder.write("summary.json", summary)
     return predictions
 
 

@@ -13,9 +13,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from relook import storage
 from relook.classifier import Classifier
 from relook.errors import ImageError
 from relook.images import Needed, open_image
+from relook.storage import StorageError
 from relook.text import readable
 
 MANY = 128
@@ -29,7 +31,7 @@ class Item:
     Attributes:
         index: position in the data, from 0; identifies the image in the run.
         name: name of the image in the rows.
-        source: path of the file, or its content.
+        source: path or address (see `relook.storage`) of the file, or its content.
         label: 0-based class index; −1 if the image has no label.
     """
 
@@ -49,6 +51,8 @@ class Item:
         """
         if isinstance(self.source, bytes):
             return open_image(self.source, self.name, needed)
+        if storage.is_address(self.source):
+            return open_image(_read(self.source), storage.shown(self.source), needed)
         if (
             os.path.exists(self.source)
             and not os.path.isfile(self.source)
@@ -59,6 +63,16 @@ class Item:
                 "a file"
             )
         return open_image(self.source, needed=needed)
+
+
+def _read(address: str) -> bytes:
+    """The content of an image file at an address."""
+    try:
+        return storage.read(address)
+    except FileNotFoundError:
+        raise ImageError(f"{storage.shown(address)}: no such file; check the address") from None
+    except StorageError as error:
+        raise ImageError(str(error)) from error
 
 
 @dataclass(frozen=True)

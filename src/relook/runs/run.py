@@ -1,7 +1,7 @@
 """A run's folder: the settings, and the rows so far, in files that survive interruptions.
 
 The folder holds `run.json` (settings, versions, a description of the data) and `rows/*.parquet`. A
-finished run has all rows in one file.
+finished run has one row for each image there, all in one file unless there are very many.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from relook.folder import RunError, claimed, write_atomically
+from relook.folder import Folder, RemoteFolder, RunError, claimed, folder_at
+from relook.storage import StorageError
+
+_ROWS = "rows"
+_SMALL = 256 * 2**20
+"""Parts of at most this many bytes together are merged into one file when a run is finished."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,12 @@ class Run:
     2
 
     Attributes:
-        folder: the folder of the run.
+        folder: the folder of the run, on this machine or at an address.
         settings: everything that the rows depend on, as JSON values.
         schema_of: returns the schema of the rows, given the settings.
     """
 
-    folder: Path
+    folder: Folder
     settings: Mapping[str, Any]
     schema_of: Callable[[Mapping[str, Any]], pyarrow.Schema]
 
@@ -54,17 +58,22 @@ class Run:
 
         A run that ends without rows leaves no run.json, so that another can start in the folder.
 
+        Args:
+            folder: path or address of the folder. At an address there is no lock.
+            settings: everything that the rows depend on, as JSON values.
+            schema_of: returns the schema of the rows, given the settings.
+
         Raises:
             RunError: the folder holds a run with other settings, data or versions (the message
                 shows the difference), is in use by another process, or cannot be read or created.
         """
-        run = cls(Path(folder), json.loads(json.dumps(settings)), schema_of)
+        run = cls(folder_at(folder), json.loads(json.dumps(settings)), schema_of)
         with claimed(run.folder, run.settings, lambda: bool(run._parts())) as kept:
             run = cls(run.folder, kept, schema_of)  # a continued run keeps its own order of answers
             try:
-                (run.folder / "rows").mkdir(exist_ok=True)
-                for left in (run.folder / "rows").glob("*.writing"):
-                    left.unlink(missing_ok=True)
+                run.folder.tidy(_ROWS)
+            except StorageError as error:
+                raise RunError(str(error)) from error
             except OSError as error:
                 raise RunError(
                     f"{run.folder}: cannot be used ({error}); choose another folder"
@@ -109,49 +118,86 @@ class Run:
         for part in self._parts():
             yield self._read(part, names)
 
-    def write(self, rows: pyarrow.Table) -> None:
-        """Write rows to a new file, all or, if the process is killed meanwhile, none."""
+    def write(self, rows: pyarrow.Table, name: str | None = None) -> None:
+        """Write rows to a new file, all or, if the process is killed meanwhile, none.
+
+        Args:
+            rows: the rows.
+            name: name of the file, without its folder; by default one that sorts after those that
+                were written before.
+        """
+        name = name or f"part-{time.time_ns()}-{os.getpid()}.parquet"
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(rows, sink)
-        name = f"part-{time.time_ns()}-{os.getpid()}.parquet"
-        write_atomically(self.folder / "rows" / name, sink.getvalue().to_pybytes())
+        self.folder.write(f"{_ROWS}/{name}", sink.getvalue().to_pybytes())
 
     def compact(self) -> None:
-        """Merge all rows into one file, in order.
+        """Leave one row for each image: in one file, in order; in the files that there are, if they
+        are too large together to be read at once.
 
         If the process is killed meanwhile, some rows exist twice; `table` reads each only once.
         """
-        parts = self._parts()
-        if len(parts) < 2:
+        sizes = _parts_in(self.folder)
+        if len(sizes) < 2:
+            return
+        if sum(sizes.values()) > _SMALL:
+            self._drop_repeated(sizes)
             return
         self.write(self.table())
+        for part in sizes:
+            self.folder.delete(f"{_ROWS}/{part}")
+
+    def _drop_repeated(self, parts: Iterable[str]) -> None:
+        """Rewrite the parts with rows of images that a part before them has a row of."""
+        seen: set[int] = set()
         for part in parts:
-            part.unlink()
+            own = self._read(part, ["index"])["index"].to_pylist()
+            kept = []
+            for place, index in enumerate(own):
+                if index not in seen:
+                    seen.add(index)
+                    kept.append(place)
+            if not kept:
+                self.folder.delete(f"{_ROWS}/{part}")
+            elif len(kept) < len(own):
+                self.write(self._read(part).take(kept), part)
 
     @classmethod
-    def count(cls, folder: Path) -> int:
+    def count(cls, folder: str | os.PathLike[str] | Folder) -> int:
         """Return the number of rows of the run in a folder; 0 without a run."""
-        rows = 0
-        for part in _parts_in(folder):
+        rows, place = 0, folder_at(folder)
+        try:
+            parts = _parts_in(place)
+        except StorageError:
+            return 0
+        for part in parts:
             try:
-                rows += pyarrow.parquet.read_metadata(part).num_rows
-            except (pyarrow.ArrowException, OSError):
+                with place.open(f"{_ROWS}/{part}") as stream:
+                    rows += pyarrow.parquet.read_metadata(stream).num_rows
+            except (pyarrow.ArrowException, OSError, StorageError):
                 continue  # damaged: whoever reads its rows will be told
         return rows
 
-    def _read(self, part: Path, columns: list[str] | None = None) -> pyarrow.Table:
+    def _read(self, part: str, columns: list[str] | None = None) -> pyarrow.Table:
+        name = f"{_ROWS}/{part}"
         try:
-            with part.open("rb") as stream:  # Arrow itself opens only paths in UTF-8
+            with self.folder.open(name) as stream:  # Arrow itself opens only paths in UTF-8
                 return pyarrow.parquet.read_table(stream, columns=columns, schema=self.schema)
         except (pyarrow.ArrowException, OSError) as error:
+            far = "check the connection, or " if isinstance(self.folder, RemoteFolder) else ""
             raise RunError(
-                f"{part}: cannot be read ({error}); delete it to have its images classified again"
+                f"{self.folder.named(name)}: cannot be read ({error}); {far}delete it to have its "
+                "images classified again"
             ) from error
 
-    def _parts(self) -> list[Path]:
-        return _parts_in(self.folder)
+    def _parts(self) -> list[str]:
+        return list(_parts_in(self.folder))
 
 
-def _parts_in(folder: Path) -> list[Path]:
-    """Return the files of rows in a run's folder, in the order of writing."""
-    return sorted((folder / "rows").glob("part-*.parquet"))
+def _parts_in(folder: Folder) -> dict[str, int]:
+    """Return the sizes of the files of rows in a run's folder, by name, in the order of writing."""
+    return {
+        name: size
+        for name, size in folder.sizes(_ROWS).items()
+        if name.startswith("part-") and name.endswith(".parquet")
+    }
