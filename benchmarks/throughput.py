@@ -32,6 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from PIL import Image
@@ -59,6 +60,7 @@ class Setting:
     copies: int
 
     def load(self, data: Path) -> relook.Classifier:
+        """The classifier."""
         checkpoint = None if self.checkpoint is None else data / self.checkpoint
         return relook.load(self.model, checkpoint=checkpoint)
 
@@ -89,7 +91,8 @@ class Measured:
 def predicted(setting: Setting, data: Path, folder: Path, look: str) -> Measured:
     """Answer all images of a folder in this process."""
     classifier = setting.load(data)
-    gate = {"none": 0.0, "flip, all": "none"}.get(look, GATE)
+    gates: dict[str, float | str] = {"none": 0.0, "flip, all": "none"}
+    gate = gates.get(look, GATE)
     name = "flip" if look in ("none", "flip, all") else look
     corrector = relook.Corrector(classifier, gate=gate, look=name)
     found = find_images([folder])
@@ -200,7 +203,7 @@ def call(name: str, data: Path, setting: Setting, folder: Path, look: str) -> di
     return {"rate": looped(classifier, files, name == "ttach")}
 
 
-def measure(data: Path, setting: Setting, rounds: int) -> dict[str, object]:
+def measure(data: Path, setting: Setting, rounds: int) -> dict[str, Any]:
     """All measurements of one setting, in rounds."""
     rates: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from relook.evaluation import Evaluation as Evaluation
     from relook.evaluation import evaluate as evaluate
     from relook.evaluation import tune as tune
-    from relook.models import load as load
+    from relook.models.load import load as load
     from relook.models.export import export as export
-    from relook.prediction import predict as predict
+    from relook.prediction.predict import predict as predict
 
 __version__ = "0.1.0"
 

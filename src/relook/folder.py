@@ -18,9 +18,17 @@ from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
-from relook import storage
 from relook.errors import RelookError, first_line
-from relook.storage import StorageError
+from relook.storage import (
+    StorageError,
+    delete,
+    files_in,
+    is_address,
+    joined,
+    open_file,
+    shown,
+    write,
+)
 
 _log = logging.getLogger("relook")
 
@@ -158,7 +166,7 @@ class RemoteFolder:
     address: str
 
     def __str__(self) -> str:
-        return storage.shown(self.address)
+        return shown(self.address)
 
     @property
     def place(self) -> str:
@@ -167,7 +175,7 @@ class RemoteFolder:
 
     def named(self, name: str) -> str:
         """See `Folder`."""
-        return storage.shown(storage.joined(self.address, name))
+        return shown(joined(self.address, name))
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -189,20 +197,20 @@ class RemoteFolder:
 
     def open(self, name: str) -> Any:
         """See `Folder`."""
-        return storage.open_file(storage.joined(self.address, name))
+        return open_file(joined(self.address, name))
 
     def write(self, name: str, content: bytes | str) -> None:
         """See `Folder`."""
-        storage.write(storage.joined(self.address, name), _encoded(content))
+        write(joined(self.address, name), _encoded(content))
 
     def delete(self, name: str) -> None:
         """See `Folder`."""
-        storage.delete(storage.joined(self.address, name))
+        delete(joined(self.address, name))
 
     def sizes(self, inner: str) -> dict[str, int]:
         """See `Folder`."""
         try:
-            return dict(sorted(storage.files_in(storage.joined(self.address, inner))))
+            return dict(sorted(files_in(joined(self.address, inner))))
         except FileNotFoundError:
             return {}
 
@@ -216,7 +224,7 @@ def folder_at(place: str | os.PathLike[str] | Folder) -> Folder:
     """
     if isinstance(place, Folder):
         return place
-    if storage.is_address(place):
+    if is_address(place):
         return RemoteFolder(place)
     return LocalFolder(Path(place))
 

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from relook import storage
 from relook.errors import DataError
 from relook.images import image_suffixes
 from relook.runs import Item
 from relook.runs.files import LeftOut, images_below, is_hidden
 from relook.runs.tables import TableRow, is_table, read_table
-from relook.storage import StorageError
+from relook.storage import StorageError, files_in, is_address, joined, kind_of, shown
 from relook.text import readable
 
 
@@ -84,7 +83,7 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> FoundImages:
             if isinstance(found.source, str):
                 # One input does not name a file in two ways, unless it is a table.
                 source = found.source
-                if len(inputs) > 1 and not storage.is_address(source):
+                if len(inputs) > 1 and not is_address(source):
                     source = os.path.abspath(source)
                 if source in sources:
                     left.twice += 1
@@ -112,7 +111,7 @@ def _nothing(inputs: Sequence[str | os.PathLike[str]], left: LeftOut) -> str:
 
 
 def _shown(given: str) -> str:
-    return storage.shown(given) if storage.is_address(given) else readable(given)
+    return shown(given) if is_address(given) else readable(given)
 
 
 def _images_of(given: str, alone: bool, left: LeftOut) -> Iterator[_Found]:
@@ -124,7 +123,7 @@ def _images_of(given: str, alone: bool, left: LeftOut) -> Iterator[_Found]:
         left: counts what is not used.
     """
     try:
-        if storage.is_address(given):
+        if is_address(given):
             yield from _at_address(given, alone, left)
         elif os.path.isdir(given):
             yield from _in_folder(given, alone, left)
@@ -158,7 +157,7 @@ def _in_folder(folder: str, alone: bool, left: LeftOut) -> Iterator[_Found]:
 
 def _at_address(address: str, alone: bool, left: LeftOut) -> Iterator[_Found]:
     """The images of a file, folder or table at an address."""
-    kind = storage.kind_of(address)
+    kind = kind_of(address)
     if kind != "folder" and is_table(address):
         yield from _in_table(address, alone)
         return
@@ -167,7 +166,7 @@ def _at_address(address: str, alone: bool, left: LeftOut) -> Iterator[_Found]:
         yield _Found(_shown(address), address, -1)
         return
     try:
-        files = storage.files_in(address, deep=True)
+        files = files_in(address, deep=True)
     except FileNotFoundError:
         raise DataError(
             f"{_shown(address)}: there is no such file or folder; check the address"
@@ -175,7 +174,7 @@ def _at_address(address: str, alone: bool, left: LeftOut) -> Iterator[_Found]:
     first = "" if alone else _shown(address)
     for name, size in sorted(files, key=lambda file: file[0].split("/")):
         if _is_used(name, left):
-            yield _Found(posixpath.join(first, name), storage.joined(address, name), size)
+            yield _Found(posixpath.join(first, name), joined(address, name), size)
 
 
 def _is_image(name: str) -> bool:
@@ -203,7 +202,7 @@ def _is_used(name: str, left: LeftOut) -> bool:
 
 
 def _in_table(table: str, alone: bool) -> Iterator[_Found]:
-    file = table if storage.is_address(table) else Path(table)
+    file = table if is_address(table) else Path(table)
     for row in read_table(file, labelled=False).rows:
         source = row.source if isinstance(row.source, bytes) else os.fspath(row.source)
         yield _Found(_name_of(row, table, alone), source, _size(source))
@@ -211,14 +210,14 @@ def _in_table(table: str, alone: bool) -> Iterator[_Found]:
 
 def _name_of(row: TableRow, table: str, alone: bool) -> str:
     """The name of an image in a table: as it is written there, if this is the only table."""
-    if isinstance(row.source, str) and storage.is_address(row.name):
-        return storage.shown(row.name)
+    if isinstance(row.source, str) and is_address(row.name):
+        return shown(row.name)
     written = readable(row.name)
     if alone:
         return written
     if isinstance(row.source, bytes):
         return f"{_shown(table)}: {written}"
-    if storage.is_address(table):
+    if is_address(table):
         return posixpath.join(posixpath.dirname(_shown(table)), written)
     return (PurePath(readable(table)).parent / written).as_posix()
 
@@ -228,6 +227,6 @@ def _size(source: str | bytes) -> int:
     if isinstance(source, bytes):
         return len(source)
     try:
-        return -1 if storage.is_address(source) else os.stat(source).st_size
+        return -1 if is_address(source) else os.stat(source).st_size
     except (OSError, ValueError):
         return -1

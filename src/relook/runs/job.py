@@ -13,11 +13,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from relook import storage
 from relook.classifier import Classifier
 from relook.errors import ImageError
 from relook.images import Needed, open_image
-from relook.storage import StorageError
+from relook.storage import StorageError, is_address, read, shown
 from relook.text import readable
 
 MANY = 128
@@ -51,8 +50,8 @@ class Item:
         """
         if isinstance(self.source, bytes):
             return open_image(self.source, self.name, needed)
-        if storage.is_address(self.source):
-            return open_image(_read(self.source), storage.shown(self.source), needed)
+        if is_address(self.source):
+            return open_image(_read(self.source), shown(self.source), needed)
         if (
             os.path.exists(self.source)
             and not os.path.isfile(self.source)
@@ -68,9 +67,9 @@ class Item:
 def _read(address: str) -> bytes:
     """The content of an image file at an address."""
     try:
-        return storage.read(address)
+        return read(address)
     except FileNotFoundError:
-        raise ImageError(f"{storage.shown(address)}: no such file; check the address") from None
+        raise ImageError(f"{shown(address)}: no such file; check the address") from None
     except StorageError as error:
         raise ImageError(str(error)) from error
 

@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from relook import storage
 from relook.errors import DataError, RelookError, first_line
-from relook.storage import StorageError
+from relook.storage import StorageError, folder_of, is_address, joined, open_file
+from relook.storage import shown as shown_address
 from relook.text import decode, readable
 
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
@@ -100,7 +100,7 @@ class Table:
 
 def is_table(name: str | os.PathLike[str]) -> bool:
     """Whether a file's name, or its address, ends as that of a table."""
-    name = storage.shown(name) if storage.is_address(name) else name
+    name = shown(name) if is_address(name) else name
     return os.path.splitext(name)[1].lower() in TABLES
 
 
@@ -144,7 +144,7 @@ def read_table(file: Path | str, labelled: bool = True) -> Table:
 
 def shown(file: Path | str) -> str:
     """What messages call a table, by its path or its address."""
-    return readable(storage.shown(file) if storage.is_address(file) else file)
+    return readable(shown_address(file) if is_address(file) else file)
 
 
 def _is_parquet(file: Path | str) -> bool:
@@ -153,10 +153,10 @@ def _is_parquet(file: Path | str) -> bool:
 
 def _opened(file: Path | str) -> Any:
     """A table as an open file."""
-    if not storage.is_address(file):
+    if not is_address(file):
         return Path(file).open("rb")
     try:
-        return storage.open_file(file)
+        return open_file(file)
     except FileNotFoundError:
         raise DataError(f"{shown(file)}: there is no such table; check the address") from None
 
@@ -337,16 +337,16 @@ def _row(file: Path | str, number: int, image: Any, label: str | None) -> TableR
 
 def _source(file: Path | str, text: str) -> Path | str:
     """The path or the address of an image, relative to the table's folder unless it is absolute."""
-    if storage.is_address(text):
+    if is_address(text):
         return text
-    if not storage.is_address(file):
+    if not is_address(file):
         return _path(Path(file).parent, text)
     if os.path.isabs(text):
         return Path(text)
-    folder, inside = storage.folder_of(file), posixpath.normpath(text.replace("\\", "/"))
+    folder, inside = folder_of(file), posixpath.normpath(text.replace("\\", "/"))
     while inside.startswith("../"):  # an object store takes .. for the name of a folder
-        folder, inside = storage.folder_of(folder), inside.removeprefix("../")
-    return storage.joined(folder, inside)
+        folder, inside = folder_of(folder), inside.removeprefix("../")
+    return joined(folder, inside)
 
 
 def _path(folder: Path, text: str) -> Path:
