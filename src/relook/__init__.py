@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from relook.evaluation import Evaluation as Evaluation
     from relook.evaluation import evaluate as evaluate
     from relook.evaluation import tune as tune
-    from relook.models.load import load as load
     from relook.models.export import export as export
+    from relook.models.load import load as load
     from relook.prediction.predict import predict as predict
 
 __version__ = "0.1.0"

@@ -19,6 +19,7 @@ address says `?retry_limit_seconds=60`.
 from __future__ import annotations
 
 import functools
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -58,6 +59,9 @@ _REASONS = {
 }
 """What PyArrow writes of frequent errors, and what it means."""
 
+TABLES = frozenset({".csv", ".tsv", ".parquet"})
+"""Suffixes of tables, in lower case."""
+
 _LONGEST = 200
 _REQUEST = re.compile(r" *\(Request ID: [^)]*\)")
 
@@ -74,6 +78,17 @@ def is_address(name: object) -> TypeGuard[str]:
     (True, False, False)
     """
     return isinstance(name, str) and _ADDRESS.fullmatch(name) is not None
+
+
+def is_table(name: str | os.PathLike[str]) -> bool:
+    """Whether the name or address of a file ends as that of a table.
+
+    >>> from relook.storage import is_table
+    >>> is_table("photos.csv"), is_table("s3://bucket/photos.parquet?region=eu"), is_table("photos")
+    (True, True, False)
+    """
+    name = shown(name) if is_address(name) else name
+    return os.path.splitext(name)[1].lower() in TABLES
 
 
 def shown(address: str) -> str:

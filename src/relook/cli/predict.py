@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,12 @@ from relook.cli.messages import (
 )
 from relook.cli.options import Json, LookOptions, NetworkOptions, given_by
 from relook.errors import RelookError
-from relook.storage import is_address
+from relook.storage import is_address, is_table
 from relook.text import readable
 
 if TYPE_CHECKING:
     from relook.correction import Correction, Corrector
+    from relook.images import ImageSource
     from relook.prediction.images import FoundImages
     from relook.prediction.predict import Totals
     from relook.runs import Item
@@ -50,8 +51,8 @@ _LONGEST_STEM = 230
 
 
 @app.command(
-    epilog="Examples: relook predict photo.jpg --output pictures; relook predict folder --rows "
-    "answers --look best"
+    epilog="Example: relook predict photo.jpg --output pictures; or, for many: relook predict "
+    "folder --rows answers --look best"
 )
 @given_by(network=NetworkOptions, looking=LookOptions)
 def predict(
@@ -104,11 +105,30 @@ def predict(
     if rows is not None:
         raise typer.Exit(_save_rows(corrector, images, rows, all_classes, as_json))
     with usage_errors():
-        found = _find(images)
-    status = _predict(corrector, found.items, output, as_json)
+        photos = _opened(images)
+    status = _predict(corrector, photos, output, as_json)
     if looking.look is None and not as_json:
         typer.echo(_BEST, err=True)
     raise typer.Exit(status)
+
+
+def _opened(images: list[str]) -> list[tuple[str, Callable[[], ImageSource]]]:
+    """The name of each image, and a function that returns what to classify.
+
+    Raises:
+        DataError: a folder or a table has no images.
+    """
+    if not any(os.path.isdir(image) or is_address(image) or is_table(image) for image in images):
+        return [(readable(image), partial(str, image)) for image in images]
+    return [
+        (item.name, item.open if isinstance(item.source, bytes) else partial(_source, item))
+        for item in _find(images).items
+    ]
+
+
+def _source(item: Item) -> ImageSource:
+    """The path of an image, which `Corrector.correct` reads itself; an address is read here."""
+    return item.open() if is_address(item.source) else item.source
 
 
 def _find(images: list[str]) -> FoundImages:
@@ -168,7 +188,10 @@ def _told(totals: Totals) -> str:
 
 
 def _predict(
-    corrector: Corrector, images: Sequence[Item], output: Path | None, as_json: bool
+    corrector: Corrector,
+    images: Sequence[tuple[str, Callable[[], ImageSource]]],
+    output: Path | None,
+    as_json: bool,
 ) -> int:
     from relook.cli.progress import progress_bars
 
@@ -179,17 +202,14 @@ def _predict(
     begun = answered = not_sure = 0
     try:
         with progress_bars(len(images)) as bars:
-            for image in images:
-                bars.begin(Path(image.name).name)
+            for name, source in images:
+                bars.begin(Path(name).name)
                 begun += 1
                 try:
-                    held = isinstance(image.source, bytes) or is_address(image.source)
-                    source = image.open() if held else image.source
-                    correction = corrector.correct(source, bars.forwards)
-                    correction = replace(correction, image=image.name)
+                    correction = corrector.correct(source(), bars.forwards)
+                    correction = replace(correction, image=name)
                 except (RelookError, RuntimeError, MemoryError) as error:
                     # PyTorch raises RuntimeError, also when out of memory. Go on to the next image.
-                    name = image.name
                     failed.append(name)
                     message = str(error) if isinstance(error, RelookError) else f"{name}: {error}"
                     complain(message)
@@ -203,10 +223,10 @@ def _predict(
                 _show(correction, as_json)
                 if output is not None:
                     try:
-                        correction.save_picture(output / _picture_name(image.name, written))
+                        correction.save_picture(output / _picture_name(name, written))
                     except OSError as error:  # only the picture failed; the answer was printed
-                        failed.append(image.name)
-                        complain(f"{image.name}: its picture cannot be written ({error})")
+                        failed.append(name)
+                        complain(f"{name}: its picture cannot be written ({error})")
     except KeyboardInterrupt:  # at any point of an image
         complain(f"stopped after {max(0, begun - 1)} of {len(images)} images")
         return INTERRUPTED

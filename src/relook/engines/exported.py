@@ -131,8 +131,9 @@ class OnnxRuntime:
         colours = [np.array(values, np.float32).reshape(3, 1, 1) for values in (mean, std)]
 
         def normalised(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-            shifted = batch - colours[0]
-            return np.divide(shifted, colours[1], out=shifted)
+            shifted: NDArray[np.float32] = batch - colours[0]
+            shifted /= colours[1]
+            return shifted
 
         return self._run(pixels, self._outputs if maps else self._outputs[:1], normalised)
 

@@ -24,7 +24,8 @@ from relook.evaluation.matching import (
 )
 from relook.labels import ClassIndices, by_label, composed
 from relook.runs import Item
-from relook.runs.tables import TABLES, Table, columns_of, read_table, shown
+from relook.runs.tables import Table, columns_of, read_table, shown
+from relook.storage import TABLES
 from relook.text import readable
 
 _PAIRS_SHOWN = 5

@@ -13,8 +13,8 @@ from relook.errors import DataError
 from relook.images import image_suffixes
 from relook.runs import Item
 from relook.runs.files import LeftOut, images_below, is_hidden
-from relook.runs.tables import TableRow, is_table, read_table
-from relook.storage import StorageError, files_in, is_address, joined, kind_of, shown
+from relook.runs.tables import TableRow, read_table
+from relook.storage import StorageError, files_in, is_address, is_table, joined, kind_of, shown
 from relook.text import readable
 
 

@@ -90,7 +90,7 @@ class Predictions:
     >>> predictions.totals.images, predictions.totals.corrected
     (2, 2)
     >>> predictions.table()["label"].to_pylist()
-    ['Egyptian cat', 'espresso']
+    ['tiger cat', 'espresso']
 
     Attributes:
         folder: the folder, or its address.

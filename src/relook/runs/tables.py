@@ -23,9 +23,6 @@ from relook.storage import StorageError, folder_of, is_address, joined, open_fil
 from relook.storage import shown as shown_address
 from relook.text import decode, readable
 
-TABLES = frozenset({".csv", ".tsv", ".parquet"})
-"""Suffixes of tables, in lower case."""
-
 _LABELLED = ("image", "label")
 _UNLABELLED = ("image",)
 _BETWEEN = ",;\t|"
@@ -96,12 +93,6 @@ class Table:
                 "remove the row"
             )
         return replace(row, label=str(int(value)))
-
-
-def is_table(name: str | os.PathLike[str]) -> bool:
-    """Whether a file's name, or its address, ends as that of a table."""
-    name = shown(name) if is_address(name) else name
-    return os.path.splitext(name)[1].lower() in TABLES
 
 
 def columns_of(file: Path) -> list[str]:
