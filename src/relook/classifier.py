@@ -320,7 +320,13 @@ class Classifier(nn.Module):
         """Compute f(X) for each image, with the target layer's maps from the same forward pass.
 
         See `first_look_batch`, which returns the same for all images together.
+
+        Raises:
+            RelookError: the pixels are not in [0, 1].
+            NotFiniteError: the network returned NaN or infinity.
+            ModelError: `activations` is true and there is no target layer.
         """
+        check_pixels(pixels)
         looks = self.first_look_batch(pixels, activations, originals)
         return [looks[index] for index in range(len(looks))]
 
@@ -333,6 +339,8 @@ class Classifier(nn.Module):
     ) -> FirstLooks:
         """Compute f(X) for all images, with the target layer's maps from the same forward passes.
 
+        Unlike `first_looks`, it does not check the pixels, which takes 4 % of the time of a batch.
+
         Args:
             pixels: images in [0, 1], on any device.
             activations: whether to record the maps.
@@ -340,11 +348,9 @@ class Classifier(nn.Module):
                 that a second look can cut views from it; None for images without an original.
 
         Raises:
-            RelookError: the pixels are not in [0, 1].
             NotFiniteError: the network returned NaN or infinity.
             ModelError: `activations` is true and there is no target layer.
         """
-        check_pixels(pixels)
         if originals is not None and len(originals) != len(pixels):
             raise ValueError(f"{len(originals)} originals were given for {len(pixels)} images")
         pixels = pixels.to(self.device)

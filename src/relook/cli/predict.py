@@ -99,6 +99,10 @@ def predict(
     with usage_errors():
         _refuse_absent(images, as_json)  # before torch is imported
         preset = looking.preset()
+        if rows is not None:
+            # Before torch is imported. Else its threads spin for a while after each operation, in
+            # place of those that read the next images.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from relook.correction import Corrector
 
         corrector = Corrector(network.load(), look=preset)

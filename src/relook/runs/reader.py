@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -92,7 +93,9 @@ class Reader:
                 found.append(read)
         if not found:
             return None, failed
-        pixels = torch.stack([read.pixels for read in found if read.pixels is not None])
+        # By NumPy: PyTorch would wake threads of its own, whose spinning takes the cores.
+        crops = [read.pixels.numpy() for read in found if read.pixels is not None]
+        pixels = torch.from_numpy(np.stack(crops))
         seconds = sum(read.seconds for read in found) / len(found)
         originals = [read.original for read in found]
         return Batch([read.item for read in found], pixels, originals, seconds), failed
