@@ -65,9 +65,10 @@ class Bars:
 class EvaluationBar:
     """A bar for the images of an evaluation, with the rate, accuracy and estimated time left."""
 
-    def __init__(self, progress: Progress, what: str, images: int) -> None:
+    def __init__(self, progress: Progress, what: str, images: int, dashboard: str = "") -> None:
         self._progress = progress
-        self._task = progress.add_task(what, total=images, told="")
+        self._task = progress.add_task(what, total=images, told=dashboard)
+        self._dashboard = f" · {dashboard}" if dashboard else ""
         self._done = self._resumed = self._classified = 0
         self._right = [0, 0]
         self._start = time.monotonic()
@@ -92,7 +93,7 @@ class EvaluationBar:
         if self._classified:
             before, after = (percent(right / self._classified) for right in self._right)
             told += f" · top-1 {before} → {after}"
-        self._progress.update(self._task, completed=self._done, told=told)
+        self._progress.update(self._task, completed=self._done, told=told + self._dashboard)
 
 
 class TrainingBar:
@@ -167,10 +168,16 @@ def progress_bars(images: int) -> Iterator[Bars]:
 
 
 @contextmanager
-def evaluation_bar(what: str, images: int) -> Iterator[EvaluationBar]:
-    """The bar of an evaluation, or of another run over many images."""
+def evaluation_bar(what: str, images: int, dashboard: str = "") -> Iterator[EvaluationBar]:
+    """The bar of an evaluation, or of another run over many images.
+
+    Args:
+        what: what is done.
+        images: number of images.
+        dashboard: address of Ray's dashboard, to be shown; empty if there is none.
+    """
     with _progress(TextColumn("{task.fields[told]}")) as progress:
-        yield EvaluationBar(progress, what, images)
+        yield EvaluationBar(progress, what, images, dashboard)
 
 
 @contextmanager

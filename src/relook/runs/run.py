@@ -96,12 +96,22 @@ class Run:
         parts = (self._read(part, ["index"])["index"] for part in self._parts())
         return {index for part in parts for index in part.to_pylist()}
 
-    def write(self, rows: pyarrow.Table) -> None:
-        """Write rows to a new file, all or, if the process is killed meanwhile, none."""
+    def write(self, rows: pyarrow.Table, name: str | None = None) -> None:
+        """Write rows to a file, all or, if the process is killed meanwhile, none.
+
+        Args:
+            rows: the rows.
+            name: name of the file, "part-….parquet", which is replaced if it exists; a new one by
+                default.
+        """
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(rows, sink)
-        name = f"part-{time.time_ns()}-{os.getpid()}.parquet"
+        name = name or f"part-{time.time_ns()}-{os.getpid()}.parquet"
         write_atomically(self.folder / "rows" / name, sink.getvalue().to_pybytes())
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of rows with this name."""
+        return (self.folder / "rows" / name).is_file()
 
     def compact(self) -> None:
         """Merge all rows into one file, in order.
