@@ -153,7 +153,7 @@ class OnRay:
             if before - _nodes() and losses < _NODE_LOSSES:
                 losses += 1  # the workers died with their node, whatever the image
                 continue
-            deaths.update(left)
+            deaths.update(left.keys())
             given_up = [item for index, item in left.items() if deaths[index] == _DEATHS]
             if given_up:
                 rows = pyarrow.concat_tables([job.failed(i, _killed(i)) for i in given_up])
@@ -239,8 +239,8 @@ def connected(address: str | None, classifier: Classifier) -> Iterator[OnRay]:
     """
     # Nothing is told to others, unless the user wants it: Ray would report its use to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers that die are reported by relook, in the rows.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray would print to stdout that a worker died; relook says it in the rows.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
         import ray.data
@@ -250,7 +250,8 @@ def connected(address: str | None, classifier: Classifier) -> Iterator[OnRay]:
         ) from error
     own = not ray.is_initialized()
     if own:
-        _connect(address, classifier)
+        with _quiet_ray():
+            _connect(address, classifier)
     try:
         yield _engine()
     finally:
@@ -332,6 +333,22 @@ def _nodes() -> set[str]:
 
 
 @contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """Have Ray's native library print nothing, now and while the process is connected."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
 def _quiet_ray_data() -> Iterator[None]:
     """Let workers die without a word of Ray Data, and no progress bars beside relook's own."""
     from ray.data import DataContext
@@ -339,6 +356,7 @@ def _quiet_ray_data() -> Iterator[None]:
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
+    context.target_max_block_size = 1  # byte: results are handed on as they come
     log = logging.getLogger("ray.data")
     level = log.level
     log.setLevel(logging.CRITICAL)
