@@ -29,6 +29,7 @@ from typing import Any, Literal
 import pyarrow
 import torch
 
+from relook.cascade import forward_cost, keep_cost
 from relook.classifier import Classifier
 from relook.errors import ModelError, RelookError, first_line
 from relook.folder import RunError, versions
@@ -127,6 +128,8 @@ class OnRay:
             OSError: a worker cannot write rows.
         """
         found: list[pyarrow.Table] = []
+        if not items:
+            return found
 
         def take(rows: pyarrow.Table) -> None:
             if run is None:
@@ -353,17 +356,23 @@ def _quiet_ray_data() -> Iterator[None]:
     """Let workers die without a word of Ray Data, and no progress bars beside relook's own."""
     from ray.data import DataContext
 
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1
-    context.target_max_block_size = 1  # byte: results are handed on as they come
+    context = DataContext.get_current()
+    wanted = {
+        "enable_progress_bars": False,
+        "max_errored_blocks": -1,  # no limit
+        "target_max_block_size": 1,  # byte: results are handed on as they come
+    }
+    before = {name: getattr(context, name) for name in wanted}
     log = logging.getLogger("ray.data")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with DataContext.current(context):
-            yield
+        for name, value in wanted.items():
+            setattr(context, name, value)
+        yield
     finally:
+        for name, value in before.items():
+            setattr(context, name, value)
         log.setLevel(level)
 
 
@@ -378,6 +387,7 @@ class _Work:
         cpus: number of threads.
         cuda: whether the networks are to be moved to a GPU.
         memory: bytes to reserve.
+        costs: for each network of the job, the cost of a forward pass (see `forward_cost`).
         versions: versions of the packages that the run was started with.
         folder: the driver's working directory, to which paths are relative.
         path: where the driver finds modules, such as the user's own that make the network.
@@ -389,6 +399,7 @@ class _Work:
     cpus: int
     cuda: bool
     memory: int
+    costs: Sequence[float]
     versions: Mapping[str, str] = field(default_factory=versions)
     folder: str = field(default_factory=os.getcwd)
     path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
@@ -398,6 +409,7 @@ class _Work:
         import ray
         from ray import cloudpickle
 
+        costs = [forward_cost(network, job.classifier) for network in job.networks]
         if any(network.device.type != "cpu" for network in job.networks):
             job = copy.deepcopy(job)  # from a GPU, it could not be unpickled without one
             for network in job.networks:
@@ -406,7 +418,8 @@ class _Work:
         most = max((node["Resources"].get("memory", 0) for node in ray.nodes()), default=0)
         needed = _WORKER_MEMORY + 2 * len(pickled)
         memory = int(min(needed, most / 2))  # so that any node can hold a worker
-        return cls(ray.put(pickled), run, images, engine.cpus, engine.gpus > 0, memory)
+        cuda = engine.gpus > 0
+        return cls(ray.put(pickled), run, images, engine.cpus, cuda, memory, costs)
 
 
 class _Worker:
@@ -454,6 +467,8 @@ class _Worker:
                 )
             for network in job.networks:
                 network.to("cuda")
+        for network, cost in zip(job.networks, work.costs, strict=True):
+            keep_cost(network, job.classifier, cost)
         job.warm_up(work.images)
         return job
 
