@@ -74,7 +74,7 @@ class OnRay:
     Attributes:
         workers: number of worker processes.
         nodes: number of machines.
-        cpus: number of CPUs, and so of threads, per worker.
+        cpus: number of CPUs, and so of threads, per worker; may be 0 with a GPU.
         gpus: number of GPUs per worker, 0 or 1.
         dashboard: address of Ray's dashboard; empty if there is none.
     """
@@ -137,23 +137,26 @@ class OnRay:
             if on_rows:
                 on_rows(rows)
 
+        from ray.exceptions import ObjectLostError
+
         left = {item.index: item for item in items}
         deaths: Counter[int] = Counter()
         losses = 0
         work = _Work.of(job, run, len(items) if images is None else images, self)
         while left:
-            before = _nodes()
-            for alone in (False, True):
-                some = [item for item in left.values() if bool(deaths[item.index]) == alone]
-                for rows in self._round(work, some, alone):
+            before, node_lost = _nodes(), False
+            try:
+                for rows in self._round(work, left, deaths):
                     for index in rows["index"].to_pylist():
                         left.pop(index, None)
                     take(rows)
+            except ObjectLostError:
+                node_lost = True  # with results on it
             if run and left and (rows := _unannounced(run, left)):
                 for index in rows["index"].to_pylist():
                     del left[index]
                 take(rows)
-            if before - _nodes() and losses < _NODE_LOSSES:
+            if (node_lost or before - _nodes()) and losses < _NODE_LOSSES:
                 losses += 1  # the workers died with their node, whatever the image
                 continue
             deaths.update(left.keys())
@@ -167,20 +170,36 @@ class OnRay:
                 del left[item.index]
         return found
 
-    def _round(self, work: _Work, items: Sequence[Item], alone: bool) -> Iterator[pyarrow.Table]:
+    def _round(
+        self, work: _Work, left: Mapping[int, Item], deaths: Mapping[int, int]
+    ) -> Iterator[pyarrow.Table]:
         """Yield the rows of images; some may be missing, where a worker died.
 
         Args:
             work: what the workers need.
-            items: the images.
-            alone: whether a worker has one image at a time, so that it is known which killed it.
+            left: the images.
+            deaths: for each image, how often a worker that had it died. An image that may be to
+                blame for that has a worker to itself.
         """
-        if not items:
+        items = list(left.values())
+        yield from self._answers(work, self._blocks([i for i in items if not deaths[i.index]]), 2)
+        yield from self._answers(work, [[i] for i in items if deaths[i.index]], 1)
+
+    def _answers(
+        self, work: _Work, blocks: Sequence[Sequence[Item]], ahead: int
+    ) -> Iterator[pyarrow.Table]:
+        """Yield the rows of blocks of images.
+
+        Args:
+            work: what the workers need.
+            blocks: the blocks.
+            ahead: number of blocks that a worker is given at a time, all of which are lost with it.
+        """
+        if not blocks:
             return
         import ray
         from ray.data import ActorPoolStrategy
 
-        blocks = [items[i : i + 1] for i in range(len(items))] if alone else self._blocks(items)
         seen_by: set[str] = set()
         with _quiet_ray_data(), warnings.catch_warnings():
             # From Ray 2.64 on, these two can only be as they are by default: without limit.
@@ -192,7 +211,7 @@ class OnRay:
                 fn_constructor_args=(work,),
                 compute=ActorPoolStrategy(
                     size=min(self.workers, len(blocks)),
-                    max_tasks_in_flight_per_actor=1 if alone else 2,
+                    max_tasks_in_flight_per_actor=ahead,
                 ),
                 num_cpus=self.cpus,
                 num_gpus=self.gpus,
@@ -205,7 +224,7 @@ class OnRay:
                     for result in batch.to_pylist():
                         yield from _checked(result, work.run, seen_by)
             except ray.exceptions.ObjectLostError:
-                return  # results went with a node; whoever called looks for what is missing
+                raise  # for `__call__`, which goes on
             except (ray.exceptions.RayError, ConnectionError) as error:
                 raise _of_ray(error) from error
 
@@ -251,12 +270,12 @@ def connected(address: str | None, classifier: Classifier) -> Iterator[OnRay]:
         raise RelookError(
             f"--engine ray needs Ray ({first_line(error)}); run: pip install 'relook[ray]'"
         ) from error
-    own = not ray.is_initialized()
+    own, dashboard = not ray.is_initialized(), ""
     if own:
         with _quiet_ray():
-            _connect(address, classifier)
+            dashboard = _connect(address, classifier)
     try:
-        yield _engine()
+        yield _engine(dashboard)
     finally:
         if own:
             ray.shutdown()
@@ -288,44 +307,44 @@ def cluster_of(
         raise RelookError(f'engine must be "local" or "ray", not {engine!r}')
 
 
-def _connect(address: str | None, classifier: Classifier) -> None:
+def _connect(address: str | None, classifier: Classifier) -> str:
+    """Connect to a cluster; return the address of its dashboard, empty if there is none."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    given: dict[str, Any] = {
+        "address": address or "local",
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
     if address is None:
         if classifier.device.type != "cuda":
-            quiet["num_gpus"] = 0
-        ray.init(
-            address="local",
-            # The dashboard needs more packages: pip install 'ray[default]'.
-            include_dashboard=importlib.util.find_spec("aiohttp_cors") is not None,
-            **quiet,
-        )
-        return
+            given["num_gpus"] = 0
+        # The dashboard needs more packages: pip install 'ray[default]'.
+        given["include_dashboard"] = importlib.util.find_spec("aiohttp_cors") is not None
     try:
-        ray.init(address=address, **quiet)
+        url = ray.init(**given).dashboard_url
+        return f"http://{url}" if url else ""
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RelookError(
-            f"--ray-address {address}: cannot connect to a Ray cluster ({first_line(error)}); "
-            "start one with ray start --head, or leave out --ray-address to run on this machine"
+            f"no connection to the Ray cluster {address or 'of this machine'} "
+            f"({first_line(error)}); start one with ray start --head, or leave out --ray-address "
+            "to run on this machine"
         ) from error
 
 
-def _engine() -> OnRay:
+def _engine(dashboard: str) -> OnRay:
     """Divide the cluster that this process is connected to into workers."""
     import ray
 
-    total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
-    each = max(1, cpus // gpus) if gpus else 1  # on CPUs, one thread per image is the fastest
-    return OnRay(gpus or max(1, cpus), len(_nodes()), each, int(gpus > 0), _dashboard())
-
-
-def _dashboard() -> str:
-    from ray._private.worker import get_dashboard_url
-
-    url = get_dashboard_url()
-    return f"http://{url}" if url else ""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = [node for node in nodes if node.get("GPU")]
+    if with_gpus:
+        cpus = min(int(node.get("CPU", 0) // node["GPU"]) for node in with_gpus)
+        return OnRay(sum(int(node["GPU"]) for node in with_gpus), len(nodes), cpus, 1, dashboard)
+    # Workers of one thread are the fastest: no image waits for another.
+    return OnRay(
+        max(1, sum(int(node.get("CPU", 0)) for node in nodes)), len(nodes), 1, 0, dashboard
+    )
 
 
 def _nodes() -> set[str]:
@@ -417,7 +436,7 @@ class _Work:
         pickled = cloudpickle.dumps(job)
         most = max((node["Resources"].get("memory", 0) for node in ray.nodes()), default=0)
         needed = _WORKER_MEMORY + 2 * len(pickled)
-        memory = int(min(needed, most / 2))  # so that any node can hold a worker
+        memory = int(min(needed, most / 2))  # so that there is a node that can hold a worker
         cuda = engine.gpus > 0
         return cls(ray.put(pickled), run, images, engine.cpus, cuda, memory, costs)
 
@@ -429,7 +448,7 @@ class _Worker:
         import ray
 
         self._run = work.run
-        self._threads = 2 * work.cpus
+        self._threads = 2 * max(1, work.cpus)
         self._node = ray.util.get_node_ip_address()
         self._refusal: Exception | None = None
         # Ray would only say that the worker died.
@@ -451,7 +470,7 @@ class _Worker:
                 f"the node {self._node} has {package} {version}, and the run was started with "
                 f"{work.versions[package]}: install the same versions on all nodes"
             )
-        torch.set_num_threads(work.cpus)
+        torch.set_num_threads(max(1, work.cpus))
         try:
             job: Job = pickle.loads(ray.get(work.job))  # noqa: S301
         except (ImportError, AttributeError) as error:
@@ -479,10 +498,7 @@ class _Worker:
                 raise self._refusal
             for content in block["items"].to_pylist():
                 for rows in self._rows(pickle.loads(content)):  # noqa: S301
-                    part = _part(rows)
-                    if self._run:
-                        self._run.write(rows, part)
-                    yield self._result(part=part, rows=_to_bytes(rows))
+                    yield self._result(part=self._save(rows), rows=_to_bytes(rows))
         except Exception as error:  # noqa: BLE001
             yield self._result(error=_pickled(error))
 
@@ -509,6 +525,19 @@ class _Worker:
             raise
         if waiting:
             yield pyarrow.concat_tables(waiting)
+
+    def _save(self, rows: pyarrow.Table) -> str:
+        """Save rows; return the name of the file."""
+        part = _part(rows)
+        if self._run:
+            try:
+                self._run.write(rows, part)
+            except OSError as error:
+                raise RunError(
+                    f"the node {self._node} cannot write to {self._run.folder} ({error}); pass a "
+                    "folder that all nodes share, or a store such as s3://"
+                ) from error
+        return part
 
     def _result(
         self, part: str | None = None, rows: bytes | None = None, error: bytes | None = None
