@@ -15,7 +15,6 @@ of each other: the latter is what the machine allows.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def on_ray(workers: int, data: LabelledImages) -> float:
 
 
 def throughput(data: str, images: int, repeats: int) -> None:
-    labelled = read_data(data, relook.load().labels).sample(images)
+    labelled = repeated(read_data(data, relook.load().labels), images)
     rates: dict[str, list[float]] = {}
     measures: dict[str, Callable[[], float]] = {
         "one process": lambda: processes(1, data, images),
@@ -231,31 +231,21 @@ def main() -> None:
             write_images(Path(place), labels, given.images)
         data = str(given.data or place)
         if given.what == "throughput":
-            if Path(data).suffix == ".csv":
-                data = repeated(Path(data), given.images, Path(place))
             throughput(data, given.images, given.repeats)
             return
         labelled = read_data(data, labels).sample(given.images)
         if given.what == "survive":
             survive(labelled)
         elif given.what == "process":
-            one_process(labelled)
+            one_process(repeated(read_data(data, labels), given.images))
         else:
             drive(labelled, given.output, given.address, given.die_at)
 
 
-def repeated(table: Path, images: int, place: Path) -> str:
-    """A table of this number of images, with those of another again and again."""
-    with table.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    file = place / "many.csv"
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("image", "label"))
-        for index in range(images):
-            row = rows[index % len(rows)]
-            writer.writerow((table.parent.absolute() / row["image"], row["label"]))
-    return str(file)
+def repeated(data: LabelledImages, count: int) -> LabelledImages:
+    """This number of images, the same ones again and again."""
+    images = [data.images[index % len(data)] for index in range(count)]
+    return replace(data, images=tuple(images))
 
 
 if __name__ == "__main__":
