@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,8 @@ from relook.errors import ModelError, RelookError
 from relook.evaluation import RunError, evaluate
 from relook.runs.on_ray import connected
 from test_evaluation import damage, enlarged, rows_of, same
+
+HERE = Path(__file__).parent
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: relook[ray]"
@@ -141,15 +146,27 @@ def test_a_network_that_workers_cannot_import_is_named(data, tmp_path, cluster, 
         evaluate(relook.Corrector(own, look="flip"), data, engine=cluster)
 
 
-def test_no_cluster_at_the_address(grey, data, cluster, monkeypatch):
-    import ray
+def test_no_cluster_at_the_address(data):
+    """A process of its own, since this one has a connection already."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        "import relook, networks\n"
+        f"relook.evaluate(relook.Corrector(networks.make_torn()), {str(data)!r}, engine='ray',"
+        " ray_address='127.0.0.1:1')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "no connection to the Ray cluster 127.0.0.1:1" in done.stderr
+    assert "ray start --head" in done.stderr
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with (
-        pytest.raises(RelookError, match=r"ray start --head"),
-        connected("127.0.0.1:1", grey),
-    ):
-        pass
+
+def test_an_address_without_the_engine_is_refused(grey, data, tmp_path):
+    with pytest.raises(RelookError, match="goes with the engine ray"):
+        evaluate(relook.Corrector(grey), data, ray_address="head:6379")
+    arguments = ["--model", "networks:make_torn", "--ray-address", "head:6379"]
+    found = CliRunner().invoke(
+        app, ["evaluate", str(data), "--output", str(tmp_path / "run"), *arguments]
+    )
+    assert (found.exit_code, (tmp_path / "run").exists()) == (2, False)
 
 
 def test_the_command_says_where_it_runs(data, tmp_path, cluster):

@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import os
 import pickle
+import socket
 import sys
 import time
 import warnings
@@ -322,14 +323,24 @@ def _connect(address: str | None, classifier: Classifier) -> str:
         # The dashboard needs more packages: pip install 'ray[default]'.
         given["include_dashboard"] = importlib.util.find_spec("aiohttp_cors") is not None
     try:
+        if address is not None:
+            _check(address)
         url = ray.init(**given).dashboard_url
         return f"http://{url}" if url else ""
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RelookError(
             f"no connection to the Ray cluster {address or 'of this machine'} "
             f"({first_line(error)}); start one with ray start --head, or leave out --ray-address "
             "to run on this machine"
         ) from error
+
+
+def _check(address: str) -> None:
+    """Raise an OSError at once if nobody listens at the address: Ray would try without end."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host.rpartition("/")[2], int(port)), timeout=20):
+            pass
 
 
 def _engine(dashboard: str) -> OnRay:
