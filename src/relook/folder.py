@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -429,7 +430,8 @@ def run_of(name: str) -> tuple[Path, str | None] | None:
 
 def write_atomically(file: Path, content: bytes | str) -> None:
     """Write a file completely or, if interrupted, not at all."""
-    beside = file.with_name(file.name + ".writing")
+    # Two processes may write one part of a run's rows at the same time.
+    beside = file.with_name(f"{file.name}.{uuid4().hex[:8]}.writing")
     with beside.open("wb") as stream:
         stream.write(_encoded(content))
         stream.flush()

@@ -23,20 +23,28 @@ from relook.cli.messages import (
     say_second_networks,
     usage_errors,
 )
-from relook.cli.options import ClassOrder, Json, LookOptions, NetworkOptions, given_by
+from relook.cli.options import (
+    ClassOrder,
+    EngineOptions,
+    Json,
+    LookOptions,
+    NetworkOptions,
+    given_by,
+)
 
 if TYPE_CHECKING:
     from relook.classifier import Classifier
     from relook.correction import Corrector
     from relook.evaluation import Evaluation, GateOfShare, LabelledImages
     from relook.looks import Preset
+    from relook.runs.on_ray import OnRay
 
 
 @app.command(
     epilog="Example: relook evaluate photos --output run --versus flip,tencrop  (photos: a folder "
     "with a folder of images for each class, or a table)"
 )
-@given_by(network=NetworkOptions, looking=LookOptions)
+@given_by(network=NetworkOptions, looking=LookOptions, where=EngineOptions)
 def evaluate(
     data: Annotated[
         Path,
@@ -52,6 +60,7 @@ def evaluate(
     ],
     network: NetworkOptions,
     looking: LookOptions,
+    where: EngineOptions,
     limit: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Evaluate on a random sample of N images."),
@@ -151,12 +160,13 @@ def evaluate(
     if class_order and not labelled.matched.startswith(BY_ORDER):
         typer.echo("--class-order is not needed: the classes are known by their names", err=True)
     _warn_of_training(network.model, labelled)
-    with rows_kept(output):
+    with rows_kept(output), where.connected(classifier) as cluster:
         if tune:
             corrector, labelled = _tune(
                 classifier,
                 labelled,
                 output,
+                cluster,
                 keep=preset,
                 looks=LOOKS if open_look else None,
                 exact=exact,
@@ -164,7 +174,7 @@ def evaluate(
                 risk=risk,
                 gate_found=found,
             )
-        evaluation = _evaluate(corrector, labelled, output, rivals, found)
+        evaluation = _evaluate(corrector, labelled, output, rivals, found, cluster)
     _print(evaluation, corrector, as_json)
     typer.echo(f"report: {output / 'report.html'}", err=True)
     raise typer.Exit(
@@ -201,6 +211,7 @@ def _tune(
     classifier: Classifier,
     data: LabelledImages,
     output: Path,
+    cluster: OnRay | None,
     **wanted: Any,
 ) -> tuple[Corrector, LabelledImages]:
     """Learn from one half of the data; return the corrector and the other half."""
@@ -211,11 +222,12 @@ def _tune(
     from relook.words import count
 
     half, other = data.halves()
-    with evaluation_bar("tuning", len(half)) as bar:
+    with evaluation_bar("tuning", len(half), cluster.dashboard if cluster else "") as bar:
         tuning = tune(
             classifier,
             half,
             output,
+            engine=cluster or "local",
             on_rows=bar,
             on_forecast=partial(say_forecast, "to tune", 0.0),
             **wanted,
@@ -244,6 +256,7 @@ def _evaluate(
     output: Path,
     rivals: list[str],
     found: GateOfShare | None,
+    cluster: OnRay | None,
 ) -> Evaluation:
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar, progress_bars
@@ -251,13 +264,14 @@ def _evaluate(
     from relook.report.gallery import keep_gallery
     from relook.report.run import write_report
 
-    with evaluation_bar("images", len(data)) as bar:
+    with evaluation_bar("images", len(data), cluster.dashboard if cluster else "") as bar:
         evaluation = evaluate(
             corrector,
             data,
             output,
             versus=rivals,
             gate_found=found,
+            engine=cluster or "local",
             on_rows=bar,
             on_forecast=partial(say_forecast, "to evaluate", LONG),
         )

@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
-from relook.cli.messages import refuse
+from relook.cli.messages import refuse, usage_errors
 from relook.errors import RelookError
 
 if TYPE_CHECKING:
     from relook.classifier import Classifier
     from relook.gate import Gate
     from relook.looks import Preset
+    from relook.runs.on_ray import OnRay
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -164,6 +166,22 @@ ClassOrder = Annotated[
         "as in torchvision's ImageFolder) or natural (0, 1, 2, 10).",
     ),
 ]
+EngineName = Annotated[
+    Literal["local", "ray"],
+    typer.Option(
+        "--engine",
+        help="What classifies the images: this process, or the workers of a Ray cluster, which "
+        "have to see the images and the output folder too.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto",
+        help="With --engine ray: the address of the cluster; without it, one is started on this "
+        "machine.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, one object per line, instead of tables.")
 ]
@@ -304,6 +322,27 @@ class LookOptions:
                 f"{self.gate!r} (none: every image; 0: no image)"
             )
         return percent / 100
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The options that say where images are classified."""
+
+    engine: EngineName = "local"
+    ray_address: RayAddress = None
+
+    @contextmanager
+    def connected(self, classifier: Classifier) -> Iterator[OnRay | None]:
+        """Connect to the cluster or start it, and print where it is; None for this process."""
+        from relook.runs.on_ray import cluster_of
+
+        with ExitStack() as stack:
+            with usage_errors():
+                given = cluster_of(self.engine, self.ray_address, classifier)
+                cluster = stack.enter_context(given)
+            if cluster:
+                typer.echo(f"on Ray: {cluster}", err=True)
+            yield cluster
 
 
 def gate_of(text: str | None) -> Gate | None:

@@ -28,7 +28,7 @@ from relook.cli.messages import (
     say_second_networks,
     usage_errors,
 )
-from relook.cli.options import Json, LookOptions, NetworkOptions, given_by
+from relook.cli.options import EngineOptions, Json, LookOptions, NetworkOptions, given_by
 from relook.errors import RelookError
 from relook.storage import is_address, is_table
 from relook.text import readable
@@ -54,7 +54,7 @@ _LONGEST_STEM = 230
     epilog="Example: relook predict photo.jpg --output pictures; or, for many: relook predict "
     "folder --rows answers --look best"
 )
-@given_by(network=NetworkOptions, looking=LookOptions)
+@given_by(network=NetworkOptions, looking=LookOptions, where=EngineOptions)
 def predict(
     images: Annotated[
         list[str],
@@ -66,6 +66,7 @@ def predict(
     ],
     network: NetworkOptions,
     looking: LookOptions,
+    where: EngineOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -92,22 +93,24 @@ def predict(
     """Classify photos with a second look at the unsure ones: print the answers, or save them."""
     if all_classes and rows is None:
         refuse("--all-classes goes with --rows")
+    if where != EngineOptions() and rows is None:
+        refuse("--engine and --ray-address go with --rows")
     if rows is not None and output is not None:
         refuse("--output writes pictures of printed answers; it cannot be combined with --rows")
     if output is not None:
         make_folder(output)
     with usage_errors():
         _refuse_absent(images, as_json)  # before torch is imported
-        preset = looking.preset()
         if rows is not None:
             # Before torch is imported. Else its threads spin for a while after each operation, in
             # place of those that read the next images.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        preset = looking.preset()
         from relook.correction import Corrector
 
         corrector = Corrector(network.load(), look=preset)
     if rows is not None:
-        raise typer.Exit(_save_rows(corrector, images, rows, all_classes, as_json))
+        raise typer.Exit(_save_rows(corrector, images, rows, all_classes, where, as_json))
     with usage_errors():
         photos = _opened(images)
     status = _predict(corrector, photos, output, as_json)
@@ -150,7 +153,12 @@ def _find(images: list[str]) -> FoundImages:
 
 
 def _save_rows(
-    corrector: Corrector, images: list[str], output: str, all_classes: bool, as_json: bool
+    corrector: Corrector,
+    images: list[str],
+    output: str,
+    all_classes: bool,
+    where: EngineOptions,
+    as_json: bool,
 ) -> int:
     """Answer all images and save the rows; return the exit status."""
     from relook.cli.progress import prediction_bar
@@ -162,15 +170,18 @@ def _save_rows(
     say_model(corrector)
     say_second_networks([corrector])
     typer.echo(f"{count(len(found.items), 'image')}, rows: {output}/rows", err=True)
-    with rows_kept(output), prediction_bar(len(found.items)) as bar:
-        predictions = predict(
-            corrector,
-            found,
-            output,
-            all_classes=all_classes,
-            on_rows=bar,
-            on_forecast=partial(say_forecast, "to do", LONG),
-        )
+    with rows_kept(output), where.connected(corrector.classifier) as cluster:
+        dashboard = cluster.dashboard if cluster else ""
+        with prediction_bar(len(found.items), dashboard) as bar:
+            predictions = predict(
+                corrector,
+                found,
+                output,
+                all_classes=all_classes,
+                engine=cluster or "local",
+                on_rows=bar,
+                on_forecast=partial(say_forecast, "to do", LONG),
+            )
     totals = predictions.totals
     if as_json:
         typer.echo(json.dumps(totals.to_json()))

@@ -65,9 +65,10 @@ class Bars:
 class EvaluationBar:
     """A bar for the images of an evaluation, with the rate, accuracy and estimated time left."""
 
-    def __init__(self, progress: Progress, what: str, images: int) -> None:
+    def __init__(self, progress: Progress, what: str, images: int, dashboard: str = "") -> None:
         self._progress = progress
-        self._task = progress.add_task(what, total=images, told="")
+        self._task = progress.add_task(what, total=images, told=dashboard)
+        self._dashboard = f" · {dashboard}" if dashboard else ""
         self._done = self._resumed = self._classified = 0
         self._right = [0, 0]
         self._start = time.monotonic()
@@ -92,15 +93,16 @@ class EvaluationBar:
         if self._classified:
             before, after = (percent(right / self._classified) for right in self._right)
             told += f" · top-1 {before} → {after}"
-        self._progress.update(self._task, completed=self._done, told=told)
+        self._progress.update(self._task, completed=self._done, told=told + self._dashboard)
 
 
 class PredictionBar:
     """A bar for the images of a prediction, with the rate and the estimated time left."""
 
-    def __init__(self, progress: Progress, images: int) -> None:
+    def __init__(self, progress: Progress, images: int, dashboard: str = "") -> None:
         self._progress = progress
-        self._task = progress.add_task("images", total=images, told="")
+        self._task = progress.add_task("images", total=images, told=dashboard)
+        self._dashboard = f" · {dashboard}" if dashboard else ""
         self._start = time.monotonic()
         self._done = self._resumed = self._corrected = self._errors = 0
 
@@ -119,7 +121,7 @@ class PredictionBar:
         told += f" · second looks {percent(self._corrected / max(1, self._done))}"
         if self._errors:
             told += f" · {self._errors:,} errors"
-        self._progress.update(self._task, completed=self._done, told=told)
+        self._progress.update(self._task, completed=self._done, told=told + self._dashboard)
 
 
 class TrainingBar:
@@ -194,17 +196,23 @@ def progress_bars(images: int) -> Iterator[Bars]:
 
 
 @contextmanager
-def evaluation_bar(what: str, images: int) -> Iterator[EvaluationBar]:
-    """The bar of an evaluation, or of another run over many images."""
+def evaluation_bar(what: str, images: int, dashboard: str = "") -> Iterator[EvaluationBar]:
+    """The bar of an evaluation, or of another run over many images.
+
+    Args:
+        what: what is done.
+        images: number of images.
+        dashboard: address of Ray's dashboard, to be shown; empty if there is none.
+    """
     with _progress(TextColumn("{task.fields[told]}")) as progress:
-        yield EvaluationBar(progress, what, images)
+        yield EvaluationBar(progress, what, images, dashboard)
 
 
 @contextmanager
-def prediction_bar(images: int) -> Iterator[PredictionBar]:
-    """The bar of `relook predict --rows`."""
+def prediction_bar(images: int, dashboard: str = "") -> Iterator[PredictionBar]:
+    """The bar of `relook predict --rows`; `dashboard`: address of the cluster's, if it has one."""
     with _progress(TextColumn("{task.fields[told]}")) as progress:
-        yield PredictionBar(progress, images)
+        yield PredictionBar(progress, images, dashboard)
 
 
 @contextmanager

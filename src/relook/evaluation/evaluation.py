@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +33,8 @@ from relook.gate import AMBIGUOUS, Gate
 from relook.looks import Look, Preset
 from relook.runs import OnRows, Run
 from relook.runs.forecast import OnForecast, forecaster
-from relook.runs.spelling import describe, named
+from relook.runs.on_ray import Engine, OnRay, cluster_of
+from relook.runs.spelling import describe, named, on_device
 from relook.text import readable
 
 KIND = "evaluation"
@@ -153,6 +154,8 @@ def evaluate(
     *,
     versus: Sequence[str | os.PathLike[str]] | Mapping[str, Look | Corrector] = (),
     gate_found: GateOfShare | None = None,
+    engine: Engine | OnRay = "local",
+    ray_address: str | None = None,
     on_rows: OnRows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Evaluation:
@@ -177,14 +180,20 @@ def evaluate(
             files of looks, or a mapping from names to looks or to correctors of the same
             classifier.
         gate_found: the gate as found by `gate_of_share`, to be recorded in run.json.
+        engine: "local": this process classifies the images; "ray": the workers of a Ray cluster do
+            (see `relook.runs.on_ray`), with the same rows. The cluster itself, if the caller is
+            connected to it, can be given instead.
+        ray_address: address of the cluster, such as "head-node:6379"; None starts one on this
+            machine, which ends with the evaluation.
         on_rows: called with tables of rows as they are computed; first with those that `output`
             already holds.
-        on_forecast: called once, before the first image, with the expected time and forward passes.
+        on_forecast: called once, before the first image, with the expected time and forward passes;
+            not for the engine ray.
 
     Raises:
         DataError: the data cannot be used.
         RunError: `output` holds another run.
-        RelookError: a rival is unknown.
+        RelookError: a rival is unknown, or the cluster cannot be used.
         ModelError: the network lacks something that a look needs, such as a target layer.
     """
     if not isinstance(data, LabelledImages):
@@ -195,8 +204,14 @@ def evaluate(
 
     correctors = [corrector, *rivals.values()]
     tell = forecaster(correctors, [[each.gate] for each in correctors], on_forecast)
-    with nullcontext() if output is None else Run.open(output, settings, schema_of) as run:
-        table = work(experiment, data, run, on_rows, tell)
+    with ExitStack() as stack:
+        cluster = stack.enter_context(cluster_of(engine, ray_address, corrector.classifier))
+        if cluster:
+            settings = on_device(settings, cluster.device)
+        run = None
+        if output is not None:
+            run = stack.enter_context(Run.open(output, settings, schema_of))
+        table = work(experiment, data, run, on_rows, tell, cluster)
         found = run.settings if run else settings
         evaluation = Evaluation(found, corrector.classifier.labels, table)
         if run:

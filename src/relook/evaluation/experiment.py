@@ -23,7 +23,7 @@ from relook.evaluation.rows import (
     to_table,
 )
 from relook.first_look import FirstLook
-from relook.looks import Judgement, Look, detail, keeps_maps
+from relook.looks import Judgement, Look, detail, keeps_maps, networks
 from relook.runs import MANY, Batch, Item
 
 _SLOW = 0.5
@@ -175,6 +175,12 @@ class Experiment:
     def detail(self) -> float:
         """Largest scale, relative to the first look, at which the looks see the originals."""
         return max((detail(look) for way in self.ways for look in way.looks), default=1.0)
+
+    @property
+    def networks(self) -> Sequence[Classifier]:
+        """The classifier and the second networks of the looks."""
+        second = (each for way in self.ways for look in way.looks for each in networks(look))
+        return tuple(dict.fromkeys((self.classifier, *second)))
 
     @property
     def schema(self) -> pyarrow.Schema:

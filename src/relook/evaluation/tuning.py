@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from relook.looks import Learnt, Look, Part, Preset
 from relook.looks.presets import SUMS, Budget
 from relook.runs import Item, OnRows, Run
 from relook.runs.forecast import OnForecast, forecaster, photo
-from relook.runs.spelling import describe, second_networks
+from relook.runs.on_ray import Engine, OnRay, cluster_of
+from relook.runs.spelling import describe, on_device, second_networks
 
 PRESET = "best"
 """The look that others have to beat, unless one is given."""
@@ -180,6 +181,8 @@ def tune(
     max_cost: Number | None = None,
     risk: Number | None = None,
     gate_found: GateOfShare | None = None,
+    engine: Engine | OnRay = "local",
+    ray_address: str | None = None,
     on_rows: OnRows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Tuning:
@@ -215,6 +218,8 @@ def tune(
         risk: share of wrong answers allowed among those that are given, above 0 and below 1; None:
             all are given. Two thirds of the images are then kept for the threshold.
         gate_found: the gate of `keep` as found by `gate_of_share`, to be recorded in run.json.
+        engine: where the images are classified, as for `evaluate`.
+        ray_address: address of the cluster, as for `evaluate`.
         on_rows: called with rows as they are computed; first with those already in `output`.
         on_forecast: called once, before the first image, with the expected time and forward passes.
 
@@ -279,8 +284,14 @@ def tune(
 
     correctors = [contender.corrector for contender in found]
     tell = forecaster(correctors, [tried] * len(correctors), on_forecast)
-    with Run.open(folder / "tuning", settings, schema_of) if folder else nullcontext() as run:
-        table = work(experiment, data, run, on_rows, tell)
+    with ExitStack() as stack:
+        cluster = stack.enter_context(cluster_of(engine, ray_address, classifier))
+        if cluster:
+            settings = on_device(settings, cluster.device)
+        run = None
+        if folder:
+            run = stack.enter_context(Run.open(folder / "tuning", settings, schema_of))
+        table = work(experiment, data, run, on_rows, tell, cluster)
         errors = table.filter(table["error"].is_valid())["error"].to_pylist()
         if len(errors) == len(table):
             raise RelookError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from relook.classifier import Classifier
 from relook.correction import Corrector, Outcome, SecondLooks, Waiting
 from relook.first_look import FirstLook, FirstLooks
-from relook.looks import detail
+from relook.looks import detail, networks
 from relook.prediction.rows import Columns, Form
 from relook.reading import THREADS
 from relook.runs import MANY, Batch, Item
@@ -43,6 +43,11 @@ class Predicting:
     def classifier(self) -> Classifier:
         """The corrector's classifier."""
         return self.corrector.classifier
+
+    @property
+    def networks(self) -> Sequence[Classifier]:
+        """The classifier and the second networks of the look."""
+        return tuple(dict.fromkeys((self.classifier, *networks(self.corrector.look))))
 
     @cached_property
     def form(self) -> Form:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from relook.prediction.job import Predicting
 from relook.prediction.rows import Form
 from relook.runs import OnRows, Run, run_locally
 from relook.runs.forecast import OnForecast, forecaster
-from relook.runs.spelling import describe, named
+from relook.runs.on_ray import Engine, OnRay, cluster_of
+from relook.runs.spelling import describe, named, on_device
 
 KIND = "prediction"
 
@@ -142,6 +144,8 @@ def predict(
     output: str | os.PathLike[str],
     *,
     all_classes: bool = False,
+    engine: Engine | OnRay = "local",
+    ray_address: str | None = None,
     on_rows: OnRows | None = None,
     on_forecast: OnForecast | None = None,
 ) -> Predictions:
@@ -163,14 +167,17 @@ def predict(
         output: folder of the run, or its address (see `relook.storage`): run.json, rows/*.parquet
             and, at the end, summary.json.
         all_classes: whether the rows hold the probabilities of all classes, as `probabilities`.
+        engine: as for `relook.evaluate`.
+        ray_address: as for `relook.evaluate`.
         on_rows: called with tables of rows as they are computed; first with those that `output`
             already holds.
-        on_forecast: called once, before the first image, with the expected time and forward passes.
+        on_forecast: called once, before the first image, with the expected time and forward passes;
+            not for the engine ray.
 
     Raises:
         DataError: there are no images.
         RunError: `output` holds another run.
-        RelookError: the network failed on many images in a row.
+        RelookError: the network failed on many images in a row, or the cluster cannot be used.
         ModelError: the network lacks something that the look needs, such as a target layer.
     """
     found = images if isinstance(images, FoundImages) else find_images(_several(images))
@@ -188,21 +195,27 @@ def predict(
         },
     }
     tell = forecaster([corrector], [[corrector.gate]], on_forecast)
-    with Run.open(output, settings, schema_of) as run:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(cluster_of(engine, ray_address, corrector.classifier))
+        if cluster:
+            settings = on_device(settings, cluster.device)
+        run = stack.enter_context(Run.open(output, settings, schema_of))
         done = run.done()
         left = [item for item in found.items if item.index not in done]
         if done and on_rows:
             for rows in run.tables(_NEEDED):
                 on_rows(rows)
-        if left:
+        if cluster:
+            cluster(job, left, run, on_rows, len(found.items))
+        elif left:
+            # For all images, so that an answer does not depend on where the run started.
             job.warm_up(len(found.items))
             if tell:
                 tell(left)
             run_locally(job, left, run, on_rows)
         run.compact()
         predictions = Predictions.of(run)
-        summary = json.dumps(predictions.totals.to_json(), indent=2)
-        run.folder.write("summary.json", summary)
+        run.folder.write("summary.json", json.dumps(predictions.totals.to_json(), indent=2))
     return predictions
 
 

@@ -104,6 +104,11 @@ class Job(Protocol):
         ...
 
     @property
+    def networks(self) -> Sequence[Classifier]:
+        """The classifier and all other networks that the work runs, to be moved to a device."""
+        ...
+
+    @property
     def schema(self) -> pyarrow.Schema:
         """Schema of the rows; among the columns are `index` and `error`."""
         ...

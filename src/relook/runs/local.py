@@ -9,6 +9,7 @@ import pyarrow
 
 from relook.errors import ModelError, RelookError
 from relook.images import quietly
+from relook.reading import THREADS
 from relook.runs.job import Batch, Item, Job
 from relook.runs.reader import Reader
 from relook.runs.run import Run
@@ -57,11 +58,18 @@ def run_locally(
     return [] if run else waiting
 
 
-def answered(job: Job, items: Sequence[Item]) -> Generator[pyarrow.Table, None, None]:
+def answered(
+    job: Job, items: Sequence[Item], threads: int = THREADS
+) -> Generator[pyarrow.Table, None, None]:
     """Yield the rows of images as they are ready, one for each image, in any order.
 
     An image that cannot be read gets a row with the reason. If the network fails, the images that
     it had are read again and answered one by one, to find the culprit.
+
+    Args:
+        job: the work.
+        items: the images.
+        threads: number of threads that read images, where that is fewer than usual.
 
     Raises:
         ModelError: the network does not support the work, whatever the image.
@@ -86,7 +94,7 @@ def answered(job: Job, items: Sequence[Item]) -> Generator[pyarrow.Table, None, 
         unread.clear()
         failed.clear()
 
-    with Reader(job, items) as reader:
+    with Reader(job, items, threads) as reader:
         while True:
             try:
                 for table in job.answers(batches(reader)):

@@ -55,13 +55,13 @@ class Reader:
     image in each thread goes beyond the bound.
     """
 
-    def __init__(self, job: Job, items: Iterable[Item]) -> None:
+    def __init__(self, job: Job, items: Iterable[Item], threads: int = THREADS) -> None:
         """Set up the threads; nothing is read before the first call of `take`."""
         self._job = job
         self._items = enumerate(items)
         height, width = job.classifier.input_size
         self._most = max(1, min(_LARGEST, 4 * job.classifier.chunk_size(height, width)))
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool = ThreadPoolExecutor(min(threads, THREADS))
         self._begun: deque[Future[_Read]] = deque()
         self._room = _Room(_BATCHES * _PIXELS)
         self._next = self._taken = 0

@@ -131,6 +131,14 @@ class Run:
         pyarrow.parquet.write_table(rows, sink)
         self.folder.write(f"{_ROWS}/{name}", sink.getvalue().to_pybytes())
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of rows with this name."""
+        try:
+            with self.folder.open(f"{_ROWS}/{name}"):
+                return True
+        except FileNotFoundError:
+            return False
+
     def compact(self) -> None:
         """Leave one row for each image: in one file, in order; in the files that there are, if they
         are too large together to be read at once.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
@@ -106,6 +106,14 @@ def describe(classifier: Classifier) -> dict[str, Any]:
         },
         "versions": versions(),
     }
+
+
+def on_device(settings: Any, device: str) -> Any:
+    """Return settings with this type of device for all networks: that of a cluster's workers."""
+    if isinstance(settings, Mapping):
+        found = {name: on_device(value, device) for name, value in settings.items()}
+        return found | ({"device": device} if {"weights", "device"} <= found.keys() else {})
+    return settings
 
 
 def second_networks(looks: Iterable[Look]) -> dict[str, Any]:
