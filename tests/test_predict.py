@@ -333,3 +333,18 @@ def test_a_pipe_is_a_row_with_its_error(grey, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     predictions = relook.predict(relook.Corrector(grey), [tmp_path / "pipe.png"], tmp_path / "run")
     assert "is a pipe or a device" in predictions.errors()[0]
+
+
+@pytest.mark.parametrize("library", ["duckdb", "pandas", "polars"])
+def test_the_documented_lines_read_the_rows(grey, data, tmp_path, library, monkeypatch):
+    module = pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    relook.predict(relook.Corrector(grey, look="flip"), data, "answers")
+    page = (HERE.parent / "docs" / "many-images.md").read_text(encoding="utf-8")
+    if library == "duckdb":
+        [line] = [line for line in page.splitlines() if line.startswith("SELECT")]
+        counted = module.sql(line.partition(" -- ")[0]).fetchall()
+        assert sum(count for _, count in counted) == 40
+    else:
+        [line] = [line for line in page.splitlines() if line.startswith(f"{library}.")]
+        assert len(eval(line, {library: module})) == 40

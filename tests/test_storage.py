@@ -12,9 +12,11 @@ import pyarrow.fs
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import relook
 from relook import storage
+from relook.cli.app import app
 from relook.errors import DataError, ImageError, RelookError
 from relook.evaluation import read_data
 from relook.folder import RemoteFolder, RunError, claimed, folder_at, read_settings
@@ -373,3 +375,11 @@ def test_predictions_are_kept_at_an_address_and_continued(photos, grey):
         RunError, match=r"^s3://bucket/answers holds another run; .*data\.images was 4 and is 3"
     ):
         relook.predict(corrector, photos, "s3://bucket/answers")
+
+
+def test_the_command_evaluate_does_not_make_a_folder_of_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["evaluate", "photos", "--output", "s3://bucket/run"])
+    assert done.exit_code == 2
+    assert "is a folder of this machine" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy and cost of a second look on labelled images, and write a report."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", output.as_posix()):  # a Path loses one of two slashes
+        refuse(
+            "--output of evaluate is a folder of this machine, since pages are written to it; "
+            "relook.evaluate (Python) and relook predict --rows take addresses"
+        )
     if exact and not tune:
         refuse("--exact goes with --tune; without it Score-CAM is exact unless --fast is given")
     if max_cost is not None and not tune:
