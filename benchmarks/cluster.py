@@ -1,15 +1,18 @@
 """Measure what a Ray cluster promises: rows that survive deaths, and work that is shared.
 
     python benchmarks/cluster.py survive [--data FOLDER] [--images 2000]
-    python benchmarks/cluster.py throughput --data FOLDER_OR_TABLE [--images 1500]
+    python benchmarks/cluster.py s3 [--data FOLDER] [--images 2000]
+    python benchmarks/cluster.py throughput --data FOLDER [--images 1500]
 
-Both run the bundled network. `survive` starts two raylets on this machine and evaluates three
-times: in this process; on the cluster, with one node killed when a third of the rows is there; on
-the cluster, with the driver killed when a third is there, and the same command once more. It prints
-the number of rows and their largest difference from those of this process.
+All run the bundled network. `survive` starts two raylets on this machine and predicts three times:
+in this process; on the cluster, with one node killed when a third of the rows is there; on the
+cluster, with the driver killed when a third is there, and the same command once more. It prints the
+number of rows and the largest difference of a probability from those of this process. `s3` reads
+the images from a local S3 server (package moto) and writes the rows to it.
 
 `throughput` compares one worker of one thread with two, on Ray and as processes that know nothing
-of each other: the latter is what the machine allows.
+of each other: the latter is what the machine allows. One worker, with all that belongs to it, has
+one core, and two have two.
 """
 
 from __future__ import annotations
@@ -25,64 +28,63 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pyarrow
+import torch
 from PIL import Image
 
 import relook
-from relook.evaluation import Evaluation, LabelledImages, evaluate, read_data
+from relook.prediction import FoundImages, Predictions, find_images
 
 LOOK = "flip"
 
 
-def write_images(root: Path, labels: tuple[str, ...], images: int) -> None:
-    """Write small noise images into folders of a few classes."""
+def write_images(folder: Path, images: int) -> None:
+    """Write small images of a few colours."""
     for index in range(images):
-        folder = root / labels[281 + index % 4]
-        folder.mkdir(parents=True, exist_ok=True)
         generator = np.random.default_rng(index)
         few = Image.fromarray(generator.integers(0, 256, (6, 6, 3), np.uint8))
         few.resize((96, 80), Image.Resampling.BICUBIC).save(folder / f"{index:05}.png")
 
 
-def difference(one: Evaluation, other: Evaluation) -> float:
-    """The largest difference between probabilities of two evaluations of the same images."""
-    most = 0.0
-    for row, same in zip(one.rows, other.rows, strict=True):
-        assert (row.index, row.image, row.error) == (same.index, same.image, same.error)
-        for name, answer in row.answers.items():
-            beside = same.answers[name]
-            found = np.array([*answer.probabilities, answer.true, answer.confidence])
-            wanted = np.array([*beside.probabilities, beside.true, beside.confidence])
-            most = max(most, float(np.abs(found - wanted).max()))
-    return most
+def difference(one: Predictions, other: Predictions) -> float:
+    """The largest difference between probabilities of two runs over the same images."""
+    tables = [each.table() for each in (one, other)]
+    for column in ("index", "image", "error"):
+        assert tables[0][column] == tables[1][column], column
+    both = [np.stack(table["probabilities"].to_numpy()) for table in tables]
+    return float(np.abs(both[0] - both[1]).max())
 
 
-def tell(what: str, folder: Path, local: Evaluation, seconds: float) -> None:
-    found = Evaluation.read(folder)
-    files = list((folder / "rows").glob("*.parquet"))
-    rows = sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-    images = {row.index for row in found.rows}
+def tell(what: str, folder: str, local: Predictions, seconds: float) -> None:
+    found = Predictions.read(folder)
+    images = set(found.table()["index"].to_pylist())
+    totals = found.totals
     print(
-        f"{what}: {rows:,} rows in {len(files)} file(s) of {len(images):,} images, "
-        f"{found.table['error'].null_count:,} without error, largest difference "
-        f"{difference(found, local):.1e}, {seconds:.0f} s",
+        f"{what}: {totals.images + totals.errors:,} rows of {len(images):,} images, "
+        f"{totals.errors:,} errors, largest difference {difference(found, local):.1e}, "
+        f"{seconds:.0f} s",
         flush=True,
     )
 
 
-def survive(data: LabelledImages) -> None:
+def answer(images: FoundImages, output: str, **options: Any) -> Predictions:
+    """Predict with the bundled network."""
+    corrector = relook.Corrector(relook.load(), look=LOOK, gate=0.5)
+    return relook.predict(corrector, images, output, all_classes=True, **options)
+
+
+def survive(folder: str, images: FoundImages) -> None:
     from ray.cluster_utils import Cluster
 
-    classifier = relook.load()
-    corrector = relook.Corrector(classifier, look=LOOK, gate=0.5)
-    third = len(data) // 3
+    third = len(images.items) // 3
     with tempfile.TemporaryDirectory() as place:
         start = time.perf_counter()
-        local = evaluate(corrector, data, Path(place) / "local")
-        tell("in this process", Path(place) / "local", local, time.perf_counter() - start)
+        local = answer(images, f"{place}/local")
+        tell("in this process", f"{place}/local", local, time.perf_counter() - start)
 
         cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         second = cluster.add_node(num_cpus=1)
@@ -95,35 +97,26 @@ def survive(data: LabelledImages) -> None:
                 print(f"killing a node at {done:,} rows", flush=True)
                 cluster.remove_node(second, allow_graceful=False)
 
-        run = Path(place) / "node"
-        start = time.perf_counter()
-        evaluate(
-            corrector, data, run, engine="ray", ray_address=cluster.address, on_rows=kill_a_node
-        )
-        tell("one of two nodes killed", run, local, time.perf_counter() - start)
+        start, on_ray = time.perf_counter(), {"engine": "ray", "ray_address": cluster.address}
+        answer(images, f"{place}/node", on_rows=kill_a_node, **on_ray)
+        tell("one of two nodes killed", f"{place}/node", local, time.perf_counter() - start)
 
         cluster.add_node(num_cpus=1)
-        run = Path(place) / "driver"
         start = time.perf_counter()
-        again = [sys.executable, __file__, "drive", "--output", str(run)]
-        again += ["--address", cluster.address, "--data", str(root_of(data))]
-        again += ["--images", str(len(data))]
+        again = [sys.executable, __file__, "drive", "--output", f"{place}/driver"]
+        again += ["--address", cluster.address, "--data", folder]
+        again += ["--images", str(len(images.items))]
         killed = subprocess.run([*again, "--die-at", str(third)], check=False)
         print(f"driver: exit status {killed.returncode}, {-signal.SIGKILL} is SIGKILL", flush=True)
-        kept = Evaluation.read(run).table
-        print(f"rows that are kept: {len(kept):,}", flush=True)
+        kept = Predictions.read(f"{place}/driver").totals
+        print(f"rows that are kept: {kept.images:,}", flush=True)
         subprocess.run(again, check=True)
-        tell("driver killed and started again", run, local, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        tell("driver killed and started again", f"{place}/driver", local, seconds)
         cluster.shutdown()
 
 
-def root_of(data: LabelledImages) -> Path:
-    path = data.images[0].path
-    assert path is not None
-    return path.parent.parent
-
-
-def drive(data: LabelledImages, output: Path, address: str, die_at: int | None) -> None:
+def drive(images: FoundImages, output: str, address: str, die_at: int | None) -> None:
     done = 0
 
     def die(rows: pyarrow.Table) -> None:
@@ -132,8 +125,36 @@ def drive(data: LabelledImages, output: Path, address: str, die_at: int | None) 
         if die_at and done >= die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    corrector = relook.Corrector(relook.load(), look=LOOK, gate=0.5)
-    evaluate(corrector, data, output, engine="ray", ray_address=address, on_rows=die)
+    answer(images, output, engine="ray", ray_address=address, on_rows=die)
+
+
+def on_s3(images: FoundImages) -> None:
+    """Copy the images to a local S3 server, and answer them from there, to there."""
+    import pyarrow.fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    files, _ = pyarrow.fs.FileSystem.from_uri("s3://bucket/photos?allow_bucket_creation=true")
+    files.create_dir("bucket")
+    for number, item in enumerate(images.items):
+        with files.open_output_stream(f"bucket/photos/{number:05}{Path(item.name).suffix}") as out:
+            out.write(Path(str(item.source)).read_bytes())
+    found = find_images(["s3://bucket/photos"])
+    with tempfile.TemporaryDirectory() as place:
+        local = answer(found, f"{place}/local")
+        start = time.perf_counter()
+        answer(found, "s3://bucket/answers", engine="ray")
+        tell("from S3 to S3 on Ray", "s3://bucket/answers", local, time.perf_counter() - start)
+    server.stop()
 
 
 def rate_of(run: Callable[[Callable[[pyarrow.Table], None]], object], images: int) -> float:
@@ -151,20 +172,27 @@ def rate_of(run: Callable[[Callable[[pyarrow.Table], None]], object], images: in
     return (images - before) / (times[-1][0] - begun)
 
 
-def one_process(data: LabelledImages) -> None:
+def one_process(images: FoundImages) -> None:
     """Print the rate of the local engine, after waiting for a line on stdin to start together."""
-    corrector = relook.Corrector(relook.load(), look=LOOK, gate=0.5)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(rate_of(lambda note: evaluate(corrector, data, on_rows=note), len(data)), flush=True)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        rate = rate_of(lambda note: answer(images, place, on_rows=note), len(images.items))
+    print(rate, flush=True)
 
 
 def processes(count: int, data: str, images: int) -> float:
-    """The sum of the rates of processes that know nothing of each other."""
+    """The sum of the rates of processes that know nothing of each other, on a core each."""
     command = [sys.executable, __file__, "process", "--data", data, "--images", str(images)]
     started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(count)
+        subprocess.Popen(
+            ["taskset", "-c", str(core), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for core in range(count)
     ]
     pipes = [(each.stdin, each.stdout) for each in started]
     for _, output in pipes:
@@ -177,75 +205,74 @@ def processes(count: int, data: str, images: int) -> float:
     return sum(float(output.readline()) for _, output in pipes if output)
 
 
-def on_ray(workers: int, data: LabelledImages) -> float:
+def on_ray(workers: int, images: FoundImages) -> float:
+    """The rate of a cluster with this number of workers, and as many cores for all it runs."""
     from ray.cluster_utils import Cluster
 
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(range(workers)))
     cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": workers})
-    corrector = relook.Corrector(relook.load(), look=LOOK, gate=0.5)
     with tempfile.TemporaryDirectory() as place:
+        options = {"engine": "ray", "ray_address": cluster.address}
         rate = rate_of(
-            lambda note: evaluate(
-                corrector, data, place, engine="ray", ray_address=cluster.address, on_rows=note
-            ),
-            len(data),
+            lambda note: answer(images, place, on_rows=note, **options), len(images.items)
         )
     cluster.shutdown()
+    os.sched_setaffinity(0, before)
     return rate
 
 
-def throughput(data: str, images: int, repeats: int) -> None:
-    labelled = repeated(read_data(data, relook.load().labels), images)
+def throughput(data: str, images: FoundImages, repeats: int) -> None:
     rates: dict[str, list[float]] = {}
+    count = len(images.items)
     measures: dict[str, Callable[[], float]] = {
-        "one process": lambda: processes(1, data, images),
-        "two processes": lambda: processes(2, data, images),
-        "Ray, one worker": lambda: on_ray(1, labelled),
-        "Ray, two workers": lambda: on_ray(2, labelled),
+        "one process": lambda: processes(1, data, count),
+        "two processes": lambda: processes(2, data, count),
+        "Ray, one worker": lambda: on_ray(1, images),
+        "Ray, two workers": lambda: on_ray(2, images),
     }
     for _ in range(repeats):  # in turn, since the machine may have other work
         for name, measure in measures.items():
             rates.setdefault(name, []).append(measure())
             load = os.getloadavg()[0]
             print(f"{name}: {rates[name][-1]:.1f} images/s (load {load:.1f})", flush=True)
-    best = {name: max(found) for name, found in rates.items()}
-    print(json.dumps(best))
-    print(f"two processes: {best['two processes'] / (2 * best['one process']):.2f} of twice one")
-    print(
-        f"two workers: {best['Ray, two workers'] / (2 * best['Ray, one worker']):.2f} of twice one"
-    )
+    middle = {name: median(found) for name, found in rates.items()}
+    print(json.dumps(middle))
+    for one, two in (("one process", "two processes"), ("Ray, one worker", "Ray, two workers")):
+        print(f"{two}: {middle[two] / (2 * middle[one]):.2f} of twice {one}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("survive", "throughput", "drive", "process"))
+    parser.add_argument("what", choices=("survive", "s3", "throughput", "drive", "process"))
     parser.add_argument("--data")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output")
     parser.add_argument("--address")
     parser.add_argument("--die-at", type=int)
     given = parser.parse_args()
-    labels = relook.load().labels
     with tempfile.TemporaryDirectory() as place:
         if given.data is None:
-            write_images(Path(place), labels, given.images)
+            write_images(Path(place), given.images)
         data = str(given.data or place)
+        images = repeated(find_images([data]), given.images)
         if given.what == "throughput":
-            throughput(data, given.images, given.repeats)
-            return
-        labelled = read_data(data, labels).sample(given.images)
-        if given.what == "survive":
-            survive(labelled)
+            throughput(data, images, given.repeats)
+        elif given.what == "s3":
+            on_s3(images)
+        elif given.what == "survive":
+            survive(data, images)
         elif given.what == "process":
-            one_process(repeated(read_data(data, labels), given.images))
+            one_process(images)
         else:
-            drive(labelled, given.output, given.address, given.die_at)
+            drive(images, given.output, given.address, given.die_at)
 
 
-def repeated(data: LabelledImages, count: int) -> LabelledImages:
+def repeated(images: FoundImages, count: int) -> FoundImages:
     """This number of images, the same ones again and again."""
-    images = [data.images[index % len(data)] for index in range(count)]
-    return replace(data, images=tuple(images))
+    items = [replace(images.items[i % len(images.items)], index=i) for i in range(count)]
+    return replace(images, items=tuple(items))
 
 
 if __name__ == "__main__":
