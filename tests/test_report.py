@@ -459,7 +459,7 @@ def test_folders_that_hold_no_page(tmp_path):
          "folder of an evaluation (relook evaluate) or a comparison (relook compare)"),
         ({"kind": "evaluation"}, "was written by another version of relook"),
         ({"kind": "evaluation", "versions": "1"}, "was written by another version of relook"),
-        ({"kind": "evaluation", "format": 2}, "(answers, model, data missing)"),
+        ({"kind": "evaluation", "format": 2}, "(model, data, answers missing)"),
     ):  # fmt: skip
         if content:
             (tmp_path / "run.json").write_text(json.dumps(content))

@@ -589,10 +589,12 @@ class Classifier(nn.Module):
     def takes(self, height: int, width: int) -> bool:
         """Whether the network accepts inputs of this size and returns one value per class.
 
-        The first call for a size runs the network on an image of zeros, a forward pass that no
-        image's count includes.
+        The first call for a size runs the network on one image, a forward pass that no image's
+        count includes.
         """
         size = (height, width)
+        if size not in self._takes and self._engine(1, size) is not None:
+            self._takes[size] = True  # a form of the network was tried at this size
         if size not in self._takes:
             try:
                 answer = self.run(torch.zeros(1, 3, *size, device=self.device))

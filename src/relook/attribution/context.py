@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -51,6 +51,7 @@ class Context:
     first: FirstLook
     classes: Int[Tensor, " k"]
     progress: Progress | None
+    _cuts: dict[tuple[Box, tuple[int, int] | None], Tensor] = field(repr=False, compare=False)
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Context:
         object.__setattr__(self, "first", first)
         object.__setattr__(self, "classes", class_indices(classifier, classes))
         object.__setattr__(self, "progress", progress)
+        object.__setattr__(self, "_cuts", {})
 
     @property
     def size(self) -> tuple[int, int]:
@@ -96,13 +98,17 @@ class Context:
         return self.first.shown
 
     def cut(self, box: Box, size: tuple[int, int] | None = None) -> Float[Tensor, "3 h w"]:
-        """Cut a box from the image, as pixels in [0, 1] (see `Classifier.cut`).
+        """Cut a box from the image, as pixels in [0, 1] (see `FirstLook.cut`).
+
+        Looks that are made of others ask for the same pixels again, which are kept.
 
         Args:
             box: (left, top, right, bottom), in pixels of `extent`.
             size: (height, width) to resize the box to; the size of the first look by default.
         """
-        return self.first.cut(box, size)
+        if (box, size) not in self._cuts:
+            self._cuts[box, size] = self.first.cut(box, size)
+        return self._cuts[box, size]
 
 
 def check_context(method: object, context: object) -> None:

@@ -24,8 +24,10 @@ _PAYS_FROM = 128
 # as of a single photo, should not have to wait for it.
 _FEWEST = 4
 
-# Smallest number of forward passes at a size for which it is worth trying the form for any size.
-_TRIES_FROM = 8
+# Smallest number of forward passes at sizes without a form that is worth a form for any size, which
+# is made in a second once the network is known to export; and the smallest at one such size that is
+# worth trying that form on it, which takes as long as one forward pass.
+_SHARED_FROM, _TRIES_FROM = 32, 1
 
 # Largest number of input sizes with a form of their own; the oldest form is dropped.
 _SIZES = 4
@@ -138,14 +140,14 @@ class Engines:
     def _pays(self, forwards: int, size: tuple[int, int]) -> bool:
         """Whether a form that has not been made or tried yet is worth the time."""
         own = self._expected[size]
-        if forwards < _FEWEST or own >= _PAYS_FROM:
-            return forwards >= _FEWEST
+        if own >= _PAYS_FROM and forwards >= _FEWEST:
+            return True
         if size in self._unfit or not self._has_exported():
             return False
         if self._any_size is not None:
             return own >= _TRIES_FROM
         others = (count for other, count in self._expected.items() if other not in self._made)
-        return sum(others) >= _PAYS_FROM
+        return forwards >= _FEWEST and sum(others) >= _SHARED_FROM
 
     def _has_exported(self) -> bool:
         return any(isinstance(form, OnnxRuntime) for form in self._made.values())

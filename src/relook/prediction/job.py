@@ -29,7 +29,8 @@ _OPEN = 4
 class Predicting:
     """The answers of one corrector, as rows; a `relook.runs.Job`.
 
-    While the network runs, threads make the views of the unsure images of the batch before.
+    First looks at one batch, and the views of unsure images of those before it, are made and run at
+    the same time, in threads.
 
     Attributes:
         corrector: computes the answers.
@@ -93,23 +94,22 @@ class Predicting:
         making: list[Future[tuple[int, Waiting]]] = []
         looks = SecondLooks(self.corrector)
         most = _OPEN * self.classifier.chunk_size(*self.classifier.input_size)
-        with ThreadPoolExecutor(THREADS) as pool, self.classifier.unchanged():
+        with ThreadPoolExecutor(THREADS + 1) as pool, self.classifier.unchanged():
             for batch in batches:
-                start = time.perf_counter()
-                firsts = self._first_looks(batch)
-                y = firsts.probabilities
-                seconds = batch.seconds + (time.perf_counter() - start) / len(batch)
-                unsure = self.corrector.gate.passing(y)
-                yield from self._kept(batch.items, y, ~unsure, seconds)
+                looking = pool.submit(self._first_looks, batch)
+                # Meanwhile the views of the batch before are run.
                 for future in making:
                     looks.add(*future.result())
+                yield from self._corrected(looks.full(most), opened)
+                firsts, seconds = looking.result()
+                unsure = self.corrector.gate.passing(firsts.probabilities)
+                yield from self._kept(batch.items, firsts.probabilities, ~unsure, seconds)
                 making = []
                 for place in unsure.nonzero().flatten().tolist():
                     item = batch.items[place]
                     opened[item.index] = _Opened(item, seconds)
                     making.append(pool.submit(self._views, item.index, firsts[place]))
-                del firsts, batch
-                yield from self._corrected(looks.full(most), opened)
+                del firsts, looking, batch
             for future in making:
                 looks.add(*future.result())
             yield from self._corrected(looks.rest(), opened)
@@ -118,9 +118,12 @@ class Predicting:
         """Return the row of an image that could not be read or answered."""
         return self.form.failed(item, error)
 
-    @torch.no_grad()
-    def _first_looks(self, batch: Batch) -> FirstLooks:
-        return self.classifier.first_look_batch(batch.pixels, self._keeps_maps, batch.originals)
+    def _first_looks(self, batch: Batch) -> tuple[FirstLooks, float]:
+        """The first looks, and the seconds that reading and they took per image."""
+        start = time.perf_counter()
+        pixels, originals = batch.pixels, batch.originals
+        firsts = self.classifier.first_look_batch(pixels, self._keeps_maps, originals)
+        return firsts, batch.seconds + (time.perf_counter() - start) / len(batch)
 
     def _views(self, index: int, first: FirstLook) -> tuple[int, Waiting]:
         return index, self.corrector.views_of(first).without_pixels()
