@@ -9,6 +9,7 @@ several machines, the core hours and their price. Only the rates of the machine 
 
 - a core elsewhere is as fast as one here, and the rate grows with the number of cores times an
   efficiency, 0.85 by default (what `benchmarks/cluster.py throughput` has to reach);
+- starting takes no time (a process takes 3 to 6 s, a cluster a minute);
 - images are as large as those measured (500×375 JPEG) and as often unsure, and their storage
   delivers them as fast as they are read;
 - a core hour costs 0.04 dollars by default, which is about what clouds ask for on demand in 2026;
@@ -45,6 +46,12 @@ def seconds(images: int, rate: float, cores: int, efficiency: float) -> float:
     return images / (rate / MEASURED_ON * cores * efficiency)
 
 
+def _words(time: float) -> str:
+    if time < 1:
+        return "below 1 s"
+    return duration(time) if time < 48 * 3600 else f"{time / 86400:.0f} days"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -62,7 +69,7 @@ def main() -> None:
                 seconds(images, rates[look], cores, given.efficiency) for cores in MACHINES.values()
             ]
             hours = images / rates[look] * MEASURED_ON / given.efficiency / 3600
-            cells = [duration(time) for time in times]
+            cells = [_words(time) for time in times]
             print(
                 f"| {name} | {look} | {' | '.join(cells)} | {hours:,.1f} | "
                 f"{hours * given.price:,.2f} |"

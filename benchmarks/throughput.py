@@ -15,7 +15,7 @@ process after another, it prints Markdown:
 - a loop over a DataLoader with as many worker processes as cores, the network in PyTorch: without a
   second look, and with ttach's horizontal flip on all images.
 
-Machines are noisy: all parts are measured in rounds, one after the other, and medians are printed.
+Machines are noisy: all parts are measured in turn, in rounds, and medians are printed.
 """
 
 from __future__ import annotations
@@ -209,7 +209,6 @@ def call(name: str, data: Path, setting: Setting, folder: Path, look: str) -> di
 def measure(data: Path, setting: Setting, rounds: int) -> dict[str, Any]:
     """All measurements of one setting, in rounds."""
     rates: dict[str, list[float]] = {}
-    ratios: dict[str, list[float]] = {}
     costs: dict[str, float] = {}
     shares: dict[str, float] = {}
     limits: list[dict[str, float]] = []
@@ -218,23 +217,16 @@ def measure(data: Path, setting: Setting, rounds: int) -> dict[str, Any]:
         index = SETTINGS.index(setting)
         for _ in range(rounds):
             for look in LOOKS:
-                limit = in_process("limit", data, index, folder, look)
-                limits.append(limit)
+                limits.append(in_process("limit", data, index, folder, look))
                 found = in_process("predict", data, index, folder, look)
-                rate = found["images"] / found["seconds"]
-                cost = found["cost"] / found["images"]
-                best = 1 / (1 / limit["decoding"] + cost / limit["forwards"])
-                rates.setdefault(look, []).append(rate)
-                ratios.setdefault(look, []).append(rate / best)
-                costs[look], shares[look] = cost, found["corrected"] / found["images"]
-                rates.setdefault(f"limit of {look}", []).append(best)
+                rates.setdefault(look, []).append(found["images"] / found["seconds"])
+                costs[look] = found["cost"] / found["images"]
+                shares[look] = found["corrected"] / found["images"]
             for rival in ("loop", "ttach"):
                 found = in_process(rival, data, index, folder, "none")
                 rates.setdefault(rival, []).append(found["rate"])
-    middle = {name: median(values) for name, values in rates.items()}
     return {
-        "rates": middle,
-        "of limit": {look: median(values) for look, values in ratios.items()},
+        "rates": {name: median(values) for name, values in rates.items()},
         "costs": costs,
         "shares": shares,
         "decoding": median(limit["decoding"] for limit in limits),
@@ -264,10 +256,11 @@ def main() -> None:
         print("| second look | images/s | cost | looked at again | limit | of the limit |")
         print("|---|---:|---:|---:|---:|---:|")
         for look in LOOKS:
+            cost = values["costs"][look]
+            limit = 1 / (1 / values["decoding"] + cost / values["forwards"])
             print(
-                f"| {look} | {rates[look]:,.1f} | {values['costs'][look]:.2f} | "
-                f"{values['shares'][look]:.1%} | {rates[f'limit of {look}']:,.1f} | "
-                f"{values['of limit'][look]:.2f} |"
+                f"| {look} | {rates[look]:,.1f} | {cost:.2f} | {values['shares'][look]:.1%} | "
+                f"{limit:,.1f} | {rates[look] / limit:.2f} |"
             )
         print(f"| none, DataLoader loop in PyTorch | {rates['loop']:,.1f} | 1.00 | | | |")
         print(f"| flip, all: ttach in the same loop | {rates['ttach']:,.1f} | 2.00 | | | |")
