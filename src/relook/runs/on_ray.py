@@ -330,8 +330,9 @@ def _connect(address: str | None, classifier: Classifier) -> str:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RelookError(
             f"no connection to the Ray cluster {address or 'of this machine'} "
-            f"({first_line(error)}); start one with ray start --head, or leave out --ray-address "
-            "to run on this machine"
+            f"({first_line(error)}); start one with ray start --head, set RAY_AUTH_MODE=token if "
+            "it asks for tokens (ray start says so), or leave out --ray-address to run on this "
+            "machine"
         ) from error
 
 
