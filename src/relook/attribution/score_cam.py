@@ -24,8 +24,13 @@ from relook.attribution.protocol import (
 )
 from relook.batching import BATCH, chunked
 from relook.checks import check_finite
+from relook.engines import OnnxRuntime
 from relook.errors import RelookError
 from relook.fills import check_fill, fill_image, hide
+
+_CHUNKS = 4
+"""Chunks that ONNX Runtime is given at a time: at the end of each its threads wait for each other,
+and it splits them itself, so that memory stays small."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,8 @@ class ScoreCAM:
             return answers[:, context.classes]
 
         count, chunk = len(masks), self.chunk or classifier.chunk_size(*size)
+        if self.chunk is None and isinstance(run, OnnxRuntime):
+            chunk *= _CHUNKS
         if classifier.device.type != "cpu":
             # Keep the number of shapes small: accelerators select or compile kernels for each.
             masks = torch.cat([masks, masks.new_zeros(-count % BATCH, *masks.shape[1:])])
