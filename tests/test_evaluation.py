@@ -543,7 +543,7 @@ def test_one_image_has_no_halves(grey, data):
 def test_the_bar_tells_rate_and_running_accuracy(grey, data):
     evaluation = evaluate(relook.Corrector(grey, k=2), data)
     rows, table = evaluation.rows, evaluation.table
-    with evaluation_bar("images", 40) as bar:
+    with evaluation_bar("images", 40, resumed=10) as bar:
         bar(table[:10])
         task = bar._progress.tasks[0]
         assert (task.completed, task.total) == (10, 40)

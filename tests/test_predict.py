@@ -21,13 +21,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import relook
-from networks import counting_forwards, write_noise
+from networks import counting_forwards, random_cnn, write_noise
 from relook.cli.app import app
 from relook.correction import SecondLooks
 from relook.folder import RunError
 from relook.images import open_image
-from relook.looks import SecondLook, Together, Uncropped, Weighted, Whole, Zoom, detail
-from relook.prediction import Predictions, find_images
+from relook.looks import Flip, SecondLook, Together, Uncropped, Weighted, Whole, Zoom, detail
+from relook.prediction import Predictions, find_images, job
 from relook.prediction.job import Predicting
 from relook.runs import reader
 from relook.runs.reader import Reader
@@ -48,6 +48,22 @@ def photos(root, count=30):
         small = generator.integers(0, 255, (4, 4, 3)).astype(np.uint8)
         Image.fromarray(small).resize((width, height)).save(root / f"{i:02}.jpg", quality=95)
     return root
+
+
+class FailsOnWhite(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        if (x.flatten(1).amin(dim=1) > 0.9).any():
+            raise RuntimeError("too white")
+        return self.inner(x)
+
+
+def fails_on_white():
+    network = FailsOnWhite(random_cnn(torch.float32))
+    return relook.Classifier(network, mean=(0,) * 3, std=(1,) * 3, input_size=16)
 
 
 @pytest.mark.parametrize("gate", [0.09, "none", 0.0])
@@ -101,20 +117,10 @@ def test_files_that_cannot_be_read_are_rows_with_their_error(grey, data, tmp_pat
         assert (row["class"] is None) == (row["error"] is not None)
 
 
-def test_an_image_on_which_the_network_fails_is_a_row(grey, data, tmp_path):
+def test_an_image_on_which_the_network_fails_is_a_row(data, tmp_path):
     """The others of its batch are answered."""
 
-    class Fails(torch.nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x):
-            if (x.flatten(1).amin(dim=1) > 0.9).any():
-                raise RuntimeError("too white")
-            return self.inner(x)
-
-    classifier = relook.Classifier(Fails(grey.network), mean=(0,) * 3, std=(1,) * 3, input_size=16)
+    classifier = fails_on_white()
     Image.new("RGB", (20, 20), "white").save(data / "0" / "white.png")
     corrector = relook.Corrector(classifier, look="flip")
     rows = relook.predict(corrector, data, tmp_path / "run").table().to_pylist()
@@ -178,12 +184,15 @@ def test_a_run_that_is_killed_five_times_equals_an_undisturbed_one(grey, data, t
 
 
 def test_the_work_can_be_pickled(grey, data):
-    job = Predicting(relook.Corrector(grey, look="flip"), all_classes=True)
-    copy = pickle.loads(pickle.dumps(job))  # noqa: S301
-    with Reader(job, find_images([data]).items[:5]) as images:
+    work = Predicting(relook.Corrector(grey, look="flip"), all_classes=True)
+    copy = pickle.loads(pickle.dumps(work))  # noqa: S301
+    with Reader(work, find_images([data]).items[:5]) as images:
         batch, _ = images.take()
-    [rows], [others] = list(job.answers([batch])), list(copy.answers([batch]))
-    assert rows.drop_columns("seconds") == others.drop_columns("seconds")
+    [rows], [others] = list(work.answers([batch])), list(copy.answers([batch]))
+    for name in ("index", "class", "forwards"):
+        assert rows.sort_by("index")[name].equals(others.sort_by("index")[name])
+    both = [np.stack(each.sort_by("index")["probabilities"].to_numpy()) for each in (rows, others)]
+    assert both[0] == pytest.approx(both[1], abs=1e-6)
 
 
 @pytest.mark.parametrize("most", [0, 3, 1000])
@@ -266,10 +275,10 @@ def test_reading_waits_while_large_photos_are_in_memory(grey, tmp_path, monkeypa
     (tmp_path / "large").mkdir()
     for i in range(40):
         Image.new("RGB", (100, 100), (i, i, i)).save(tmp_path / "large" / f"{i:02}.png")
-    job = Predicting(relook.Corrector(grey, look="whole"))
-    assert job.needs_original
+    work = Predicting(relook.Corrector(grey, look="whole"))
+    assert work.needs_original
     names = []
-    with Reader(job, find_images([tmp_path / "large"]).items) as images:
+    with Reader(work, find_images([tmp_path / "large"]).items) as images:
         while True:
             batch, errors = images.take()
             assert not errors
@@ -288,9 +297,9 @@ def test_reading_ends_with_its_consumer(grey, tmp_path, monkeypatch):
     (tmp_path / "large").mkdir()
     for i in range(20):
         write_noise(tmp_path / "large" / f"{i:02}.png", i)
-    job = Predicting(relook.Corrector(grey, look="whole"))
+    work = Predicting(relook.Corrector(grey, look="whole"))
     before = threading.active_count()
-    with Reader(job, find_images([tmp_path / "large"]).items) as images:
+    with Reader(work, find_images([tmp_path / "large"]).items) as images:
         images.take()
     assert threading.active_count() == before
 
@@ -348,3 +357,87 @@ def test_the_documented_lines_read_the_rows(grey, data, tmp_path, library, monke
     else:
         [line] = [line for line in page.splitlines() if line.startswith(f"{library}.")]
         assert len(eval(line, {library: module})) == 40
+
+
+def test_weights_that_change_between_two_runs_are_noticed(data, tmp_path):
+    """Also by a run that is too short to look for a faster form of the network by itself."""
+    classifier = relook.Classifier(
+        random_cnn(torch.float32), mean=(0,) * 3, std=(1,) * 3, input_size=16
+    )
+    classifier.warm_up(1000)
+    corrector = relook.Corrector(classifier, look="flip")
+    relook.predict(corrector, data, tmp_path / "before")
+    with torch.no_grad():
+        for weights in classifier.network.parameters():
+            weights.copy_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(5)))
+    rows = relook.predict(corrector, data, tmp_path / "after").table().to_pylist()
+    for row in rows[:8]:
+        expected = corrector.correct(data / row["image"]).after
+        assert row["probability"] == pytest.approx(float(expected.max()), abs=1e-4)
+
+
+def test_one_image_on_which_the_network_fails_does_not_end_the_forecast(data, tmp_path):
+    """The forecast tries the first images; the run goes on without one."""
+    classifier = fails_on_white()
+    Image.new("RGB", (20, 20), "white").save(data / "0" / "00.png")
+    told = []
+    predictions = relook.predict(
+        relook.Corrector(classifier, look="flip"), data, tmp_path / "run", on_forecast=told.append
+    )
+    assert (predictions.totals.images, predictions.totals.errors, told) == (39, 1, [])
+
+
+def test_rows_that_are_there_twice_count_once(grey, data, tmp_path):
+    """As after a kill between merging the parts and removing them."""
+    predictions = relook.predict(relook.Corrector(grey, look="flip"), data, tmp_path / "run")
+    rows = tmp_path / "run" / "rows"
+    [part] = rows.iterdir()
+    pyarrow.parquet.write_table(
+        pyarrow.parquet.read_table(part).slice(5, 10), rows / "part-1.parquet"
+    )
+    assert Predictions.read(tmp_path / "run").totals.images == 40
+    came = []
+    again = relook.predict(
+        relook.Corrector(grey, look="flip"), data, tmp_path / "run", on_rows=came.append
+    )
+    assert (again.totals.images, again.totals.forwards) == (40, predictions.totals.forwards)
+    assert sum(len(table["image"]) for table in came) == 40
+    assert len(list(rows.iterdir())) == 1
+
+
+def test_files_that_cannot_be_read_do_not_wait_for_those_that_can(grey, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "_LARGEST", 4)
+    (tmp_path / "files").mkdir()
+    for i in range(12):
+        (tmp_path / "files" / f"{i:02}.png").write_bytes(b"no image")
+    sizes = []
+    relook.predict(
+        relook.Corrector(grey, look="flip"),
+        tmp_path / "files",
+        tmp_path / "run",
+        on_rows=lambda rows: sizes.append(threading.active_count()),
+    )
+    assert len(sizes) == 12
+    assert Predictions.read(tmp_path / "run").totals.errors == 12
+
+
+def test_slow_views_do_not_hold_up_the_rows_of_their_batch(grey, data, tmp_path, monkeypatch):
+    """Rows come as soon as the views of an image are there; stopped, the rest is not awaited."""
+    monkeypatch.setattr(job, "_SLOW", 0.0)
+
+    class Slow:
+        needs_activations = needs_original = False
+        calls = 0
+
+        def __call__(self, context):
+            Slow.calls += 1
+            time.sleep(0.05)
+            return Flip()(context)
+
+    def stop(rows):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        relook.predict(relook.Corrector(grey, look=Slow()), data, tmp_path / "run", on_rows=stop)
+    assert Slow.calls < 20
+    assert 1 <= Predictions.read(tmp_path / "run").totals.images < 20

@@ -593,8 +593,6 @@ class Classifier(nn.Module):
         count includes.
         """
         size = (height, width)
-        if size not in self._takes and self._engine(1, size) is not None:
-            self._takes[size] = True  # a form of the network was tried at this size
         if size not in self._takes:
             try:
                 answer = self.run(torch.zeros(1, 3, *size, device=self.device))

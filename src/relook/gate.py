@@ -127,7 +127,8 @@ class Gate:
 
     def passing(self, probabilities: Float[Tensor, "n c"]) -> Bool[Tensor, " n"]:
         """Return which of n images get a second look, to the same digits as `gap` and `passes`."""
-        top = probabilities.topk(min(self.j, probabilities.shape[1])).values.double()
+        top = probabilities.topk(min(self.j, probabilities.shape[1])).values
+        top = top.cpu().double()  # not every device has float64
         return top[:, 0] - top[:, -1] < self.below
 
     def passes(self, gap: float) -> bool:

@@ -124,7 +124,7 @@ class Geometry:
         return (left * x, top * y, (left + self.crop[1]) * x, (top + self.crop[0]) * y)
 
     def needed(self, width: int, height: int, detail: float = 1.0) -> tuple[int, int]:
-        """The smallest (width, height) of an image that looks no different to the network.
+        """The smallest (width, height) of an image that looks nearly the same to the network.
 
         A resize averages over several pixels; it is accurate as long as the image is at least twice
         as large as the result.

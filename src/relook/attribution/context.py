@@ -51,7 +51,9 @@ class Context:
     first: FirstLook
     classes: Int[Tensor, " k"]
     progress: Progress | None
-    _cuts: dict[tuple[Box, tuple[int, int] | None], Tensor] = field(repr=False, compare=False)
+    _cuts: dict[tuple[Box, tuple[int, int] | None], Tensor] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __init__(
         self,
@@ -106,9 +108,11 @@ class Context:
             box: (left, top, right, bottom), in pixels of `extent`.
             size: (height, width) to resize the box to; the size of the first look by default.
         """
-        if (box, size) not in self._cuts:
-            self._cuts[box, size] = self.first.cut(box, size)
-        return self._cuts[box, size]
+        left, top, right, bottom = box
+        key = ((left, top, right, bottom), None if size is None else (size[0], size[1]))
+        if key not in self._cuts:
+            self._cuts[key] = self.first.cut(*key)
+        return self._cuts[key].clone()
 
 
 def check_context(method: object, context: object) -> None:

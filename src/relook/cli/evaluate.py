@@ -223,12 +223,13 @@ def _tune(
     """Learn from one half of the data; return the corrector and the other half."""
     from relook.cli.progress import evaluation_bar
     from relook.correction import Corrector
-    from relook.evaluation import tune
+    from relook.evaluation import Run, tune
     from relook.report.findings import judged
     from relook.words import count
 
     half, other = data.halves()
-    with evaluation_bar("tuning", len(half), cluster.dashboard if cluster else "") as bar:
+    dashboard = cluster.dashboard if cluster else ""
+    with evaluation_bar("tuning", len(half), dashboard, Run.count(output / "tuning")) as bar:
         tuning = tune(
             classifier,
             half,
@@ -266,11 +267,12 @@ def _evaluate(
 ) -> Evaluation:
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar, progress_bars
-    from relook.evaluation import evaluate
+    from relook.evaluation import Run, evaluate
     from relook.report.gallery import keep_gallery
     from relook.report.run import write_report
 
-    with evaluation_bar("images", len(data), cluster.dashboard if cluster else "") as bar:
+    dashboard = cluster.dashboard if cluster else ""
+    with evaluation_bar("images", len(data), dashboard, Run.count(output)) as bar:
         evaluation = evaluate(
             corrector,
             data,

@@ -190,11 +190,12 @@ def _compare(
 ) -> Comparison:
     """The run and its report; nothing is printed before both are written."""
     from relook.cli.progress import evaluation_bar
+    from relook.evaluation import Run
     from relook.multicam import compare as run
     from relook.report.comparison import keep_cases
     from relook.report.run import write_report
 
-    with evaluation_bar("images", len(data)) as bar:
+    with evaluation_bar("images", len(data), resumed=Run.count(output)) as bar:
         comparison = run(trained, data, output, gate=gate, budget=budget, on_rows=bar)
     keep_cases(comparison, trained, data, output)
     write_report(output)

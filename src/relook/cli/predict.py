@@ -163,6 +163,7 @@ def _save_rows(
     """Answer all images and save the rows; return the exit status."""
     from relook.cli.progress import prediction_bar
     from relook.prediction import predict
+    from relook.runs import Run
     from relook.words import count
 
     with usage_errors():
@@ -172,7 +173,7 @@ def _save_rows(
     typer.echo(f"{count(len(found.items), 'image')}, rows: {output}/rows", err=True)
     with rows_kept(output), where.connected(corrector.classifier) as cluster:
         dashboard = cluster.dashboard if cluster else ""
-        with prediction_bar(len(found.items), dashboard) as bar:
+        with prediction_bar(len(found.items), dashboard, Run.count(output)) as bar:
             predictions = predict(
                 corrector,
                 found,

@@ -65,22 +65,25 @@ class Bars:
 class EvaluationBar:
     """A bar for the images of an evaluation, with the rate, accuracy and estimated time left."""
 
-    def __init__(self, progress: Progress, what: str, images: int, dashboard: str = "") -> None:
+    def __init__(
+        self, progress: Progress, what: str, images: int, dashboard: str = "", resumed: int = 0
+    ) -> None:
         self._progress = progress
         self._task = progress.add_task(what, total=images, told=dashboard)
         self._dashboard = f" · {dashboard}" if dashboard else ""
-        self._done = self._resumed = self._classified = 0
+        self._resumed = resumed
+        self._done = self._classified = 0
         self._right = [0, 0]
         self._start = time.monotonic()
 
     def __call__(self, rows: pyarrow.Table) -> None:
-        """Add new rows; the first call may bring those of an earlier run."""
+        """Add rows; first those of an earlier run, which do not count for the rate."""
         from relook.evaluation.rows import Answers, names_of
 
-        if not self._done and len(rows) > 1:  # an earlier run's, which do not count for the rate
-            self._resumed = len(rows)
-            self._progress.reset(self._task, completed=len(rows))
         self._done += len(rows)
+        if self._done <= self._resumed:
+            self._start = time.monotonic()
+            self._progress.reset(self._task, completed=self._done)
         names = names_of(rows)
         rows = rows.filter(rows["error"].is_null())
         if names.main is not None and len(rows):
@@ -99,21 +102,24 @@ class EvaluationBar:
 class PredictionBar:
     """A bar for the images of a prediction, with the rate and the estimated time left."""
 
-    def __init__(self, progress: Progress, images: int, dashboard: str = "") -> None:
+    def __init__(
+        self, progress: Progress, images: int, dashboard: str = "", resumed: int = 0
+    ) -> None:
         self._progress = progress
         self._task = progress.add_task("images", total=images, told=dashboard)
         self._dashboard = f" · {dashboard}" if dashboard else ""
+        self._resumed = resumed
         self._start = time.monotonic()
-        self._done = self._resumed = self._corrected = self._errors = 0
+        self._done = self._corrected = self._errors = 0
 
     def __call__(self, rows: pyarrow.Table) -> None:
-        """Add new rows, or those of an earlier run, which do not count for the rate."""
+        """Add rows; first those of an earlier run, which do not count for the rate."""
         import pyarrow.compute
 
         self._done += len(rows)
-        if "image" not in rows.column_names:
-            self._resumed += len(rows)
-            self._progress.reset(self._task)
+        if self._done <= self._resumed:
+            self._start = time.monotonic()
+            self._progress.reset(self._task, completed=self._done)
         self._errors += len(rows) - rows["error"].null_count
         self._corrected += pyarrow.compute.sum(rows["corrected"]).as_py() or 0
         rate = (self._done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
@@ -196,23 +202,26 @@ def progress_bars(images: int) -> Iterator[Bars]:
 
 
 @contextmanager
-def evaluation_bar(what: str, images: int, dashboard: str = "") -> Iterator[EvaluationBar]:
+def evaluation_bar(
+    what: str, images: int, dashboard: str = "", resumed: int = 0
+) -> Iterator[EvaluationBar]:
     """The bar of an evaluation, or of another run over many images.
 
     Args:
         what: what is done.
         images: number of images.
         dashboard: address of Ray's dashboard, to be shown; empty if there is none.
+        resumed: number of rows of an earlier run, which come first.
     """
     with _progress(TextColumn("{task.fields[told]}")) as progress:
-        yield EvaluationBar(progress, what, images, dashboard)
+        yield EvaluationBar(progress, what, images, dashboard, resumed)
 
 
 @contextmanager
-def prediction_bar(images: int, dashboard: str = "") -> Iterator[PredictionBar]:
-    """The bar of `relook predict --rows`; `dashboard`: address of the cluster's, if it has one."""
+def prediction_bar(images: int, dashboard: str = "", resumed: int = 0) -> Iterator[PredictionBar]:
+    """The bar of `relook predict --rows`; see `evaluation_bar`."""
     with _progress(TextColumn("{task.fields[told]}")) as progress:
-        yield PredictionBar(progress, images, dashboard)
+        yield PredictionBar(progress, images, dashboard, resumed)
 
 
 @contextmanager

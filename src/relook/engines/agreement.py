@@ -29,7 +29,7 @@ def check_agreement(
     normalise: Normalise = as_trained,
     images: int = 8,
 ) -> None:
-    """Raise RuntimeError if any of eight very different images gets a different answer.
+    """Raise RuntimeError if any of (up to) eight very different images gets a different answer.
 
     Args:
         form: the other form of the network. It returns the outputs, or a tuple of them and the
@@ -40,9 +40,9 @@ def check_agreement(
             the largest value for all images if that is more.
         what: adjective for the form in the message, such as "exported".
         normalise: function from pixels in [0, 1] to the network's inputs.
-        images: number of these images to try, the last ones.
+        images: number of these images to try, the first ones, which have the most detail.
     """
-    inputs = normalise(probing_pixels(*example.shape[2:])[-images:]).to(example)
+    inputs = normalise(probing_pixels(*example.shape[2:])[:images]).to(example)
     # One at a time: a batch of large images may not fit into memory.
     each = [_several(network(image)) for image in inputs.split(1)]
     expected = [torch.cat(parts) for parts in zip(*each, strict=True)]

@@ -56,8 +56,10 @@ class Engines:
     def __init__(self) -> None:
         self._made: dict[tuple[int, int], OnnxRuntime | Folded | None] = {}
         self._any_size: OnnxRuntime | None = None
+        self._any_size_fails = False
         self._unfit: set[tuple[int, int]] = set()
         self._trusted = 0
+        self._checked = False
         self._expected: dict[tuple[int, int], int] = {}
         self._network: Fingerprint | None = None
         self._restless: set[str] = set()
@@ -96,7 +98,7 @@ class Engines:
                 there stays as it is.
         """
         self._expected[size] = self._expected.get(size, 0) + forwards
-        if self._trusted and size in self._made:
+        if self._trusted and self._checked and size in self._made:
             return self._made[size]
         if size not in self._made and not self._pays(forwards, size):
             return None
@@ -109,7 +111,9 @@ class Engines:
             self._network = found
             self._made.clear()
             self._any_size = None
+            self._any_size_fails = False
             self._unfit.clear()
+        self._checked = True
         if size not in self._made:
             if not self._pays(forwards, size):
                 return None
@@ -130,7 +134,9 @@ class Engines:
 
     @contextmanager
     def trusting(self) -> Iterator[None]:
-        """Do not look for changes of the network in the block: that takes up to 10 ms a call."""
+        """Look for changes of the network once in the block: it takes up to 10 ms a call."""
+        if not self._trusted:
+            self._checked = False
         self._trusted += 1
         try:
             yield
@@ -142,7 +148,7 @@ class Engines:
         own = self._expected[size]
         if own >= _PAYS_FROM and forwards >= _FEWEST:
             return True
-        if size in self._unfit or not self._has_exported():
+        if self._any_size_fails or size in self._unfit or not self._has_exported():
             return False
         if self._any_size is not None:
             return own >= _TRIES_FROM
@@ -154,7 +160,7 @@ class Engines:
 
     def _shared(self, network: nn.Module, size: tuple[int, int], normalise: Normalise) -> bool:
         """Use the form for any size at this size, if there is one and its answers are right."""
-        if size in self._unfit or not self._has_exported():
+        if self._any_size_fails or size in self._unfit or not self._has_exported():
             return False
         example = torch.zeros(1, 3, *size)
         with evaluating(network):
@@ -165,7 +171,7 @@ class Engines:
                     )
                 except Exception as error:  # noqa: BLE001  an exporter may raise anything
                     _log.info("relook: there is no form for any size (%s)", first_line(error))
-                    self._unfit.add(size)
+                    self._any_size_fails = True
                     return False
             elif not self._any_size.fits(network, example, normalise):
                 self._unfit.add(size)
@@ -203,8 +209,10 @@ class Engines:
         return {
             "_made": {},
             "_any_size": None,
+            "_any_size_fails": False,
             "_unfit": set(),
             "_trusted": 0,
+            "_checked": False,
             "_expected": {},
             "_network": None,
             "_restless": set(),

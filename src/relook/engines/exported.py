@@ -46,7 +46,7 @@ class _WithMaps(nn.Module):
 
 
 class OnnxRuntime:
-    """A network exported to ONNX and run by ONNX Runtime: float32, CPU, one input size.
+    """A network exported to ONNX and run by ONNX Runtime: float32, CPU, one input size or any.
 
     As many threads as PyTorch has run a batch each. Compared to threads that share every operation
     of one batch, they do not wait for each other, above all where other threads read images.
@@ -128,6 +128,7 @@ class OnnxRuntime:
 
         Each thread normalises its own batch, (pixels − mean) / std, while it is in its cache.
         """
+        pixels = pixels.cpu()  # of a network on another device, whose views these are
         colours = [np.array(values, np.float32).reshape(3, 1, 1) for values in (mean, std)]
 
         def normalised(batch: NDArray[np.float32]) -> NDArray[np.float32]:

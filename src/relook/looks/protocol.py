@@ -176,7 +176,7 @@ class Look(Protocol):
 def detail(look: Look) -> float:
     """Return the largest scale, relative to the first look, at which a look sees the original.
 
-    Large photos can be decoded at a smaller size without loss if this is known. A look says it in
+    Large photos can be decoded at a smaller size if this is known. A look says it in
     an attribute `detail`; without the attribute it is infinity, or 1 if the original is not used.
 
     >>> relook.looks.detail(relook.looks.Uncropped()), relook.looks.detail(relook.looks.Zoom())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,9 @@ from relook.looks import detail, networks
 from relook.prediction.rows import Columns, Form
 from relook.reading import THREADS
 from relook.runs import MANY, Batch, Item
+
+_SLOW = 3.0
+"""Seconds after which rows do not wait for the views of their whole batch."""
 
 _OPEN = 4
 """Images whose views wait for others of their size, in batches of the network."""
@@ -94,25 +97,44 @@ class Predicting:
         making: list[Future[tuple[int, Waiting]]] = []
         looks = SecondLooks(self.corrector)
         most = _OPEN * self.classifier.chunk_size(*self.classifier.input_size)
-        with ThreadPoolExecutor(THREADS + 1) as pool, self.classifier.unchanged():
-            for batch in batches:
-                looking = pool.submit(self._first_looks, batch)
-                # Meanwhile the views of the batch before are run.
-                for future in making:
-                    looks.add(*future.result())
-                yield from self._corrected(looks.full(most), opened)
-                firsts, seconds = looking.result()
-                unsure = self.corrector.gate.passing(firsts.probabilities)
-                yield from self._kept(batch.items, firsts.probabilities, ~unsure, seconds)
-                making = []
-                for place in unsure.nonzero().flatten().tolist():
-                    item = batch.items[place]
-                    opened[item.index] = _Opened(item, seconds)
-                    making.append(pool.submit(self._views, item.index, firsts[place]))
-                del firsts, looking, batch
-            for future in making:
-                looks.add(*future.result())
-            yield from self._corrected(looks.rest(), opened)
+        pool = ThreadPoolExecutor(THREADS + 1)
+        try:
+            with self.classifier.unchanged():
+                for batch in batches:
+                    looking = pool.submit(self._first_looks, batch)
+                    # Meanwhile the views of the batch before are run.
+                    yield from self._gathered(making, looks, opened)
+                    yield from self._corrected(looks.full(most), opened)
+                    firsts, seconds = looking.result()
+                    unsure = self.corrector.gate.passing(firsts.probabilities)
+                    kept = ~unsure.to(firsts.probabilities.device)
+                    yield from self._kept(batch.items, firsts.probabilities, kept, seconds)
+                    making = []
+                    for place in unsure.nonzero().flatten().tolist():
+                        item = batch.items[place]
+                        opened[item.index] = _Opened(item, seconds)
+                        making.append(pool.submit(self._views, item.index, firsts[place]))
+                    del firsts, looking, batch
+                yield from self._gathered(making, looks, opened)
+                yield from self._corrected(looks.rest(), opened)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _gathered(
+        self,
+        making: Sequence[Future[tuple[int, Waiting]]],
+        looks: SecondLooks,
+        opened: dict[int, _Opened],
+    ) -> Iterator[pyarrow.Table]:
+        """Add views as they are made. If that takes long, as with exact Score-CAM, yield the rows
+        of those that are there meanwhile.
+        """
+        start = time.monotonic()
+        for future in as_completed(making):
+            looks.add(*future.result())
+            if time.monotonic() - start >= _SLOW:
+                yield from self._corrected(looks.rest(), opened)
+                start = time.monotonic()
 
     def failed(self, item: Item, error: str) -> pyarrow.Table:
         """Return the row of an image that could not be read or answered."""

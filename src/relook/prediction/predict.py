@@ -203,7 +203,7 @@ def predict(
         done = run.done()
         left = [item for item in found.items if item.index not in done]
         if done and on_rows:
-            for rows in run.tables(_NEEDED):
+            for rows in run.tables():
                 on_rows(rows)
         if cluster:
             cluster(job, left, run, on_rows, len(found.items))

@@ -17,7 +17,7 @@ from torch import Tensor
 from relook.attribution import FAST, ScoreCAM
 from relook.classifier import Classifier
 from relook.correction import Corrector
-from relook.errors import ImageError
+from relook.errors import ImageError, RelookError
 from relook.gate import Gate
 from relook.images import quiet
 from relook.looks import InTurn, Look, Together
@@ -89,7 +89,7 @@ def forecast(
         gates: the gates of each corrector.
 
     Returns:
-        The forecast; None if no image is left, or no image of the sample can be read.
+        The forecast; None if no image is left, or the sample cannot be read or classified.
     """
     if not items or not correctors:
         return None
@@ -105,8 +105,11 @@ def forecast(
     # Use a faster engine if there is one already, but do not build one for a trial.
     ask = classifier if classifier.engine == "PyTorch" else classifier.many
     start = time.perf_counter()
-    with torch.no_grad():
-        sure = ask(torch.stack(pixels)).cpu()
+    try:
+        with torch.no_grad():
+            sure = ask(torch.stack(pixels)).cpu()
+    except (RelookError, RuntimeError, MemoryError):
+        return None  # one of the images may be to blame, and will be found in its turn
     each = (time.perf_counter() - start) / len(pixels)
     forwards, cost = float(len(items)), float(len(items))
     widest = 0

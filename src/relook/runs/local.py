@@ -13,6 +13,7 @@ from relook.reading import THREADS
 from relook.runs.job import Batch, Item, Job
 from relook.runs.reader import Reader
 from relook.runs.run import Run
+from relook.storage import StorageError
 
 PART_SECONDS = 6.0
 """Seconds between writes; with the batch in progress, rows are written at least every 15 s."""
@@ -78,42 +79,48 @@ def answered(
     given: dict[int, Item] = {}
     unread: list[pyarrow.Table] = []
     failed: list[pyarrow.Table] = []
+    ended = False
 
     def batches(reader: Reader) -> Iterator[Batch]:
+        nonlocal ended
         while True:
             batch, errors = reader.take()
             unread.extend(job.failed(item, error) for item, error in errors)
-            if batch is not None:
-                given.update((item.index, item) for item in batch.items)
-                yield batch
-            elif not errors:
-                return
+            if batch is None:
+                ended = not errors
+                return  # if there are errors alone, their rows do not wait for other images
+            given.update((item.index, item) for item in batch.items)
+            yield batch
 
-    def held() -> Iterator[pyarrow.Table]:
-        yield from (*unread, *failed)
-        unread.clear()
-        failed.clear()
+    def held(*lists: list[pyarrow.Table]) -> Iterator[pyarrow.Table]:
+        for tables in lists:
+            yield from tables
+            tables.clear()
 
     with Reader(job, items, threads) as reader:
-        while True:
+        while not ended:
+            culprits: list[Item] = []
             try:
                 for table in job.answers(batches(reader)):
                     for index in table["index"].to_pylist():
                         del given[index]
-                    yield from held()
+                    yield from held(unread, failed)
                     yield table
-                yield from held()
-                return
-            except ModelError:
+                yield from held(unread)
+                continue
+            except (ModelError, StorageError):
                 raise  # not the fault of any one image
             except (RelookError, RuntimeError, MemoryError) as error:
                 # PyTorch raises RuntimeError, also when it is out of memory.
-                culprits, failure = list(given.values()), error
+                if not given:
+                    raise
+                # The text alone: the error holds the frames, and in them all images of the batch.
+                culprits, failure = list(given.values()), " ".join(str(error).split())
                 given.clear()
             for item in culprits:
                 found = _alone(job, item, failure if len(culprits) == 1 else None)
                 if found["error"].null_count:
-                    yield from held()
+                    yield from held(unread, failed)
                     yield found
                     continue
                 failed.append(found)
@@ -122,9 +129,10 @@ def answered(
                         f"the network failed on {_IN_A_ROW} images in a row; the last error: "
                         f"{found['error'][0].as_py()}; the rows before them are saved"
                     )
+        yield from held(unread, failed)
 
 
-def _alone(job: Job, item: Item, failure: Exception | None) -> pyarrow.Table:
+def _alone(job: Job, item: Item, failure: str | None) -> pyarrow.Table:
     """Return the row of one image: its answer, or why the network fails on it.
 
     Args:
@@ -139,8 +147,8 @@ def _alone(job: Job, item: Item, failure: Exception | None) -> pyarrow.Table:
             return job.failed(*errors[0])
         try:
             return pyarrow.concat_tables(job.answers([batch]))
-        except ModelError:
+        except (ModelError, StorageError):
             raise
         except (RelookError, RuntimeError, MemoryError) as error:
-            failure = error
-    return job.failed(item, f"{item.name}: {' '.join(str(failure).split())}")
+            failure = " ".join(str(error).split())
+    return job.failed(item, f"{item.name}: {failure}")

@@ -106,7 +106,7 @@ class Run:
         return {index for part in parts for index in part.to_pylist()}
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
-        """Read the rows so far, file by file, in any order.
+        """Read the rows so far, file by file, in any order; one for each image.
 
         Args:
             columns: names of the columns to read, as far as the rows have them; all by default.
@@ -115,8 +115,14 @@ class Run:
             RunError: a file of rows cannot be read.
         """
         names = [name for name in self.schema.names if columns is None or name in columns]
+        seen: set[int] = set()
         for part in self._parts():
-            yield self._read(part, names)
+            own = self._read(part, ["index"])["index"].to_pylist()
+            new = [place for place, index in enumerate(own) if index not in seen]
+            seen.update(own)
+            rows = self._read(part, names)
+            # A process that was killed while it merged the parts left some rows twice.
+            yield rows if len(new) == len(own) else rows.take(new)
 
     def write(self, rows: pyarrow.Table, name: str | None = None) -> None:
         """Write rows to a new file, all or, if the process is killed meanwhile, none.
