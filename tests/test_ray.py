@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,9 @@ from networks import Deadly, random_cnn
 from relook.cli import app
 from relook.errors import ModelError, RelookError
 from relook.evaluation import RunError, evaluate
+from relook.runs import Item, on_ray
 from relook.runs.on_ray import connected
+from relook.runs.run import Run
 from test_evaluation import damage, enlarged, rows_of, same
 
 HERE = Path(__file__).parent
@@ -100,6 +103,20 @@ def test_the_death_of_a_worker_costs_no_row(data, grey, tmp_path, cluster, folde
     assert (tmp_path / "died").exists()
     same(found.rows, evaluate(relook.Corrector(grey, look="flip"), data).rows)
     assert sorted(i for rows in came for i in rows["index"].to_pylist()) == list(range(40))
+
+
+def test_rows_of_dead_workers_are_read_file_by_file(tmp_path):
+    schema = pyarrow.schema([("index", pyarrow.int64())])
+    with Run.open(tmp_path, {}, lambda _: schema) as run:
+        for number, indices in enumerate([[0, 1], [2, 3], [3, 4]]):
+            rows = pyarrow.table({"index": indices}, schema)
+            run.write(rows, f"part-{number}.parquet")
+        left, found = {i: Item(i, str(i), b"") for i in (1, 3, 4, 5)}, []
+        for rows in on_ray._unannounced(run, left):
+            found.append(rows["index"].to_pylist())
+            for index in found[-1]:
+                del left[index]
+    assert (found, list(left)) == ([[1], [3], [4]], [5])
 
 
 def test_a_run_goes_on_on_another_engine(grey, data, tmp_path, cluster):

@@ -153,9 +153,9 @@ class OnRay:
                     take(rows)
             except ObjectLostError:
                 node_lost = True  # with results on it
-            if run and left and (rows := _unannounced(run, left)):
+            for rows in _unannounced(run, left) if run and left else ():
                 for index in rows["index"].to_pylist():
-                    del left[index]
+                    left.pop(index, None)
                 take(rows)
             if (node_lost or before - _nodes()) and losses < _NODE_LOSSES:
                 losses += 1  # the workers died with their node, whatever the image
@@ -629,12 +629,15 @@ def _pickled(error: Exception) -> bytes:
         return pickle.dumps(RelookError(f"{type(error).__name__}: {error}"))
 
 
-def _unannounced(run: Run, left: Mapping[int, Item]) -> pyarrow.Table | None:
-    """Rows of these images that workers saved before they died; None if there are none."""
-    table = run.table()
-    own = pyarrow.array([index in left for index in table["index"].to_pylist()], pyarrow.bool_())
-    found = table.filter(own)
-    return found if len(found) else None
+def _unannounced(run: Run, left: Mapping[int, Item]) -> Iterator[pyarrow.Table]:
+    """Yield the rows of these images that workers saved before they died, file by file.
+
+    A row that two files hold is yielded once if the caller takes its image from `left` meanwhile.
+    """
+    for table in run.tables():
+        own = [index in left for index in table["index"].to_pylist()]
+        if any(own):
+            yield table.filter(pyarrow.array(own, pyarrow.bool_()))
 
 
 def _killed(item: Item) -> str:
