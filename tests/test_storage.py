@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import pickle
+from pathlib import Path
 
 import pyarrow
 import pyarrow.fs
@@ -20,9 +21,9 @@ from relook.cli.app import app
 from relook.errors import DataError, ImageError, RelookError
 from relook.evaluation import read_data
 from relook.folder import RemoteFolder, RunError, claimed, folder_at, read_settings
-from relook.prediction.images import find_images
-from relook.runs import Run, run
-from relook.storage import StorageError
+from relook.prediction.images import FoundImages, find_images
+from relook.runs import Item, Run, run
+from relook.storage import StorageError, read, shown
 
 SCHEMA = pyarrow.schema({"index": pyarrow.int64(), "text": pyarrow.string()})
 SETTINGS = {
@@ -251,9 +252,11 @@ def test_a_password_is_not_shown():
 
 
 def test_a_path_on_windows_is_no_address():
-    for path in ("C:\\photos", "C:/photos", "c://photos", "photos", "s3:/bucket", "://x"):
+    for path in ("C:\\photos", "C:/photos", "c://photos", "photos", "://x"):
         assert not storage.is_address(path)
         assert not isinstance(folder_at(path), RemoteFolder)
+    with pytest.raises(RunError, match="is an address"):
+        folder_at(Path("s3://bucket"))  # which has lost a slash
     assert issubclass(StorageError, RelookError)
 
 
@@ -381,5 +384,24 @@ def test_the_command_evaluate_does_not_make_a_folder_of_an_address(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["evaluate", "photos", "--output", "s3://bucket/run"])
     assert done.exit_code == 2
-    assert "is a folder of this machine" in done.stderr
+    assert "is an address" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("secret", ["TOPSECRET", "TOP/SECRET", "TOP%2FSECRET"])
+def test_no_message_shows_a_secret(secret):
+    address = f"s3://KEY:{secret}@bucket/run?region=eu"
+    assert shown(address) == "s3://bucket/run"
+    with pytest.raises((StorageError, FileNotFoundError)) as error:
+        read(f"nosuch://KEY:{secret}@bucket/run")
+    assert "SECRET" not in str(error.value)
+
+
+def test_a_storage_that_fails_ends_a_run_and_makes_no_rows(tmp_path, lite0, monkeypatch):
+    """The images are not to blame: the same command goes on once the storage is back."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    items = tuple(Item(i, f"{i}.png", f"nosuch://bucket/{i}.png") for i in range(3))
+    corrector = relook.Corrector(lite0, look="flip")
+    with pytest.raises(StorageError):
+        relook.predict(corrector, FoundImages(items, "", "x"), tmp_path / "run")
+    assert not list((tmp_path / "run" / "rows").iterdir())

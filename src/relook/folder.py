@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ class LocalFolder:
     def sizes(self, inner: str) -> dict[str, int]:
         """See `Folder`."""
         found: dict[str, int] = {}
-        with suppress(OSError), os.scandir(self.path / inner) as entries:
+        absent = (FileNotFoundError, NotADirectoryError)
+        with suppress(*absent), os.scandir(self.path / inner) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 with suppress(FileNotFoundError):  # another process deleted it meanwhile
                     found[entry.name] = entry.stat().st_size
@@ -227,7 +229,21 @@ def folder_at(place: str | os.PathLike[str] | Folder) -> Folder:
         return place
     if is_address(place):
         return RemoteFolder(place)
+    refuse_address(place)
     return LocalFolder(Path(place))
+
+
+def refuse_address(path: str | os.PathLike[str]) -> None:
+    """Refuse an address where a folder of this machine is meant, such as a Path made of one.
+
+    Raises:
+        RunError: the path is one.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", Path(path).as_posix()):
+        raise RunError(
+            f"{path}: is an address; pass it as a string to relook predict --rows or "
+            "relook.predict, and a folder of this machine elsewhere"
+        )
 
 
 @contextmanager
@@ -430,8 +446,9 @@ def run_of(name: str) -> tuple[Path, str | None] | None:
 
 def write_atomically(file: Path, content: bytes | str) -> None:
     """Write a file completely or, if interrupted, not at all."""
-    # Two processes may write one part of a run's rows at the same time.
-    beside = file.with_name(f"{file.name}.{uuid4().hex[:8]}.writing")
+    # A name of its own, since two processes may write one part of a run's rows, and hidden from
+    # those who read the folder meanwhile.
+    beside = file.with_name(f".{file.name}.{uuid4().hex[:8]}.writing")
     with beside.open("wb") as stream:
         stream.write(_encoded(content))
         stream.flush()

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeGuard
 from urllib.parse import quote, unquote
+from uuid import uuid4
 
 from relook.errors import RelookError, first_line
 
@@ -34,7 +35,8 @@ _ADDRESS = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]+)://(?P<authority>[^/?]*)(?P<path>[^?]*)(?P<options>\?.*)?",
     re.IGNORECASE | re.DOTALL,
 )
-_PASSWORD = re.compile(r"//[^/@?]*:[^/@?]*@")
+_PASSWORD = re.compile(r"//[^/@?:]*:[^?]*@")
+"""A name and a password, which may hold a slash that should have been written as %2F."""
 
 _OBJECT_STORES = frozenset({"s3", "gs", "gcs", "abfs", "abfss"})
 """Schemes of stores where a file appears when all of it has been written."""
@@ -99,7 +101,7 @@ def shown(address: str) -> str:
     's3://bucket/my photos'
     """
     scheme, authority, path, _ = _parts(address)
-    return _PASSWORD.sub("//", f"{scheme}://{authority}") + unquote(path)
+    return unquote(_PASSWORD.sub("//", f"{scheme}://{authority}{path}"))
 
 
 def joined(address: str, name: str) -> str:
@@ -165,10 +167,13 @@ def write(address: str, content: bytes) -> None:
             _put(files, path, content)
             return
         files.create_dir(posixpath.dirname(path), recursive=True)
-        _put(files, path + _WRITING, content)
+        # A name of its own, since two processes may write one file, and hidden from readers.
+        name = f".{posixpath.basename(path)}.{uuid4().hex[:8]}{_WRITING}"
+        beside = posixpath.join(posixpath.dirname(path), name)
+        _put(files, beside, content)
         if kind_of(address) == "file":  # HDFS does not move a file over another
             files.delete_file(path)
-        files.move(path + _WRITING, path)
+        files.move(beside, path)
 
 
 def delete(address: str) -> None:
@@ -280,6 +285,8 @@ def _reason(error: Exception) -> str:
     for written, reason in _REASONS.items():
         if written in text:
             return reason
+    if "://" in text:  # the address, and in it perhaps a password
+        return "it cannot be read as an address; write a slash in a key or password as %2F"
     line = _REQUEST.sub("", first_line(error))
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
     return f"{line}; check the address and the credentials"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from relook.cli.options import (
     NetworkOptions,
     given_by,
 )
+from relook.folder import refuse_address
 
 if TYPE_CHECKING:
     from relook.classifier import Classifier
@@ -112,11 +112,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy and cost of a second look on labelled images, and write a report."""
-    if re.match(r"[a-z][a-z0-9+.-]+:/", output.as_posix()):  # a Path loses one of two slashes
-        refuse(
-            "--output of evaluate is a folder of this machine, since pages are written to it; "
-            "relook.evaluate (Python) and relook predict --rows take addresses"
-        )
+    with usage_errors():
+        for path in (data, output):
+            refuse_address(path)
     if exact and not tune:
         refuse("--exact goes with --tune; without it Score-CAM is exact unless --fast is given")
     if max_cost is not None and not tune:

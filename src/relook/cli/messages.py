@@ -50,11 +50,19 @@ def rows_kept(output: str | Path) -> Iterator[None]:
     except RelookError as error:
         _refuse_run(error)
     except OSError as error:
-        complain(f"{output}: cannot be written ({error}); the rows written so far are kept")
+        complain(f"{_shown(output)}: cannot be written ({error}); the rows so far are kept")
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
-        complain(f"stopped with {_kept(output)}; run the same command again to continue ({output})")
+        again = "run the same command again to continue"
+        complain(f"stopped with {_kept(output)}; {again} ({_shown(output)})")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _shown(output: str | Path) -> str:
+    """A run's folder without passwords."""
+    from relook.folder import folder_at
+
+    return str(folder_at(output))
 
 
 def _kept(output: str | Path) -> str:
@@ -78,6 +86,10 @@ def _refuse_run(error: RelookError) -> NoReturn:
 
 def make_folder(folder: Path) -> None:
     """Make the output folder first, so that no work is lost if this fails."""
+    from relook.folder import refuse_address
+
+    with usage_errors():
+        refuse_address(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -100,7 +100,7 @@ def predict(
     if output is not None:
         make_folder(output)
     with usage_errors():
-        _refuse_absent(images, as_json)  # before torch is imported
+        _refuse_absent(images, as_json and rows is None)  # before torch is imported
         if rows is not None:
             # Before torch is imported. Else its threads spin for a while after each operation, in
             # place of those that read the next images.
@@ -162,6 +162,7 @@ def _save_rows(
 ) -> int:
     """Answer all images and save the rows; return the exit status."""
     from relook.cli.progress import prediction_bar
+    from relook.folder import folder_at
     from relook.prediction import predict
     from relook.runs import Run
     from relook.words import count
@@ -170,7 +171,9 @@ def _save_rows(
         found = _find(images)
     say_model(corrector)
     say_second_networks([corrector])
-    typer.echo(f"{count(len(found.items), 'image')}, rows: {output}/rows", err=True)
+    typer.echo(
+        f"{count(len(found.items), 'image')}, rows: {folder_at(output).named('rows')}", err=True
+    )
     with rows_kept(output), where.connected(corrector.classifier) as cluster:
         dashboard = cluster.dashboard if cluster else ""
         with prediction_bar(len(found.items), dashboard, Run.count(output)) as bar:
@@ -188,7 +191,8 @@ def _save_rows(
         typer.echo(json.dumps(totals.to_json()))
     else:
         typer.echo(_told(totals))
-    return say_errors(predictions.errors(), totals.images + totals.errors, output)
+    place = str(folder_at(output))
+    return say_errors(predictions.errors(), totals.images + totals.errors, place)
 
 
 def _told(totals: Totals) -> str:

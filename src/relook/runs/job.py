@@ -16,7 +16,7 @@ from torch import Tensor
 from relook.classifier import Classifier
 from relook.errors import ImageError
 from relook.images import Needed, open_image
-from relook.storage import StorageError, is_address, read, shown
+from relook.storage import is_address, read, shown
 from relook.text import readable
 
 MANY = 128
@@ -47,6 +47,7 @@ class Item:
 
         Raises:
             ImageError: the image cannot be read, or is a pipe or a device, which may never end.
+            StorageError: the storage of an address cannot be read, whatever the image.
         """
         if isinstance(self.source, bytes):
             return open_image(self.source, self.name, needed)
@@ -70,8 +71,6 @@ def _read(address: str) -> bytes:
         return read(address)
     except FileNotFoundError:
         raise ImageError(f"{shown(address)}: no such file; check the address") from None
-    except StorageError as error:
-        raise ImageError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from relook.errors import ImageError
 from relook.reading import THREADS
 from relook.runs.job import Batch, Item, Job
+from relook.storage import StorageError
 
 _LARGEST = 256
 """Maximum number of images per batch; inputs as small as 32×32 are quick to classify."""
@@ -128,6 +129,8 @@ def _read(job: Job, item: Item) -> _Read:
     try:
         original = item.open(needed)
         pixels = classifier.pixels(original)
+    except StorageError:
+        raise  # not the image's fault: the same command goes on once the storage is back
     except (ImageError, ValueError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         return _Read(item, None, None, time.perf_counter() - start, reason)
