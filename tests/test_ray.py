@@ -97,7 +97,6 @@ def test_workers_that_die_while_they_load_end_the_run(data, tmp_path, cluster):
     corrector = relook.Corrector(deadly(loading=True), look="flip")
     with pytest.raises(RelookError, match=r"workers die while they load the network \(out of"):
         evaluate(corrector, data, tmp_path / "run", engine=cluster)
-    assert not (tmp_path / "run" / "run.json").exists()  # no worker is left that could write
 
 
 def test_a_death_while_loading_costs_no_row(data, grey, tmp_path, cluster):
@@ -148,29 +147,6 @@ def test_a_run_goes_on_on_another_engine(grey, data, tmp_path, cluster):
     assert [row for row in found.rows if row.index in {k.index for k in kept}] == kept
     with pytest.raises(RunError, match="holds another run"):
         evaluate(relook.Corrector(grey, look="tencrop"), data, tmp_path / "run", engine=cluster)
-
-
-def test_a_run_interrupted_before_its_first_rows_keeps_its_folder(
-    grey, data, tmp_path, cluster, monkeypatch
-):
-    rows = tmp_path / "run" / "rows"
-
-    def stop(*_):  # as if no worker had written yet
-        for part in rows.glob("part-*"):
-            if part.name != on_ray._CLAIM:
-                part.unlink()
-        raise KeyboardInterrupt
-
-    corrector = relook.Corrector(grey, look="flip")
-    with monkeypatch.context() as patch:
-        patch.setattr(on_ray, "_checked", stop)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(corrector, data, tmp_path / "run", engine=cluster)
-    assert (tmp_path / "run" / "run.json").exists()
-    assert (rows / on_ray._CLAIM).exists()
-    found = evaluate(corrector, data, tmp_path / "run")
-    same(found.rows, evaluate(corrector, data).rows)
-    assert not (rows / on_ray._CLAIM).exists()
 
 
 def test_what_ends_a_run_here_ends_it_there(data, tmp_path, cluster):

@@ -60,10 +60,6 @@ _LOADING_DEATHS = 3
 _WORKER_MEMORY = 1_500_000_000
 """Bytes that a worker takes besides its networks: PyTorch, and the images that are read ahead."""
 
-_CLAIM = "part-claim.parquet"
-"""A file without rows, there while workers may write: a run that is interrupted before its first
-rows keeps its run.json, to which the rows of workers that live on belong."""
-
 _RESULT = pyarrow.schema(
     [
         ("node", pyarrow.string()),
@@ -145,34 +141,12 @@ class OnRay:
             if on_rows:
                 on_rows(rows)
 
-        left = {item.index: item for item in items}
-        work = _Work.of(job, run, len(items) if images is None else images, self)
-        if run:
-            run.write(run.schema.empty_table(), _CLAIM)
-        try:
-            self._rounds(job, work, left, take)
-        except BaseException:
-            if run and _stopped(work):
-                run.folder.delete(f"rows/{_CLAIM}")
-            raise
-        if run:
-            run.folder.delete(f"rows/{_CLAIM}")
-        return found
-
-    def _rounds(self, job: Job, work: _Work, left: dict[int, Item], take: OnRows) -> None:
-        """Compute the rows of images, in as many rounds as it takes.
-
-        Args:
-            job: the work.
-            work: what the workers need.
-            left: the images; those that have a row are taken out.
-            take: called with the rows.
-        """
         from ray.exceptions import ObjectLostError
 
-        run = work.run
+        left = {item.index: item for item in items}
         deaths: Counter[int] = Counter()
         losses = 0
+        work = _Work.of(job, run, len(items) if images is None else images, self)
         while left:
             before, node_lost = _nodes(), False
             try:
@@ -198,6 +172,7 @@ class OnRay:
                 take(rows)
             for item in given_up:
                 del left[item.index]
+        return found
 
     def _round(
         self, work: _Work, left: Mapping[int, Item], deaths: Mapping[int, int]
@@ -485,9 +460,9 @@ class _Work:
 
 
 class _Loads:
-    """Knows the workers that load the job, and counts those that die; an actor beside the driver.
+    """Counts the workers that die while they load the job; one actor, beside the driver.
 
-    Ray restarts a worker that died while it loaded the job, and tells the driver nothing.
+    Ray restarts such a worker and tells the driver nothing.
 
     Args:
         most: number of such deaths after which no worker may load the job.
@@ -497,7 +472,6 @@ class _Loads:
         self._most = most
         self._deaths = 0
         self._loading: set[str] = set()
-        self._loaded = self._stopped = False
 
     @classmethod
     def start(cls, most: int) -> Any:
@@ -514,26 +488,9 @@ class _Loads:
         self._loading.add(worker)
         return self._deaths < self._most
 
-    def end(self, worker: str) -> bool:
-        """Note that a worker has loaded the job; return whether it may go on to work."""
+    def end(self, worker: str) -> None:
+        """Note that a worker has loaded the job."""
         self._loading.discard(worker)
-        self._loaded = self._loaded or not self._stopped
-        return not self._stopped
-
-    def stop(self) -> bool:
-        """Let no worker begin to work; return whether none has."""
-        self._stopped = True
-        return not self._loaded
-
-
-def _stopped(work: _Work) -> bool:
-    """Whether no worker has written rows, nor will: if none has loaded the job, none may now."""
-    import ray
-
-    try:
-        return bool(ray.get(work.loads.stop.remote(), timeout=10))
-    except (ray.exceptions.RayError, ConnectionError):
-        return False
 
 
 class _Worker:
@@ -555,8 +512,7 @@ class _Worker:
                     "(ray start --num-cpus), nodes with more memory, or a smaller network"
                 )
             self._job = self._load(work)
-            if not ray.get(work.loads.end.remote(me)):
-                raise RelookError("the run was stopped")
+            ray.get(work.loads.end.remote(me))
         except Exception as error:  # noqa: BLE001
             self._refusal = error
 
