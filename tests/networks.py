@@ -189,32 +189,18 @@ class Deadly(nn.Module):
     """As `make_torn`'s network, but a wholly blue image kills the process.
 
     Args:
-        once: a file that the first death leaves; while it is there, nothing kills.
-        loading: whether it is not an image that kills, but unpickling the network in another
-            process.
+        once: a file that the first death leaves; while it is there, no image kills.
     """
 
-    def __init__(self, once=None, loading=False) -> None:
+    def __init__(self, once=None) -> None:
         super().__init__()
         self.inner = random_cnn(torch.float32, seed=7)
         self.once = once
-        self.loading = loading
-        self.home = os.getpid()
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        if self.loading and os.getpid() != self.home:
-            self.die()
 
     def forward(self, x):
         blue = (x[:, 2] > x[:, 0] + 4.5).flatten(1).all(dim=1).any()
-        if blue and not self.loading:
-            self.die()
+        if blue and not (self.once and self.once.exists()):
+            if self.once:
+                self.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         return self.inner(x)
-
-    def die(self):
-        if self.once:
-            if self.once.exists():
-                return
-            self.once.touch()
-        os.kill(os.getpid(), signal.SIGKILL)

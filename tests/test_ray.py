@@ -93,19 +93,6 @@ def test_an_image_that_kills_its_worker_is_a_row(data, grey, tmp_path, cluster):
     assert again.rows == found.rows
 
 
-def test_workers_that_die_while_they_load_end_the_run(data, tmp_path, cluster):
-    corrector = relook.Corrector(deadly(loading=True), look="flip")
-    with pytest.raises(RelookError, match=r"workers die while they load the network \(out of"):
-        evaluate(corrector, data, tmp_path / "run", engine=cluster)
-
-
-def test_a_death_while_loading_costs_no_row(data, grey, tmp_path, cluster):
-    corrector = relook.Corrector(deadly(loading=True, once=tmp_path / "died"), look="flip")
-    found = evaluate(corrector, data, tmp_path / "run", engine=cluster)
-    assert (tmp_path / "died").exists()
-    same(found.rows, evaluate(relook.Corrector(grey, look="flip"), data).rows)
-
-
 @pytest.mark.parametrize("folder", ["run", None])
 def test_the_death_of_a_worker_costs_no_row(data, grey, tmp_path, cluster, folder):
     paint_blue(data, "2/30.png")

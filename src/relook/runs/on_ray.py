@@ -54,9 +54,6 @@ it, is not tried again."""
 _NODE_LOSSES = 10
 """Number of rounds in which nodes may be lost; such a round is no evidence against an image."""
 
-_LOADING_DEATHS = 3
-"""Workers may die while they load the networks this many times each, on average."""
-
 _WORKER_MEMORY = 1_500_000_000
 """Bytes that a worker takes besides its networks: PyTorch, and the images that are read ahead."""
 
@@ -416,7 +413,6 @@ class _Work:
 
     Attributes:
         job: reference to the pickled job in Ray's object store.
-        loads: handle of the `_Loads` of the run.
         run: where rows are saved.
         images: number of images of the whole run.
         cpus: number of threads.
@@ -429,7 +425,6 @@ class _Work:
     """
 
     job: Any
-    loads: Any
     run: Run | None
     images: int
     cpus: int
@@ -455,42 +450,7 @@ class _Work:
         needed = _WORKER_MEMORY + 2 * len(pickled)
         memory = int(min(needed, most / 2))  # so that there is a node that can hold a worker
         cuda = engine.gpus > 0
-        loads = _Loads.start(_LOADING_DEATHS * engine.workers)
-        return cls(ray.put(pickled), loads, run, images, engine.cpus, cuda, memory, costs)
-
-
-class _Loads:
-    """Counts the workers that die while they load the job; one actor, beside the driver.
-
-    Ray restarts such a worker and tells the driver nothing.
-
-    Args:
-        most: number of such deaths after which no worker may load the job.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._deaths = 0
-        self._loading: set[str] = set()
-
-    @classmethod
-    def start(cls, most: int) -> Any:
-        """Start the actor; return its handle."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return ray.remote(cls).options(num_cpus=0, scheduling_strategy=here).remote(most)
-
-    def begin(self, worker: str) -> bool:
-        """Return whether a worker may load the job."""
-        self._deaths += worker in self._loading  # it was restarted meanwhile
-        self._loading.add(worker)
-        return self._deaths < self._most
-
-    def end(self, worker: str) -> None:
-        """Note that a worker has loaded the job."""
-        self._loading.discard(worker)
+        return cls(ray.put(pickled), run, images, engine.cpus, cuda, memory, costs)
 
 
 class _Worker:
@@ -505,14 +465,7 @@ class _Worker:
         self._refusal: Exception | None = None
         # Ray would only say that the worker died.
         try:
-            me = ray.get_runtime_context().get_actor_id()  # the same after a restart
-            if not ray.get(work.loads.begin.remote(me)):
-                raise RelookError(
-                    "workers die while they load the network (out of memory?); use fewer workers "
-                    "(ray start --num-cpus), nodes with more memory, or a smaller network"
-                )
             self._job = self._load(work)
-            ray.get(work.loads.end.remote(me))
         except Exception as error:  # noqa: BLE001
             self._refusal = error
 
