@@ -193,7 +193,7 @@ def _run_stage(
 
 
 def _forget(kept: Path) -> None:
-    for left in (kept, kept.with_name(kept.name + ".writing")):
+    for left in (kept, *kept.parent.glob(f"*{kept.name}*.writing")):  # see write_atomically
         left.unlink(missing_ok=True)
 
 
