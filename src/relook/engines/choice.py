@@ -148,19 +148,21 @@ class Engines:
         own = self._expected[size]
         if own >= _PAYS_FROM and forwards >= _FEWEST:
             return True
-        if self._any_size_fails or size in self._unfit or not self._has_exported():
+        if not self._may_share(size):
             return False
         if self._any_size is not None:
             return own >= _TRIES_FROM
         others = (count for other, count in self._expected.items() if other not in self._made)
         return forwards >= _FEWEST and sum(others) >= _SHARED_FROM
 
-    def _has_exported(self) -> bool:
-        return any(isinstance(form, OnnxRuntime) for form in self._made.values())
+    def _may_share(self, size: tuple[int, int]) -> bool:
+        """Whether the network exports, and a form for any size may be right at this one."""
+        exports = any(isinstance(form, OnnxRuntime) for form in self._made.values())
+        return exports and not self._any_size_fails and size not in self._unfit
 
     def _shared(self, network: nn.Module, size: tuple[int, int], normalise: Normalise) -> bool:
         """Use the form for any size at this size, if there is one and its answers are right."""
-        if self._any_size_fails or size in self._unfit or not self._has_exported():
+        if not self._may_share(size):
             return False
         example = torch.zeros(1, 3, *size)
         with evaluating(network):

@@ -121,16 +121,19 @@ class Predictions:
 
     def errors(self) -> list[str]:
         """Return the reasons why images could not be answered."""
-        run = Run(folder_at(self.folder), self.settings, schema_of)
         return [
             error
-            for rows in run.tables(["error"])
+            for rows in self._run.tables(["error"])
             for error in rows["error"].drop_null().to_pylist()
         ]
 
     def table(self) -> pyarrow.Table:
         """Read all rows, in the order of the images (see `relook.prediction.rows.Form.schema`)."""
-        return Run(folder_at(self.folder), self.settings, schema_of).table()
+        return self._run.table()
+
+    @property
+    def _run(self) -> Run:
+        return Run(folder_at(self.folder), self.settings, schema_of)
 
 
 def schema_of(settings: Mapping[str, Any]) -> pyarrow.Schema:

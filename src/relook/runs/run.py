@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -115,14 +115,10 @@ class Run:
             RunError: a file of rows cannot be read.
         """
         names = [name for name in self.schema.names if columns is None or name in columns]
-        seen: set[int] = set()
-        for part in self._parts():
-            own = self._read(part, ["index"])["index"].to_pylist()
-            new = [place for place, index in enumerate(own) if index not in seen]
-            seen.update(own)
-            rows = self._read(part, names)
+        for part, new, rows in self._new_rows():
+            found = self._read(part, names)
             # A process that was killed while it merged the parts left some rows twice.
-            yield rows if len(new) == len(own) else rows.take(new)
+            yield found if len(new) == rows else found.take(new)
 
     def write(self, rows: pyarrow.Table, name: str | None = None) -> None:
         """Write rows to a new file, all or, if the process is killed meanwhile, none.
@@ -155,26 +151,31 @@ class Run:
         if len(sizes) < 2:
             return
         if sum(sizes.values()) > _SMALL:
-            self._drop_repeated(sizes)
+            self._drop_repeated()
             return
         self.write(self.table())
         for part in sizes:
             self.folder.delete(f"{_ROWS}/{part}")
 
-    def _drop_repeated(self, parts: Iterable[str]) -> None:
+    def _drop_repeated(self) -> None:
         """Rewrite the parts with rows of images that a part before them has a row of."""
+        for part, new, rows in self._new_rows():
+            if not new:
+                self.folder.delete(f"{_ROWS}/{part}")
+            elif len(new) < rows:
+                self.write(self._read(part).take(new), part)
+
+    def _new_rows(self) -> Iterator[tuple[str, list[int], int]]:
+        """Yield each part, the places of its rows that no part before has, and its length."""
         seen: set[int] = set()
-        for part in parts:
+        for part in self._parts():
             own = self._read(part, ["index"])["index"].to_pylist()
-            kept = []
+            new = []
             for place, index in enumerate(own):
                 if index not in seen:
                     seen.add(index)
-                    kept.append(place)
-            if not kept:
-                self.folder.delete(f"{_ROWS}/{part}")
-            elif len(kept) < len(own):
-                self.write(self._read(part).take(kept), part)
+                    new.append(place)
+            yield part, new, len(own)
 
     @classmethod
     def count(cls, folder: str | os.PathLike[str] | Folder) -> int:
